@@ -32,6 +32,7 @@ def get_config():
     config.name = "rates-transfer"
     config.model.update({"depth": 2, "hidden": 64})
     settings = {"role": "sweep", "together": 5, "steps": STEPS, "warmup_steps": STEPS // 10, "schedule": "cosine"}
+    del config.train.decay_fraction, config.train.decay_shape  # which the cosine schedule does not read
     config.train.update(settings | {"checkpoint_every": STEPS, "log_every": max(1, STEPS // 10)})
     config.evaluation.update({"weights": ("raw",)})
     config.evaluation.geneval.update({"prompts_per_task": 0, "weights": ("raw",)})

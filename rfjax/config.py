@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfjax.config_rules import check
+from rfjax.config_rules import check, check_is_read
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import local_text
 from rfjax.inputs.typed_values import convert_value, parse_value
@@ -92,8 +92,8 @@ class ModelConfig:
         return max(1, time), height, width
 
     def batch_frames(self, latents: Sequence[int]) -> int:
-        """The number of tokens' times that stand in the batch: those of latents of (frames, height, width, ...) where
-        attention is factorised, and else 1."""
+        """How many images each clip becomes in a batch, for latents of (frames, height, width, ...): with factorised
+        attention one for each time of its tokens, otherwise 1."""
         return self.token_grid(latents)[0] if self.temporal_attention == "factorised" else 1
 
     def patch_values(self, channels: int) -> int:
@@ -172,6 +172,8 @@ class TrainConfig:
     condition_dropout: float = -1.0
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
+    # every so many steps a forward pass shows attention logits and sizes of activations; 0: never
+    diagnostics_every: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     checkpoint_every: int = 500
     keep_last: int = 2
     stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never
@@ -221,6 +223,9 @@ class SamplerConfig:
     # Guidance where t lies between these, and none outside: an evaluation there costs half (Kynkaanniemi et al. 2024).
     guidance_from: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     guidance_to: float = field(default=1.0, metadata=WRITTEN_WHERE_SET)
+    # RUN@STEP, a folder and a step: guidance is away from this weaker run's prediction for the same caption, in place
+    # of the run's own without a caption (autoguidance, Karras et al. 2024).
+    guide: str = field(default="", metadata=WRITTEN_WHERE_SET)
     # uniform: 1, 1-1/n, ..., 0 for rf, and the usual steps of its path for another formulation | matched: rf's steps
     # for every formulation | diffusers: the steps of FlowMatchEulerDiscreteScheduler. All of them are shifted.
     sigmas: str = "uniform"
@@ -346,7 +351,9 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
-    """`config` with the values of dotted keys replaced; a string is read by the field's type."""
+    """`config` with the values of dotted keys replaced; a string is read by the field's type.
+
+    Raises `ConfigError` also for a key that the resulting schedule does not read."""
     nested = to_dict(config)
     for key, value in overrides.items():
         annotation = _annotation(key)
@@ -355,7 +362,9 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
         for section in sections:
             target = target.setdefault(section, {})  # a section at its defaults may be left out
         target[last] = parse_value(annotation, value, f"config.{key}") if isinstance(value, str) else value
-    return from_dict(nested)
+    made = from_dict(nested)
+    check_is_read(overrides, [made.train.schedule])
+    return made
 
 
 def _build(cls, values, prefix):

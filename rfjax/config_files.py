@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rfjax.config import Config, apply_overrides, from_dict
+from rfjax.config_rules import check_is_read
 from rfjax.errors import ConfigError
 from rfjax.inputs.files import read_bytes
 from rfjax.inputs.json_files import read_json
@@ -48,7 +49,17 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
         values = _read_json(local_path(path, "the config file"))
     else:
         values = returned_config(load_file(path), path)
-    return apply_overrides(from_dict(values), overrides or {})
+    config = apply_overrides(from_dict(values), overrides or {})
+    if not str(path).endswith(".json"):  # there every field is given
+        check_file(values, [config], overrides or {})
+    return config
+
+
+def check_file(values: Mapping | ConfigDict, configs: Sequence[Config], overrides: Mapping[str, object]) -> None:
+    """Raises `ConfigError` for a field that `get_config()` sets and that none of the `configs` made from it reads. If
+    the command line chooses the schedule, fields of the file may stay unread."""
+    if "train.schedule" not in overrides:
+        check_is_read((f"train.{name}" for name in values.get("train", {})), (c.train.schedule for c in configs))
 
 
 def _read_json(path: Path) -> dict:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from operator import attrgetter
 
 from rfjax.errors import ConfigError
@@ -34,6 +36,11 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (
+        ("evaluation.sampler.guide",),
+        lambda guide: not guide or re.fullmatch(r".+@\d+", guide),
+        "write a run's folder and the step of its checkpoint, as runs/small@2000, or leave it empty",
+    ),
     (
         ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
         lambda low, high: low < high,
@@ -133,6 +140,11 @@ RULES: tuple[Rule, ...] = (
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
         for field in ("train.accumulate", *(f"mesh.{axis}" for axis in INNER_AXES))
     ),
+    (
+        ("train.together", "train.diagnostics_every"),
+        lambda together, every: together == 1 or every == 0,
+        "diagnostics look into one run: set config.train.together=1, or config.train.diagnostics_every=0",
+    ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")
         for field in ("evaluation.weights", *(f"evaluation.{scores}.weights" for scores in SCORES))
@@ -184,8 +196,30 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# Fields that only some schedules of the learning rate read.
+READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
+    "train.decay_fraction": ("wsd",),
+    "train.decay_shape": ("wsd",),
+    "train.final_learning_rate_fraction": ("cosine", "wsd"),
+}
+
+
+def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
+    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. A value that was only
+    inherited, such as the decay of a trunk, is no mistake: so `check` does not look for it."""
+    schedules = sorted(set(schedules))
+    for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
+        readers = READ_BY_SCHEDULES[field]
+        if not set(schedules) & set(readers):
+            raise ConfigError(
+                f"config.{field} is given, but config.train.schedule={' or '.join(schedules)} does not read it; leave "
+                f"it out, or set config.train.schedule={' or '.join(readers)}"
+            )
+
+
 def sampler_setting(text: str) -> tuple[int, float]:
-    """(steps, guidance scale) of a sampler of `config.evaluation.ranking.samplers`, such as 25@5; or `ConfigError`."""
+    """Reads a sampler of `config.evaluation.ranking.samplers`, such as 25@5, as (steps, guidance scale). Raises
+    `ConfigError` for other text."""
     steps, _, guidance = text.partition("@")
     try:
         setting = int(steps), float(guidance)
@@ -198,7 +232,7 @@ def sampler_setting(text: str) -> tuple[int, float]:
 
 
 def are_rotary(channels: tuple[int, ...], head_size: int) -> bool:
-    """Whether a head's channels can be shared out so over time, height and width; () is the default share."""
+    """Whether `channels` is a valid split of a head's channels over time, height and width; () is the default split."""
     if not channels:
         return head_size >= 6 and head_size % 2 == 0
     return len(channels) == 3 and sum(channels) == head_size and all(n > 0 and n % 2 == 0 for n in channels)

@@ -26,6 +26,7 @@ class Network:
     positions: tuple[str, ...] = ("formula", "rotary")  # its values of `model.positions`
     text_in_sequence: bool = True  # text tokens stand in the sequence, beside the image's
     takes_frames: bool = True  # several frames; a network of single images refuses them
+    convolves: bool = False  # its kernels are not all matrices, so none is stored in int8
     width_divisor: str | None = None  # the field of `config.model` that must divide the hidden size
     rules: tuple[Rule, ...] = ()
 
@@ -58,7 +59,8 @@ BACKBONES: dict[str, Network] = {
     "uvit": Network(
         path="rfjax.models.uvit:UViT",
         positions=("formula",),
-        takes_frames=False,  # it convolves over height and width
+        takes_frames=False,  # its convolutions are over height and width
+        convolves=True,
         width_divisor="patch_size",  # its channels halve with each level
         rules=(
             (
@@ -137,7 +139,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", Range(0, 1e6), "learning_rate weight_decay"),
     ("train", Range(0, 1e12), "clip_norm"),
     ("train", Range(0, 1e9), "stall_seconds"),
-    ("train", Range(0, COUNT_END), "keep_every ema_every unroll"),
+    ("train", Range(0, COUNT_END), "keep_every ema_every unroll diagnostics_every"),
     ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
     ("train", Range(1, BATCH_END), "batch_size accumulate together"),
     ("train", Range(-1, COUNT_END), "warmup_steps"),  # -1, here and below: by the run's length or by the corpus

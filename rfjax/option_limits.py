@@ -45,6 +45,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "seeds": 100,
     "shard_size": 10**7,
     "size": SIDE_END,
+    "skip_batches": COUNT_END,
     "step": COUNT_END,
     "steps": 10**6,
     "t5_tokens": 4096,  # attention over a caption takes memory by the square

@@ -11,6 +11,7 @@ from rfjax import config as configs
 from rfjax import config_files
 from rfjax.config import Config, from_dict, to_dict
 from rfjax.errors import ConfigError
+from rfjax.study.study import load_study
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -120,6 +121,26 @@ def test_width_and_heads_follow_the_depth():
     assert (model.width, model.heads) == (1536, 24)
 
 
+def test_what_the_schedule_does_not_read_is_refused_where_it_was_given(tmp_path):
+    """Catches a decay that a user tunes and the cosine schedule ignores; a trunk's inherited decay is no mistake."""
+    given = {"train.schedule": "cosine", "train.decay_fraction": "0.3"}
+    with pytest.raises(ConfigError, match="decay_fraction is given, but config.train.schedule=cosine does not read it"):
+        configs.apply_overrides(Config(), given)
+    with pytest.raises(ConfigError, match="set config.train.schedule=cosine or wsd"):
+        configs.apply_overrides(Config(), {"train.final_learning_rate_fraction": 0.1})
+    wsd = configs.apply_overrides(Config(), {"train.schedule": "wsd", "train.decay_fraction": 0.3})
+    constant = configs.apply_overrides(wsd, {"train.schedule": "constant"})
+    assert from_dict(to_dict(constant)) == constant and constant.train.decay_fraction == 0.3
+    file = tmp_path / "a.py"
+    file.write_text("def get_config():\n    return {'train': {'schedule': 'cosine', 'decay_shape': 'linear'}}\n")
+    for read in (config_files.load, load_study):
+        with pytest.raises(ConfigError, match="decay_shape is given"):
+            read(file)
+        assert read(file, {"train.schedule": "constant"})
+    file.write_text(file.read_text() + "def points():\n    return {'a': {'train.schedule': 'wsd'}, 'b': {}}\n")
+    assert len(load_study(file).points) == 2  # one of them reads it
+
+
 def test_missing_and_broken_files(tmp_path):
     (tmp_path / "good.py").write_text("def get_config():\n    return {'model': {'depth': 3}}\n")
     assert config_files.load(tmp_path / "good.py", {"seed": "4"}).seed == 4
@@ -166,6 +187,4 @@ def test_what_is_no_file_is_told_as_such(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_in_the_repository_is_valid(path):
-    from rfjax.study.study import load_study
-
     assert load_study(path).points

@@ -18,6 +18,7 @@ ROOT = Path(shipped.__file__).parents[1]
 CONFIGS = [
     "backbones",
     "digits",
+    "emoji",
     "formulations",
     "motion",
     "motion_full",
@@ -95,7 +96,11 @@ def test_paths_are_paths_and_names_are_names(tmp_path, monkeypatch):
     ("find", "text", "message"),
     [
         (shipped.find_config, "shaps", "no config 'shaps' is shipped, and a path ends in .py; did you mean shapes? "),
-        (shipped.find_config, "mine", "did you mean mine.py? Shipped are backbones, digits, formulations, motion,"),
+        (
+            shipped.find_config,
+            "mine",
+            "did you mean mine.py? Shipped are backbones, digits, emoji, formulations, motion,",
+        ),
         (shipped.find_config, "mien.py", "no config file at mien.py; did you mean mine.py? Shipped are backbones"),
         (shipped.find_config, "digit.py", "no config file at digit.py; did you mean digits? "),
         (shipped.find_config, "b/x.py", "no config file at b/x.py. Shipped are "),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Measures, prints the result and writes its JSON; returns 0."""
     from rfjax import config_files
-    from rfjax.bench.report import lines
+    from rfjax.bench.report import flag_lines, lines
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, check_output_folder, holds, is_json_with
@@ -84,6 +85,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     else:
         record = measure(config, args.steps, args.profile, say)
         print("\n".join(["", *lines(record)]))
+    for line in flag_lines(record):
+        print(line)
     if args.json is not None:
         write_whole({args.json: json.dumps(record, indent=1, allow_nan=False) + "\n"})
         print(f"bench: {args.json}")
@@ -91,7 +94,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _check_coordinates(args: argparse.Namespace) -> None:
-    """Raises `ConfigError` for options of the coordinate check without it, and for those of another measurement."""
+    """Raises `ConfigError` for options of the coordinate check without --coordinates, and for options of another
+    measurement with it."""
     from rfjax.errors import ConfigError
 
     if not args.coordinates:
@@ -155,6 +159,7 @@ def _describe(run) -> dict:
     from rfjax.config import to_dict
     from rfjax.models.attention import choose, platform_of
     from rfjax.training import hardware
+    from rfjax.training.xla_flags import flags_in_force
 
     config, devices = run.config, run.mesh.devices.flatten().tolist()
     kind, dtype = config.train.attention, config.train.compute_dtype
@@ -164,6 +169,8 @@ def _describe(run) -> dict:
         "name": config.name,
         "hardware": hardware.describe(devices),
         "jax": jax.__version__,
+        "xla_flags": flags_in_force(os.environ),
+        "compilation_cache": jax.config.jax_compilation_cache_dir,
         "mesh": dict(run.mesh.shape),
         "params": run.parameter_count,
         "compute_dtype": dtype,

@@ -59,7 +59,8 @@ def _examples(batch: Batch):
 
 def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float]]]:
     """Trains a run's network from `seeds` initial values, each on its own batches. Returns {step: {activation: mean |x|
-    of each seed}} at step 10 and the last step; under `UPDATE` and a kernel's path, the sizes of its updates."""
+    of each seed}} at step 10 and the last step. The keys that begin with `UPDATE` have the sizes of a kernel's updates,
+    by its path."""
     config, taken = run.config, sorted({FIRST, steps})
     found: dict[int, dict[str, list[float]]] = {step: {} for step in taken}
     size = config.train.batch_size
@@ -113,8 +114,8 @@ def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]
 
 
 def judge(found: Mapping[str, float | None], bound: float = BOUND) -> list[tuple[str, float | None]]:
-    """The activations, or kernels, that are not flat, with their slopes, the steepest first: before them those without
-    a slope."""
+    """The activations or kernels that are not flat, each with its slope: first those without a slope, then the others
+    from the steepest on."""
 
     def size(pair):
         return math.inf if pair[1] is None else abs(pair[1])
@@ -229,7 +230,7 @@ def draw(record: Mapping, file: Path, made_by: str) -> None:
 
 
 def parse_sizes(text: str | None, option: str) -> tuple[int, ...]:
-    """The whole numbers of an option such as 64,128,256, () for None; or `ConfigError`."""
+    """The whole numbers in an option's text, such as 64,128,256; () for None. Raises `ConfigError` for other text."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise ConfigError(f"{option} is {text!r}; it must be whole numbers of at least 1, such as 64,128,256")

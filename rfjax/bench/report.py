@@ -86,6 +86,13 @@ def _optimizer_line(record: Mapping) -> list[str]:
     return [f"optimiser   {record['optimizer']}: {count}, state of {record['optimizer_bytes'] / 2**20:,.1f} MiB"]
 
 
+def flag_lines(record: Mapping) -> list[str]:
+    """The compiler's flags that were in force, one line for rfjax's and one for the user's."""
+    who = {"rfjax": "set by rfjax; --no-xla-flags sets none", "user": "from the environment"}
+    shown = {key: " ".join(record["xla_flags"][key]) for key in who}
+    return [f"XLA flags   {shown[key]} ({said})" for key, said in who.items() if shown[key]]
+
+
 def lines(record: Mapping) -> list[str]:
     """Formats the record as a table for the console."""
     step, peak = record["step_seconds"], record["peak"]

@@ -8,7 +8,7 @@ import sys
 
 from rfjax.cli.arguments import check_words, parsers, split_overrides
 from rfjax.cli.environment import check_devices, import_jax, prepare_process
-from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
+from rfjax.cli.processes import exit_status_of, exit_when_terminated, keep_programs, run_as_job
 from rfjax.cli.verbs import VERBS
 from rfjax.console import make_unfailing, quiet_background
 from rfjax.errors import ConfigError, RfjaxError, disk_trouble
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not verb.overridable:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
-            prepare_process(verb.uses_device)
+            prepare_process(verb.uses_device, not getattr(args, "no_xla_flags", False))
         if verb.computes:
             import_jax()
         run = functools.partial(verb.load().run, args, overrides)
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             return run_as_job(args, run, from_shell, resumes=verb.resumes)
         if verb.uses_device:
             check_devices()
+            keep_programs(args.compilation_cache)
         with exit_when_terminated() if verb.tidies else contextlib.nullcontext():
             return run()
     except (RfjaxError, KeyboardInterrupt, BrokenPipeError) as error:

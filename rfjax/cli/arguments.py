@@ -9,7 +9,7 @@ import re
 
 from rfjax.cli.verbs import MOMENTS, VERBS
 from rfjax.errors import ConfigError
-from rfjax.inputs.paths import as_path
+from rfjax.inputs.paths import as_path, as_text
 from rfjax.option_limits import check_option
 
 UNSET = "(is a shell variable unset?)"
@@ -66,6 +66,16 @@ def _add_processes(parser):
     group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS", help=lost)
 
 
+def _add_compiling(parser):
+    about = "on GPUs and TPUs rfjax sets flags of the compiler and keeps what it compiles for the next process"
+    group = parser.add_argument_group("compiling", about)
+    flags = "set no flags of XLA; those that you set yourself always win"
+    group.add_argument("--no-xla-flags", action="store_true", help=flags)
+    keep = "keep compiled programs here, on CPUs too; off: keep none (default: the user's cache folder, not on CPUs)"
+    of_type = as_text("--compilation-cache")
+    group.add_argument("--compilation-cache", metavar="DIR|off", type=of_type, help=keep)
+
+
 class _VerbParser(argparse.ArgumentParser):
     """The parser of a verb. It lists the verb's options, and suggests the nearest to a misspelt option."""
 
@@ -117,10 +127,13 @@ def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbP
     )
     for name, row in VERBS.items():
         description = row.help[0].upper() + row.help[1:] + "."
-        epilog = OVERRIDE_HELP if row.overridable else None
+        module = row.load() if name == verb else None  # no other verb's module is imported
+        epilog = getattr(module, "OVERRIDES", OVERRIDE_HELP) if row.overridable else None
         sub = each.add_parser(name, description=description, epilog=epilog, allow_abbrev=False)
-        if name == verb:  # no other verb's module is imported
-            row.load().add_arguments(sub)
+        if module:
+            module.add_arguments(sub)
+            if row.uses_device:
+                _add_compiling(sub)
             if row.many_processes:
                 _add_processes(sub)
     return parser, each.choices

@@ -10,26 +10,43 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from rfjax.cli.platform_here import GOOGLE, PCI, platform_here
 from rfjax.errors import ConfigError
+from rfjax.training import xla_flags
 
-PCI = Path("/sys/bus/pci/devices")
 VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # prefixes of those that pick devices
 UNSUPPORTED = {  # JAX's setting -> why it must be off; environment variables can turn it on
     "jax_enable_x64": "rfjax computes in the types that its config names",
     "jax_disable_jit": "rfjax compiles its programs ahead of time",
 }
-GOOGLE = "0x1ae0"  # the PCI vendor id of TPUs, and of Google Cloud's network cards
 
 
-def prepare_process(uses_device: bool) -> None:
+def prepare_process(uses_device: bool, flags: bool = True) -> None:
     """Sets the environment of a command that computes. May restart the process, with the same arguments.
 
     For a command that needs no device JAX's platform is set to the CPU, so that JAX tries no accelerator's plugin.
+    Otherwise the compiler gets the flags of `training/xla_flags.py`, unless `flags` is false.
     """
     if not uses_device and not os.environ.get("JAX_PLATFORMS"):
         os.environ["JAX_PLATFORMS"] = "cpu"
     leave_out_absent_tpu(os.environ)
+    if uses_device:
+        set_xla_flags(os.environ, flags)
     _use_huge_pages()
+
+
+def set_xla_flags(environ: MutableMapping[str, str], wanted: bool, known=xla_flags.is_known) -> None:
+    """Adds the compiler flags for this machine's kind of accelerator, or takes away those that rfjax added before.
+
+    A process that `_use_huge_pages` started again has them already.
+    """
+    if not wanted:
+        xla_flags.remove_flags(environ)
+    elif xla_flags.ADDED not in environ and (platform := platform_here(environ)) in xla_flags.VARIABLES:
+        chosen = xla_flags.choose_flags(platform, xla_flags.jaxlib_version(), environ, known)
+        xla_flags.add_flags(environ, platform, chosen.added)
+        if chosen.unknown:
+            print(f"rfjax: this compiler does not take {' '.join(chosen.unknown)}: left out", file=sys.stderr)
 
 
 def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> None:

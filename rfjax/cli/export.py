@@ -8,9 +8,12 @@ from rfjax.inputs.paths import as_path
 
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
-    layouts = "diffusers: for SD3Transformer2DModel; sd3: one file; plain: our names and a module, for every MM-DiT"
-    parser.add_argument("--format", required=True, choices=("diffusers", "sd3", "plain"), help=layouts)
-    out = "a folder, or for sd3 a file .safetensors"
+    layouts = (
+        "diffusers: for SD3Transformer2DModel; sd3: one file; plain: our names and a module, for every MM-DiT; lora: "
+        "the adapter of a tuned run, for load_lora_weights of diffusers"
+    )
+    parser.add_argument("--format", required=True, choices=("diffusers", "sd3", "plain", "lora"), help=layouts)
+    out = "a folder, or for sd3 and lora a file .safetensors"
     parser.add_argument("--out", required=True, metavar="PATH", type=as_path("--out"), help=out)
     pipeline = "a whole StableDiffusion3Pipeline; for a run on a prepared corpus, with --format diffusers"
     parser.add_argument("--pipeline", action="store_true", help=pipeline)
@@ -25,6 +28,8 @@ def run(args, overrides) -> int:
     """Writes the checkpoint; for a pipeline, also prints the code that samples from it."""
     from rfjax.interop.exporting import export_run, how_to_call
 
+    if args.format == "lora":
+        return _export_adapter(args)
     path = export_run(
         args.run,
         layout=args.format,
@@ -39,4 +44,15 @@ def run(args, overrides) -> int:
     print(f"exported: {path}")
     if args.pipeline:
         print(f"what samples as rfjax sample --sigmas diffusers does:\n\n{how_to_call(args.run, path)}")
+    return 0
+
+
+def _export_adapter(args) -> int:
+    from rfjax.errors import ConfigError
+    from rfjax.interop.lora_files import export_adapter
+
+    if args.pipeline or args.models is not None:
+        raise ConfigError("--format lora is one file for a pipeline that there is; leave --pipeline and --models out")
+    path = export_adapter(args.run, out=args.out, step=args.step, weights=args.weights, dtype=args.dtype)
+    print(f"exported: {path}")
     return 0

@@ -37,12 +37,40 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
                 who = f"process {job.process_id} of {job.processes}, by {job.origin}"
                 print(f"rfjax: {who}: all have come together at {job.coordinator}", file=sys.stderr, flush=True)
             check_devices()
+            check_same_flags()
+            keep_programs(args.compilation_cache)
             status = run()
         except BaseException as error:
             if not distributed.many():
                 raise
             return distributed.leave(exit_status_of(distributed.explained(error)), alone=True)
         return distributed.leave(status)
+
+
+def check_same_flags() -> None:
+    """Raises `ConfigError` if the job's processes compile with different flags, since their exchanges may not match."""
+    from rfjax.training import xla_flags
+    from rfjax.training.processes import distributed
+
+    every = distributed.everyones(os.environ.get(xla_flags.ADDED, ""))
+    if len(set(every)) > 1:
+        given = f"rfjax set XLA flags {every[0] or '(none)'} in process 0 and others elsewhere"
+        raise ConfigError(f"{given}; give every process --no-xla-flags, and set the flags yourself")
+
+
+def keep_programs(given: str | None) -> None:
+    """Keeps compiled programs as --compilation-cache says. Call it once JAX has devices."""
+    from rfjax.training import compilation_cache
+
+    compilation_cache.turn_on(given, _say_aside)
+
+
+def _say_aside(text: str) -> None:
+    """Prints a text to standard error, but only in the first process of the job."""
+    from rfjax.training.processes import distributed
+
+    if distributed.is_first():
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,5 @@
-"""`rfjax temporal`: scores what a detector found in the frames of clips, whoever made them, by temporal GenEval."""
+"""`rfjax temporal`: scores a file of detections in the frames of clips, from any detector, by temporal GenEval's
+rules."""
 
 from __future__ import annotations
 

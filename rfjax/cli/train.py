@@ -15,6 +15,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
     init = "start a new run from this checkpoint's weights"
     parser.add_argument("--init", metavar="RUN@STEP", type=as_text("--init"), help=init)
+    skip = "with --branch: the run goes on as it was, but passes over its next N batches, after a loss that blew up"
+    parser.add_argument("--skip-batches", type=int, default=0, metavar="N", help=skip)
     parser.add_argument("--no-evaluation", action="store_true", help="leave validation and GenEval to `rfjax eval`")
 
 
@@ -29,17 +31,20 @@ def run(args, overrides) -> int:
     from rfjax.training.run_folder import check_run_folder
 
     check_run_folder(args.workdir)
-    place = {}
+    place, skipped = {}, args.skip_batches
+    if skipped and (skipped < 0 or args.branch is None):
+        raise ConfigError(f"--skip-batches is {skipped}; it is a number above 0, given with --branch=RUN@STEP")
     if args.branch is None:
         config = config_files.load(args.config, overrides)
     else:
         if args.init is not None:
             raise ConfigError(f"--init={args.init} and --branch={args.branch} both say where the run starts; give one")
-        if "train.steps" not in overrides:
+        if "train.steps" not in overrides and not skipped:
             raise ConfigError(f"--branch={args.branch} needs the branch's length in all: give --config.train.steps")
         found = branches.read_departure(args.branch)
-        config = configs.apply_overrides(branches.branch_of(found.config, found.config.train.steps), overrides)
-        place = {"role": "branch", "trunk": found.trunk}
+        start = found.config if skipped else branches.branch_of(found.config, found.config.train.steps)
+        config = configs.apply_overrides(start, overrides)
+        place = {"role": "branch", "trunk": found.trunk._replace(skip_batches=skipped)}
     if config.train.branches:
         given = f"config.train.branches is {config.train.branches}, which is several runs"
         raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")

@@ -59,6 +59,7 @@ ROWS = (
     Verb("study", "while", "rfjax.cli.study", "train every point, evaluate, fit, report", **AS_A_JOB, resumes=True),
     Verb("launch", "while", "rfjax.launch.command", "run a study on SLURM, TPU VMs or GKE", overridable=True),
     Verb("train", "while", "rfjax.cli.train", "train one run, or resume it", **AS_A_JOB, resumes=True),
+    Verb("tune", "while", "rfjax.tune.command", "tune a run on its own images, by a reward", **AS_A_JOB, resumes=True),
     Verb("eval", "while", "rfjax.cli.eval", "measure a checkpoint: validation loss, GenEval, ranking", **AS_A_JOB),
     Verb("sample", "while", "rfjax.cli.sample", "make images from captions", **AS_A_JOB),
     Verb("report", "after", "rfjax.cli.report", "remake a study's report, from its runs or its results alone"),

@@ -97,7 +97,7 @@ def _quotas(counts):
 def _order(
     quotas: tuple[int, ...], seed: int, cycle: int
 ) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
-    """The part of each step of a cycle, and how many earlier steps of the cycle took the same part."""
+    """For each step of a cycle, the part that it takes, and how many earlier steps of the cycle took the same part."""
     numbers = hashing.uniforms(hashing.key(VERSION, seed, cycle), np.arange(CYCLE, dtype=np.uint64), 1)[:, 0]
     parts = np.repeat(np.arange(len(quotas)), quotas)[np.argsort(numbers, kind="stable")]
     earlier = np.empty(CYCLE, np.int64)

@@ -26,7 +26,7 @@ def split_seed(seed: int, split: Split) -> int:
 
 
 def seed_facts(seed: int) -> tuple[int | str, ...]:
-    """What a fingerprint holds of a drawn corpus's seed."""
+    """The facts about a drawn corpus's seed that go into its fingerprint."""
     return (seed,) if seed == VALIDATION_SEED else (seed, f"validation of seed {VALIDATION_SEED}")
 
 

@@ -121,7 +121,8 @@ class MotionCorpus:
 
 
 def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]:
-    """Clips in [0, 1]: each object over the background, the later one on top, and the screen before all."""
+    """Draws clips in [0, 1]: over the background the objects in their order, each over those before it, and over all of
+    them the screen."""
     n, frames = layout.centre.shape[:2]
     scale = image_size / SIDE
     grid = np.arange(image_size) + 0.5
@@ -146,7 +147,8 @@ def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]
 
 @cache
 def _encoder():
-    """Of all worlds, so that a run in one can go on in another; trained once a process."""
+    """The text encoder. It is trained on the captions of all worlds, so that a run in one world can go on in another,
+    and once per process."""
     return text.TextEncoder.fit(list(motion_captions.specimens(TASKS)), PIECES)
 
 

@@ -139,7 +139,7 @@ def _axis(direction):
 
 
 def _against_the_wall(start, contents, half, path):
-    """The start of what bounces: object 0 touches the edge where its path turns."""
+    """The start of an object 0 that bounces: it then touches the frame's edge where its path turns."""
     wall = np.where(STEPS[contents.directions[:, 0]] > 0, SIDE - half[:, 0], half[:, 0])
     furthest = np.where(STEPS[contents.directions[:, 0]] > 0, path[:, :, 0].max(axis=1), path[:, :, 0].min(axis=1))
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
@@ -147,7 +147,7 @@ def _against_the_wall(start, contents, half, path):
 
 
 def _either_side(start, contents, path):
-    """The start of what passes the screen: as far before the middle as its end lies behind."""
+    """The start of an object that passes behind the screen: as far from the middle as its end, on the other side."""
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
     return np.stack([np.where(moves, SIDE / 2 - path[:, -1, 0] / 2, start[:, 0]), start[:, 1]], axis=1)
 

@@ -151,8 +151,8 @@ def draw_contents(world: World, u: Float[np.ndarray, "n slots"], *, held_out: bo
 def directions_of(
     task: Int[np.ndarray, " n"], first: Int[np.ndarray, " n"], turn: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, "n 2"]:
-    """The directions of both objects, from that of the first and, for `motion_binding`, how many (0 to 2) of the other
-    three are passed over for the second."""
+    """The directions of both objects, from the first object's direction. For `motion_binding` a number from 0 to 2 says
+    how many of the other three directions are skipped to find the second object's."""
     second = np.full(len(task), STILL)
     second = np.where(task == TASKS.index("motion_binding"), (first + 1 + turn) % 4, second)
     second = np.where(task == TASKS.index("relation_change"), OPPOSITE[first], second)
@@ -161,7 +161,7 @@ def directions_of(
 
 
 def shown_directions(task: Int[np.ndarray, " n"], directions: Int[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n 2 4"]:
-    """The directions in which each object ever moves; what bounces shows two."""
+    """The directions in which each object moves at some time: two for an object that bounces."""
     shown = directions[..., None] == np.arange(4)
     back = (task == TASKS.index("bounce"))[:, None] & (OPPOSITE[directions[:, :1]] == np.arange(4))
     shown[:, 0] |= back

@@ -27,7 +27,8 @@ MIRRORED = np.where(np.arange(FREQUENCIES) % 2, -1.0, 1.0)
 
 
 def views(pixels: UInt8[np.ndarray, "128 128 3"]) -> UInt8[np.ndarray, "views 32"]:
-    """Returns packed hashes: of each of `CROPS`, then of each mirrored. One with fewer than `LEAST_BITS` is zeros."""
+    """Returns packed hashes: one of each crop in `CROPS`, then one of each mirrored crop. A hash with fewer than
+    `LEAST_BITS` bits set is returned as zeros."""
     grey = Image.fromarray(pixels).convert("L")
     coefficients = np.stack([_coefficients(grey, crop) for crop in CROPS])
     both = np.concatenate([coefficients, coefficients * MIRRORED])

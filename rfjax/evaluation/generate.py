@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -12,10 +13,11 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
+from rfjax.evaluation.guide import Guide, guide_of
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.matched import matched, velocity_of
 from rfjax.flow.resolution import formulation_at
-from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
+from rfjax.flow.samplers import autoguided_velocity, guided_velocity, integrate, integrate_with_length, sampling_levels
 from rfjax.mesh_axes import BATCH_AXES
 from rfjax.training.mesh import spread
 from rfjax.training.processes import distributed, watch
@@ -39,11 +41,13 @@ def compile_sampler(
     sampler: SamplerConfig,
     latent_shape: tuple[int, ...],
     *,
+    guide: Guide | None = None,
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
     """The program that samples one batch (`sampling_program`), compiled at its first call."""
-    program = sampling_program(apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length)
+    how = {"weaker": guide and guide.apply, "batch_sharding": batch_sharding, "path_length": path_length}
+    program = sampling_program(apply, sampler, latent_shape, **how)
     return distributed.compiled_at_first_call("the sampler", program)
 
 
@@ -52,23 +56,27 @@ def sampling_program(
     sampler: SamplerConfig,
     latent_shape: tuple[int, ...],
     *,
+    weaker: Callable | None = None,
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
     """The jitted program that samples one batch by a backbone's `apply`, for any formulation.
 
     It is `program(params, levels, at, seed, ids, conditions, negative)`. `levels` [steps + 1] are those of the sampler,
-    and `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`).
+    and `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`). With the `apply` of a weaker
+    network, `params` are a pair, the network's and the weaker one's, and `negative` is not used.
     """
     solve = integrate_with_length if path_length else integrate
 
     def make_batch(params, levels, at, seed, ids, conditions, negative):
-        def velocity(z, at, conditions):
-            return velocity_of(apply, params, z, at, conditions)
-
+        networks = ((apply, params),) if weaker is None else zip((apply, weaker), params, strict=True)
+        velocities = [functools.partial(velocity_of, *network) for network in networks]
         negative = jax.tree.map(lambda row, each: jnp.broadcast_to(row, each.shape), negative, conditions)
-        interval = sampler.guidance_from, sampler.guidance_to
-        field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative, interval)
+        scale, interval = sampler.guidance_scale, (sampler.guidance_from, sampler.guidance_to)
+        if weaker is None:
+            field = guided_velocity(*velocities, scale, conditions, negative, interval)
+        else:
+            field = autoguided_velocity(*velocities, scale, conditions, interval)
         start = levels[0] * noise_for(seed, ids, latent_shape)
         return solve(field, start, levels, sampler.method, at)
 
@@ -90,6 +98,7 @@ def make_generator(
     latent_shape: tuple[int, ...],
     *,
     batch_size: int,
+    guide: Guide | None = None,
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
     program: Callable | None = None,
@@ -100,15 +109,19 @@ def make_generator(
     [n, 2] are (prompt index, sample). They are cut into batches of `batch_size`, and the last batch is padded.
     `negative` has one row, used for every prompt; by default it is the null condition, zeros. With `path_length` the
     generator returns (latents, length of each latent's path). `program` is the result of `compile_sampler` for the same
-    arguments; formulations may share it.
+    arguments; formulations may share it. With a `guide`, a negative raises `ConfigError`: it would have no effect.
     """
     program = program or compile_sampler(
-        apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length
+        apply, sampler, latent_shape, guide=guide, batch_sharding=batch_sharding, path_length=path_length
     )
     rows = sampler_rows(formulation, sampler)
 
     def generate(params, seed, ids, conditions, negative=None, progress=None):
         ids = np.asarray(ids, np.int32)
+        if guide is not None:
+            if negative is not None:
+                raise ConfigError("a negative prompt has no effect with config.evaluation.sampler.guide; leave one out")
+            params = params, guide.params
         if negative is None:
             negative = jax.tree.map(lambda each: np.zeros((1, *each.shape[1:]), np.float32), conditions)
         parts = []
@@ -147,6 +160,7 @@ def generator_of(
         formulation_at(run.config, latent_shape),
         latent_shape,
         batch_size=batch_size,
+        guide=guide_of(run, sampler),
         batch_sharding=run.batch_sharding,
         path_length=path_length,
         program=program,

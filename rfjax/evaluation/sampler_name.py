@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass
 
 from rfjax.config import Config, SamplerConfig
+from rfjax.evaluation.guide_names import guide_label
 from rfjax.limits import CHOICES
 
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
 _SIZE = r"\d+x\d+"
 _NAME = re.compile(
-    rf"(?P<method>[a-z]+)-(?P<steps>\d+)-cfg(?P<guidance_scale>{_NUMBER})"
+    rf"(?P<method>[a-z]+)-(?P<steps>\d+)-(cfg|auto\((?P<guide>[^()]+)\))(?P<guidance_scale>{_NUMBER})"
     rf"(-in(?P<guidance_from>{_NUMBER})\.\.(?P<guidance_to>{_NUMBER}))?-shift(?P<timestep_shift>{_NUMBER})"
     rf"(?P<by_area>-by-area)?(-by-frames(?P<by_frames>{_NUMBER}))?"
     rf"(-(?P<sigmas>{'|'.join(CHOICES['evaluation.sampler.sigmas'])}))?"
@@ -32,6 +33,7 @@ class SamplerName:
     steps: int
     guidance_scale: float
     timestep_shift: float
+    guide: str = ""  # the weaker run's checkpoint that guidance is away from (`guide.label`); empty: no caption
     guidance_from: float = 0.0  # the interval of t with guidance
     guidance_to: float = 1.0
     by_area: bool = False  # the shift holds at config.data.image_size, and changes with the area of the latents
@@ -50,7 +52,7 @@ class SamplerName:
             "by_area": config.timestep_shift_by_area,
             "by_frames": config.timestep_shift_frames,
         }
-        return cls(**vars(sampler), **shift, **more)
+        return cls(**vars(sampler) | {"guide": guide_label(sampler.guide)}, **shift, **more)
 
     @classmethod
     def parse(cls, text: str) -> SamplerName | None:
@@ -67,6 +69,7 @@ class SamplerName:
             method=match["method"],
             steps=int(match["steps"]),
             guidance_scale=float(match["guidance_scale"]),
+            guide=match["guide"] or "",
             guidance_from=float(match["guidance_from"] or 0.0),
             guidance_to=float(match["guidance_to"] or 1.0),
             timestep_shift=float(match["timestep_shift"]),
@@ -94,7 +97,7 @@ class SamplerName:
         parts = (
             self.method,
             steps,
-            f"cfg{self.guidance_scale:g}",
+            f"auto({self.guide}){self.guidance_scale:g}" if self.guide else f"cfg{self.guidance_scale:g}",
             "" if interval == (0.0, 1.0) else f"in{interval[0]:g}..{interval[1]:g}",
             f"shift{self.timestep_shift:g}",
             "by-area" if self.by_area else "",
@@ -114,7 +117,7 @@ def ground_truth_name(images: tuple[int, int]) -> str:
 
 
 def ground_truth_prompts(text: str) -> int | None:
-    """The number of prompts (of each task) in a text that `ground_truth_name` gave; None for any other."""
+    """The number of prompts of each task in a name that `ground_truth_name` made; None for any other text."""
     match = re.fullmatch(r"ground truth-(\d+)x\d+", text)
     return int(match[1]) if match else None
 

@@ -160,12 +160,6 @@ def guided_velocity(
     condition, zeros. At scale 1, and at times outside `interval`, only v_pos is computed (Kynkaanniemi et al. 2024,
     section 3).
     """
-
-    def alone(z, at):
-        return velocity(z, at, conditions)
-
-    if guidance_scale == 1.0:
-        return alone
     negative = negative or jax.tree.map(jnp.zeros_like, conditions)
     both = jax.tree.map(lambda *halves: jnp.concatenate(halves), conditions, negative)
 
@@ -173,6 +167,35 @@ def guided_velocity(
         positive, null = jnp.split(velocity(jnp.concatenate([z, z]), at, both), 2)
         return null + guidance_scale * (positive - null)
 
+    return _guided_within(guided, lambda z, at: velocity(z, at, conditions), guidance_scale, interval)
+
+
+def autoguided_velocity(
+    velocity: Callable[..., Float[Array, "batch ..."]],
+    weaker: Callable[..., Float[Array, "batch ..."]],
+    guidance_scale: float,
+    conditions: Conditions,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> TimeVelocity:
+    """Returns the function v_weak + scale (v - v_weak) of (z, at), for `integrate`: autoguidance (Karras et al. 2024,
+    eq. 3, for velocities). A weaker network of the same formulation sees the same conditions. At scale 1, and at times
+    outside `interval`, only v is computed.
+    """
+
+    def alone(z, at):
+        return velocity(z, at, conditions)
+
+    def guided(z, at):
+        weak = weaker(z, at, conditions)
+        return weak + guidance_scale * (alone(z, at) - weak)
+
+    return _guided_within(guided, alone, guidance_scale, interval)
+
+
+def _guided_within(guided, alone, guidance_scale, interval):
+    """`guided` at times in the interval, `alone` outside and at scale 1."""
+    if guidance_scale == 1.0:
+        return alone
     if interval == (0.0, 1.0):
         return guided
     low, high = interval

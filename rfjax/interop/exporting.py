@@ -34,7 +34,7 @@ from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
 from rfjax.models.backbone import make_backbone
 from rfjax.models.positions import POSITIONS, cropped_positions
 from rfjax.outputs import check_output
-from rfjax.training import checkpoint
+from rfjax.training import adapted, checkpoint
 from rfjax.training.mesh import path_name
 from rfjax.training.run import check_record, plan_run, read_config
 
@@ -87,7 +87,7 @@ def export_run(
     damaged checkpoint and a full disk. After an error no file is left behind.
     """
     out = local_path(out, "out")
-    origin = _origin(local_path(workdir, "the run's folder"), step, weights)
+    origin = origin_of(local_path(workdir, "the run's folder"), step, weights)
     expressible.check(layout, origin.config, origin.shapes)
     if whole_pipeline and layout != "diffusers":
         raise ConfigError(f"--format is {layout}; --pipeline is a folder of diffusers: give --format diffusers")
@@ -127,7 +127,8 @@ def how_to_call(workdir: Path, out: Path) -> str:
     return pipeline.how_to_call(config, manifest.read(config.data.prepared.path), out)
 
 
-def _origin(workdir, step, weights) -> Origin:
+def origin_of(workdir: Path, step: int | None, weights: str) -> Origin:
+    """The checkpoint of a run that is to be exported, by default its newest."""
     run = plan_run(read_config(workdir), workdir)
     check_record(run)
     return Origin(workdir, run.name, checkpoint.choose_step(workdir, step), weights, run.config, run.corpus.shapes)
@@ -163,7 +164,7 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
         if model.positions == "formula":
             write(buffer, formula_positions(model))
         key = {"ema": "ema", "raw": "params"}[origin.weights]
-        for leaf, array in checkpoint.read_arrays(origin.workdir, origin.step, key):
+        for leaf, array in adapted.read_arrays(origin.workdir, origin.step, key):
             leaf = leaf.removeprefix(key + "/")
             if leaf == POSITIONS:
                 write(buffer, array.reshape(positions_shape(model)))

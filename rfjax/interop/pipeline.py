@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from rfjax.config import Config
-from rfjax.data.prepared import frozen, manifest
+from rfjax.data.prepared import frozen, manifest, text_encoders
 from rfjax.data.prepared.manifest import Manifest
 from rfjax.errors import ConfigError
 from rfjax.inputs.json_files import read_json
 
 INDEX = "model_index.json"
 NEEDED = ("clip_l", "clip_g")  # the pipeline always encodes with both, in this order
+KNOWN_AUTOENCODER = "AutoencoderKL"
 WITH_PROJECTION = "CLIPTextModelWithProjection"
 TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # used if tokenizer_config.json names no class
 ABSENT = [None, None]
@@ -52,6 +53,12 @@ def check(config: Config, models: str | Path | None) -> tuple[Manifest, Path]:
                 f"{name} is not among the text encoders of the run ({', '.join(names)}), and StableDiffusion3Pipeline "
                 "needs both CLIPs (it can leave out T5 alone); export without --pipeline"
             )
+    for name in names:
+        if name not in text_encoders.SLOTS:
+            raise ConfigError(
+                f"{name} is among the text encoders of the run ({', '.join(names)}), and StableDiffusion3Pipeline has "
+                f"only {', '.join(text_encoders.SLOTS)}; export without --pipeline"
+            )
     order = [encoder.name for encoder in found.encoders if encoder.kind == "clip"]
     if order != list(NEEDED):
         raise ConfigError(
@@ -59,6 +66,9 @@ def check(config: Config, models: str | Path | None) -> tuple[Manifest, Path]:
             f"{', '.join(NEEDED)}; export without --pipeline"
         )
     facts = found.facts["models"]
+    if (model := facts["parts"][frozen.AUTOENCODER]["class"]) != KNOWN_AUTOENCODER:
+        given = f"the autoencoder of {found.folder} is {model}, and StableDiffusion3Pipeline has an {KNOWN_AUTOENCODER}"
+        raise ConfigError(f"{given}; export without --pipeline")
     for name in NEEDED:
         kind = facts["parts"][name]["class"]
         if kind != WITH_PROJECTION:
@@ -96,7 +106,8 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
     about = read_json(models / frozen.AUTOENCODER / "config.json", remedy=_REMEDY)
     about |= {"shift_factor": found.shift, "scaling_factor": found.scale}
     (target / frozen.AUTOENCODER / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-    for name, (kind, part, tokenizer) in frozen.ENCODERS.items():
+    for name, slot in text_encoders.SLOTS.items():
+        part, tokenizer = slot.part, slot.tokenizer
         if name not in names:
             entries |= {part: ABSENT, tokenizer: ABSENT}
             continue
@@ -107,7 +118,7 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
                 _place(path, target / tokenizer / path.name)
         entries |= {
             part: ["transformers", found.facts["models"]["parts"][name]["class"]],
-            tokenizer: ["transformers", _tokenizer(models / tokenizer, kind)],
+            tokenizer: ["transformers", _tokenizer(models / tokenizer, slot.kind)],
         }
     (target / INDEX).write_text(json.dumps(entries, indent=2) + "\n")
 
@@ -143,7 +154,8 @@ def _used(config: Config, found: Manifest) -> tuple[str, ...]:
 
 def _folders(name: str) -> tuple[str, str | None]:
     """Returns the folder names of a frozen model and of its tokenizer, or None if it has no tokenizer."""
-    return (name, None) if name == frozen.AUTOENCODER else frozen.ENCODERS[name][1:]
+    slot = text_encoders.SLOTS.get(name)
+    return (slot.part, slot.tokenizer) if slot else (name, None)
 
 
 def _place_model(models: Path, target: Path, part: str, variant: str) -> None:

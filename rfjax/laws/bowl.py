@@ -1,4 +1,4 @@
-"""What it costs to miss the compute-optimal size: the bowl of the loss about it, at equal FLOPs.
+"""Computes what it costs to miss the compute-optimal size: the loss of other sizes at equal FLOPs, which forms a bowl.
 
 On the line C = kappa N^eta D the parametric law at N = s N*, D = s^-eta D* is
 
@@ -20,8 +20,8 @@ from rfjax.laws.optimal_frontier import OptimalFrontier
 
 
 def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.ndarray, " rows"]:
-    """Loss at `size` times the optimal parameters over the least loss of that many FLOPs, less 1: of the law, then of
-    its draws."""
+    """The relative excess of the loss at `size` times the optimal parameters over the least loss for the same FLOPs:
+    first the law's, then that of each draw."""
     a, b, g = (frontier.exponents[name] for name in ("params", "images", "loss"))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         alpha, beta = g / a, g / b

@@ -31,7 +31,8 @@ LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 
 @dataclass(frozen=True, kw_only=True)
 class TokensPerImage:
-    """Tokens of an image and of its text in the sequence; None where the table does not tell, and `reason` says why."""
+    """The numbers of image tokens and of text tokens per example; None if the table does not tell them. `reason` says
+    why."""
 
     image: float | None = None
     text: float | None = None
@@ -39,7 +40,7 @@ class TokensPerImage:
 
     @property
     def all(self) -> float | None:
-        """Image and text tokens of an image."""
+        """Image and text tokens of an example together."""
         return None if self.image is None or self.text is None else self.image + self.text
 
 
@@ -47,8 +48,8 @@ class TokensPerImage:
 class Evidence:
     """What the claims of `rfjax.laws.claims` are tested on.
 
-    `points` has a row for each run, `curves` one for each checkpoint. `lacking` says of a law that was not fitted which
-    columns the table lacks. `results` and `settings` are of a study, and None for anybody's table.
+    `points` has a row for each run, `curves` one for each checkpoint. `lacking` has, for each law that was not fitted,
+    the columns that the table lacks. `results` and `settings` are those of a study; they are None for a foreign table.
     """
 
     points: pd.DataFrame
@@ -68,7 +69,8 @@ class Evidence:
     settings: Settings | None = None
 
     def lack(self, law: str) -> str:
-        """Why a law says nothing here: the columns that lack, or why its fit was refused; "" where it was fitted."""
+        """Why a law was not fitted: the columns that the table lacks, or the reason of a refusal; "" if it was
+        fitted."""
         if law in self.lacking:
             return f"columns {self.lacking[law]}"
         return "" if self.fits[law].identifiable else f"a fit of the {law} law: {self.fits[law].reason}"
@@ -80,7 +82,7 @@ class Evidence:
 
     @cached_property
     def collapse(self) -> Collapse:
-        """The collapsed training curves, with E by the parametric law, or by the saturating law without one."""
+        """The collapsed training curves, with the E of the parametric law or, without one, of the saturating law."""
         if not {"loss", "params", "images"} <= set(self.curves.columns) or self.curves["run"].is_unique:
             return Collapse(notes=(), reason="the table has none")
         name = self.floor_law
@@ -90,7 +92,7 @@ class Evidence:
 
     @property
     def floor_law(self) -> str:
-        """The law whose E is taken; "" where neither is fitted."""
+        """The law whose E is taken; "" if neither was fitted."""
         return next((law.name for law in (PARAMETRIC, SATURATING) if not self.lack(law.name)), "")
 
 
@@ -129,11 +131,11 @@ def of_study(
 
 
 def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float | None = None) -> Evidence:
-    """The evidence of anybody's table (`foreign_table.read_table`), with a row a run or a row a checkpoint, of which
-    the last is the run's end.
+    """The evidence of a foreign table (`foreign_table.read_table`) with a row for each run or for each checkpoint. The
+    last checkpoint is the run's end.
 
-    `tokens` are the image tokens of an image (1 where `images` are tokens), for a table without `image_tokens`. Raises
-    `ConfigError` where the table has them too.
+    `tokens` is the number of image tokens per image (1 if the column `images` counts tokens), for a table without a
+    column `image_tokens`. Raises `ConfigError` if both are given.
     """
     points, told = last_rows(table)
     fits, rows, lacking, rules = {}, {}, {}, {"checkpoints": told}
@@ -168,7 +170,7 @@ def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float 
 
 
 def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """(the last checkpoint of each run, by `images` or `flops`; a sentence that says so, "" for one row a run).
+    """(the last checkpoint of each run, by `images` or `flops`; a sentence that says so, "" if each run has one row).
 
     Raises `ConfigError` where two rows of a run cannot be ordered.
     """
@@ -185,7 +187,7 @@ def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
-    """The tokens of an image and of its text, where the table has them and all runs have the same."""
+    """The tokens per example, if the table has them and they are the same in all runs."""
     if "image_tokens" not in points or "images" not in points:
         return TokensPerImage(reason="the table has no column image_tokens")
     images, params = (points[name].to_numpy(float) if name in points else np.nan for name in ("images", "params"))
@@ -205,7 +207,7 @@ def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
 
 
 def _parabolas(points, options):
-    """Approach 2's line and its bias, where there are budgets with three sizes."""
+    """Approach 2's line and its bias, if some budgets have three sizes."""
     none = {"parabolas": None, "parabolas_bias": 0.0}
     if not {"flops", "params", "images"} <= set(points.columns):
         return none
@@ -216,7 +218,7 @@ def _parabolas(points, options):
 
 
 def _tokens(points, given):
-    """The tokens of an image as given, else as the table has them."""
+    """The tokens per example: as given, else from the table."""
     found = tokens_per_image(points)
     if given is None:
         return found
@@ -226,7 +228,8 @@ def _tokens(points, given):
 
 
 def _recount(fitted, rows, tokens):
-    """The frontier with C = 6 N D of the same fit: D of image and text tokens, of image tokens, or of images."""
+    """The frontier of the same fit in C = 6 N D. D counts image and text tokens, image tokens, or images, whichever is
+    known."""
     per_image = 6.0 * (tokens.all or tokens.image or 1.0)
     recounted = rows.assign(flops=per_image * rows["params"].astype(float) * rows["images"].astype(float))
     return derive(fitted, recounted, per_image)[0]

@@ -26,8 +26,8 @@ NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the 
 class Collapse:
     """The collapsed curves, or the reason why there are none.
 
-    `spread` is the largest standard deviation over runs, relative, of the curves over all shares. `noise` is what the
-    scatter of a run's last loss makes of it.
+    `spread` is the largest relative standard deviation over runs, over all shares of training. `noise` is the spread
+    that the scatter of the runs' last losses alone would give.
     """
 
     notes: tuple[str, ...]
@@ -41,7 +41,8 @@ class Collapse:
 
 
 def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: OptimalFrontier | None) -> Collapse:
-    """Collapses the curve of each size's run nearest its optimal length, with the E of a `fitted` law.
+    """Collapses, for each size, the training curve of the run whose length is nearest to the optimal one. E is that of
+    the `fitted` law.
 
     `points` has a row for each run, `curves` one for each checkpoint, with columns run, loss, params and images.
     """
@@ -81,7 +82,7 @@ def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: 
 
 
 def _optimal_runs(points, frontier):
-    """(the run of each size nearest its optimal length, notes)."""
+    """(for each size, the run whose length is nearest to the optimal one; notes)."""
     if frontier is None or not {"flops", "images"} <= set(points.columns):
         note = "the longest run of each size; whether these are compute-optimal is not known"
         return (_longest_of_each_size(points) if "flops" in points else points), (note,)
@@ -95,7 +96,8 @@ def _optimal_runs(points, frontier):
 
 
 def _longest_of_each_size(points):
-    """The run of each size that saw the most images, of the runs on the frontier where every size has one there."""
+    """For each size, the run that saw the most images. If every size has a run on the frontier, only those runs
+    count."""
     chosen = points[on_frontier(points)]
     chosen = chosen if chosen["params"].nunique() == points["params"].nunique() else points
     return chosen.sort_values("images", kind="stable").drop_duplicates("params", keep="last").sort_values("params")

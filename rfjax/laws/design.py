@@ -39,8 +39,8 @@ _STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A trunk that has been trained, or a run of its own: its parameters, the images of each branch, and the number of
-    its size among the candidates' sizes; -1 for a size that is none of them."""
+    """A trunk, or a single run, that has been trained: its parameters, the images of each branch, and the index of its
+    size among the candidates' sizes (-1 if no candidate has its size)."""
 
     size: int
     params: float
@@ -77,7 +77,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a design must keep beside its budget; trunks that are known count."""
+    """What a design must fulfil besides its budget. Trunks that are already trained count."""
 
     budget: float  # FLOPs of the trunks that are added
     least: int = LEAST_TRUNKS
@@ -85,7 +85,8 @@ class Rules:
 
 
 class Information:
-    """The information of each candidate under each draw, and the variance that a choice of them gives."""
+    """The Fisher information of each candidate under each draw of the law, and the variance that a choice of candidates
+    leaves."""
 
     def __init__(self, problem: Problem, candidates: Sequence[Trunk]):
         self.candidates, self.known_trunks = tuple(candidates), tuple(problem.known)
@@ -119,7 +120,7 @@ class Information:
         self.goal = np.concatenate([PARAMETRIC.jacobian(row, point) for row, point in z]) * self._scale
 
     def variance(self, information: Float[np.ndarray, "draws *batch 5 5"]) -> Float[np.ndarray, "*batch"]:
-        """The mean over draws of the variance of log loss at the target, with the prior there."""
+        """The variance of log loss at the target, averaged over draws; it includes the prior at the target."""
         batch = information.shape[1:-2]
         goal = self.goal.reshape(len(self.goal), *(1 for _ in batch), -1, 1)
         solved = np.linalg.solve(information + self._ridge, np.broadcast_to(goal, (*information.shape[:-1], 1)))
@@ -127,18 +128,18 @@ class Information:
         return np.asarray((of_draws / (1 + of_draws / PRIOR**2)).mean(axis=0))
 
     def total(self, places: Sequence[int]) -> Float[np.ndarray, "draws 5 5"]:
-        """The information of these candidates and of what is known."""
+        """The information of these candidates and of the known trunks together."""
         return self.known + self.each[:, list(places)].sum(axis=1)
 
     def chosen(self, places: Sequence[int]) -> Chosen:
-        """The design of these candidates, by their places; a place twice is a second seed."""
+        """The design made of the candidates at these places; a place that occurs twice stands for two seeds."""
         variance = float(self.variance(self.total(places)))
         trunks = tuple(self.candidates[place] for place in sorted(places, key=lambda p: (self.sizes[p], p)))
         flops = float(self.flops[list(places)].sum())
         return Chosen(trunks=trunks, flops=flops, half_width=STANDARD_ERRORS * variance**0.5)
 
     def seeds(self, places: Sequence[int]) -> Int[np.ndarray, " sizes"]:
-        """How many trunks of each size there are, those that are known among them."""
+        """The number of trunks of each size, known trunks included."""
         return self.seeds_known + np.bincount(self.sizes[list(places)], minlength=len(self.seeds_known))
 
     def distinct(self, places: Sequence[int]) -> tuple[int, int]:
@@ -156,7 +157,7 @@ class Information:
         return trunks + int(not self.two_meet(places)) + distinct
 
     def two_meet(self, places: Sequence[int]) -> bool:
-        """Whether two trunks of one size have a length in common: from these the noise between trunks is known."""
+        """Whether two trunks of one size have a length in common. Only such trunks tell the noise between trunks."""
         seen: dict[int, int] = {}  # the bit of a size -> the bits of the numbers of images so far
         for size, images in (*self._bits_of_known, *(self._bits[place] for place in places)):
             if seen.get(size, 0) & images:
@@ -165,7 +166,7 @@ class Information:
         return False
 
     def decides(self, places: Sequence[int]) -> bool:
-        """Whether the choice and what is known decide all parameters, under every draw."""
+        """Whether the choice and the known trunks determine all parameters, under every draw."""
         if min(self.distinct(places)) < LEAST_DISTINCT:
             return False
         values = np.linalg.eigvalsh(self.total(places))
@@ -184,13 +185,13 @@ def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _bits(trunk, names) -> tuple[int, int]:
-    """(the bit of a trunk's size, the bits of its numbers of images); `names` gives each its place."""
+    """(the bit of a trunk's size, the bits of its numbers of images); `names` gives the place of each bit."""
     texts = [f"size {trunk.params:.3g}"], [f"{images:.3g}" for images in trunk.images]
     return tuple(sum({1 << names.setdefault(text, len(names)) for text in of_kind}) for of_kind in texts)
 
 
 def seeds_of(known: Sequence[Known], size: int) -> int:
-    """How many seeds a size was trained on: the most trunks that have one number of images."""
+    """How many seeds a size was trained on: the largest number of its trunks that share a number of images."""
     images = [f"{count:.3g}" for trunk in known if trunk.size == size for count in set(trunk.images)]
     return max(map(images.count, images), default=0)
 
@@ -203,10 +204,11 @@ def _union(bits) -> tuple[int, int]:
 
 
 def design(information: Information, rules: Rules) -> Chosen:
-    """The trunks within the budget that predict best at the target and keep the rules: with what is known at least
-    `least` trunks, one size on two seeds, none on more than `most_seeds`, three sizes and three numbers of images.
+    """Chooses the trunks within the budget that predict best at the target and keep the rules. Together with the known
+    trunks there must be at least `least` trunks, one size on two seeds, no size on more than `most_seeds`, three sizes,
+    and three numbers of images.
 
-    Raises `ConfigError` where no such trunks fit into the budget.
+    Raises `ConfigError` if no such trunks fit into the budget.
     """
     cheapest = _cheapest(information, rules)
     if why := _nothing_fits(information, rules):
@@ -240,7 +242,7 @@ def design(information: Information, rules: Rules) -> Chosen:
 
 
 def _nothing_fits(information, rules) -> str:
-    """Why no candidate may be added; "" where one may."""
+    """The reason why no candidate can be added; "" if one can."""
     free = information.seeds_known < rules.most_seeds
     if not free[information.sizes].any():
         return f"every size has {rules.most_seeds} seeds or more so far; raise --seeds"
@@ -249,7 +251,8 @@ def _nothing_fits(information, rules) -> str:
 
 
 def _cheapest(information, rules) -> list[int]:
-    """The cheapest trunks that make up the least number. Raises `ConfigError` where they take more than the budget."""
+    """The cheapest trunks that reach the least number of trunks. Raises `ConfigError` if they cost more than the
+    budget."""
     wanted = max(rules.least - len(information.known_trunks), 0)
     sizes = np.unique(information.sizes)
     of_size = [min(np.flatnonzero(information.sizes == size), key=lambda p: information.flops[p]) for size in sizes]
@@ -266,7 +269,8 @@ def _cheapest(information, rules) -> list[int]:
 
 
 def _filled(information, places, rules) -> list[int]:
-    """The places with trunks added one by one, each time the one that tells most for its FLOPs, until none fits."""
+    """Adds trunks to `places` one by one until none fits: each time the one that lowers the variance most for its
+    FLOPs."""
     flops, places = information.flops, list(places)
     while True:
         fits = information.fitting(places, rules.budget - flops[places].sum(), rules.most_seeds)
@@ -279,8 +283,9 @@ def _filled(information, places, rules) -> list[int]:
 
 
 def _exchanged(information, places, rules) -> list[int]:
-    """The places after exchanges of one trunk for another, each the best there is, until none helps: first against
-    what the rules lack, then against the variance. A trunk may also be added, or left out where that pays off later."""
+    """Exchanges one trunk for another, always by the best exchange, until none helps. An exchange helps if it breaks
+    fewer rules or, with equally many, lowers the variance. A trunk may also be added, or dropped if that pays off
+    later."""
     flops, places = information.flops, list(places)
     least = information.lack(places, rules), float(information.variance(information.total(places)))
     for _ in range(_EXCHANGES):
@@ -307,18 +312,18 @@ def _exchanged(information, places, rules) -> list[int]:
 
 
 def best_log_grid(information: Information, rules: Rules) -> tuple[Chosen | None, str]:
-    """(the best grid within the budget that decides the law; what it is). None where there is no such grid.
+    """(the best grid within the budget that determines the law, its description). The grid is None if there is none.
 
-    A grid has sizes that are even in their logarithm as the candidates' are, with the same branches and seeds each. It
-    shares trunks as the design does and stands beside what is known; it need not have the design's least number of
-    trunks, nor a size on two seeds.
+    A grid has candidates' sizes at even steps of their logarithm, all with the same branches and seeds. It shares
+    trunks and adds to the known trunks, as the design does. It need not have the design's least number of trunks, or a
+    size on two seeds.
     """
     found = [(information.chosen(grid), said) for grid, said in _grids(information, rules) if information.decides(grid)]
     return min(found, key=lambda each: each[0].half_width) if found else (None, "")
 
 
 def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
-    """The grids of two sizes or more within the budget: (places, what it is)."""
+    """The grids of two or more sizes within the budget, each as (places, description)."""
     by_size: dict[int, list[int]] = {}
     for place, trunk in enumerate(information.candidates):
         by_size.setdefault(trunk.size, []).append(place)
@@ -338,9 +343,9 @@ def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
 
 
 def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[tuple[Trunk, float]]:
-    """The single trunks within the budget that tell most beside what is known, each with the half-width it leads to.
+    """The single trunks within the budget that add most to the known trunks, each with the half-width that it leads to.
 
-    Empty where none of them, with what is known, decides the law.
+    Empty if none of them, together with the known trunks, determines the law.
     """
     fits = information.fitting([], rules.budget, rules.most_seeds)
     fits = np.array([place for place in fits.tolist() if information.decides([place])], int)

@@ -85,8 +85,8 @@ def leave_one_out(
     parameters: Float[np.ndarray, " k"],
     trunks: Int[np.ndarray, " n"] | None = None,
 ) -> LeftOut:
-    """The errors of refits without each run, or with `trunks` without all runs of its trunk; of many runs, without
-    each fold of them. `log_x` is centred, as the fitted `parameters` are."""
+    """The error of each run, predicted by a refit without it, or with `trunks` without all runs of its trunk. If there
+    are many runs, each refit leaves out a fold. `log_x` is centred, as the fitted `parameters` are."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
     if many := are_many(n):

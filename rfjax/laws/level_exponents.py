@@ -1,4 +1,5 @@
-"""Fits a power law of compute to the loss at each level of t: its exponent there is apparent, as it has no floor."""
+"""Fits a power law of compute to the loss at each level of t. The law has no floor E, so the exponent is only an
+apparent one."""
 
 from __future__ import annotations
 

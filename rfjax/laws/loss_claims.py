@@ -1,4 +1,5 @@
-"""Tests claims about the loss: its floor, its levels of t, its curves. Each is a pure function of `Evidence`."""
+"""Tests claims about the loss: its floor, its levels of t, its training curves. Each test is a pure function of
+`Evidence`."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ class OptimalFrontier:
         return OptimalPoint(flops=float(flops), beyond=float(flops / self.flops[1]), **found)
 
     def estimate(self, logs: Float[np.ndarray, " rows"]) -> Estimate:
-        """A positive number and its interval, from its logarithm under the law and under each draw."""
+        """A positive number with its interval, computed from the logarithm of its value under the law and under each
+        draw."""
         return _estimate(self._with_ends(logs[None]))
 
     def exponent(self, name: str) -> Estimate:

@@ -79,8 +79,8 @@ class PublishedLaw:
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """The FLOPs between which the law holds: of its runs, or where N* is a size that was trained; None if not
-        known in FLOPs."""
+        """The range of FLOPs in which the law holds: that of its runs, or the one in which N* is a size that was
+        trained. None if it is not known in FLOPs."""
         if self.flops is not None or self.sizes is None or self.params.coefficient is None:
             return self.flops
         if not COUNTS[self.count].in_flops:
@@ -90,7 +90,7 @@ class PublishedLaw:
         return tuple(ends)
 
     def tokens_per_param(self, flops: float) -> float | None:
-        """D* / N* for a compute budget; None where the law does not have both."""
+        """D* / N* for a compute budget; None if the law lacks one of the two."""
         known = self.tokens is not None and self.tokens.coefficient is not None and self.params.coefficient is not None
         return float(self.tokens.at(flops) / self.params.at(flops)) if known else None
 

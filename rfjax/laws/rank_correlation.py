@@ -45,7 +45,7 @@ def _tie_sums(values):
 
 
 def _kendall_rows(x, y):
-    """tau-b of rows [b, n]; x or y may have one row for all."""
+    """Kendall's tau-b of each pair of rows [b, n]. One of x and y may have a single row, which is then used for all."""
     n = x.shape[-1]
     bad = np.isnan(x).any(axis=-1) | np.isnan(y).any(axis=-1)
     (places_x, tied_x), (places_y, tied_y) = map(_dense_places, (x, y))

@@ -94,7 +94,8 @@ def guidance_falls(evidence: Evidence) -> Judgement:
 
 
 def _by_guidance(evidence):
-    """Overall GenEval [run, guidance scale] of the sampler with the most of both; None where there are too few."""
+    """Overall GenEval [run, guidance scale], for the sampler that has most runs and guidance scales; None if there are
+    too few."""
     long = evidence.results.long
     sizes = evidence.points.set_index("run")["params"]
     found = []
@@ -103,7 +104,7 @@ def _by_guidance(evidence):
         rows = rows[(rows["weights"] == evidence.settings.weights) & rows["run"].isin(sizes.index)]
         names = rows["sampler"].map(SamplerName.parse)
         rows = rows.assign(
-            guidance=[name and name.guidance_scale for name in names],
+            guidance=[name.guidance_scale if name and not name.guide else None for name in names],
             without=[name and replace(name, guidance_scale=0.0).format() for name in names],
         )
         for _, group in rows[rows["guidance"].notna()].groupby(["corpus", "without", "evaluation_seed"]):

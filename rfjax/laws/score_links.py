@@ -159,7 +159,7 @@ class LinkFit:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def _drawn_scores(self, x):
-        """The curve [draws, m] of each draw; of many runs along the fit's tangent, as the draws themselves are."""
+        """The curve [draws, m] of each draw. For many runs it is computed along the fit's tangent, as the draws are."""
         if not are_many(self.n):
             return self.link.curve(self.draws, x)
         return self.link.curve(self.inner, x) + (self.draws - self.inner) @ _slopes(self.link, self.inner[None], x)[0].T
@@ -340,8 +340,8 @@ def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: A
 def left_out_rms(
     loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"], trunks: ArrayLike | None = None
 ) -> float | None:
-    """The root mean square error of predicting each run's score from the runs of other trunks; of many runs, from the
-    runs of other folds. None for too few runs."""
+    """The root mean square error of predicting each run's score from the runs of other trunks or, if there are many
+    runs, of other folds. None if there are too few runs."""
     loss, score = np.asarray(loss, float), np.asarray(score, float)
     trunks = np.arange(len(loss)) if trunks is None else np.asarray(trunks)
     if are_many(len(loss)):
@@ -357,7 +357,7 @@ def left_out_rms(
 
 
 def _folds_rms(loss, score, link, trunks):
-    """The same of many runs: a refit for each fold, from the fit to all runs."""
+    """The root mean square error for many runs: a refit without each fold, started from the fit to all runs."""
     fitted = fit_link(loss, score, link, resamples=0)
     if fitted.reason:
         return None

@@ -25,9 +25,9 @@ _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 51
 def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
     """The test whether the optimal size grows with the power of `law` and not with that of its rival.
 
-    The power is the parametric law's, in the count of C of the law's paper. In the table's own FLOPs the parabolas of
-    approach 2, less their bias, are a second witness: where the two disagree nothing is decided. They are the only one
-    where the parametric law decides no optimum.
+    The power is that of the parametric law, with C counted as the paper of `law` counts it. If C is the table's own
+    FLOPs, the parabolas of approach 2, corrected for their bias, are a second estimate: if the two disagree, the claim
+    is undecided. If the parametric law has no optimum, approach 2 is the only estimate.
     """
     six_nd = COUNTS[law.count].six_nd
     counts = ("C = 6 N D", "the table's own FLOPs")
@@ -76,7 +76,8 @@ def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
 
 
 def tokens_follow(law: PublishedLaw) -> Test:
-    """The test whether the optimum sees the tokens per parameter of a law, at the runs' own compute in its count."""
+    """The test whether the optimum has as many tokens per parameter as a law says, at the runs' compute, counted as the
+    law counts it."""
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.all)) is not None:
@@ -98,7 +99,7 @@ def tokens_follow(law: PublishedLaw) -> Test:
 
 
 def _no_tokens(evidence, tokens):
-    """The judgement where tokens per parameter of the optimum are not known; else None."""
+    """The judgement if the optimum's tokens per parameter are not known; else None."""
     if tokens is None and PARAMETRIC.name in evidence.fits:
         which = evidence.tokens.reason or "the table has no column tokens_per_param, or its text is not in the sequence"
         return untested(f"tokens of an image ({which})")
@@ -106,7 +107,7 @@ def _no_tokens(evidence, tokens):
 
 
 def _no_optimum(evidence):
-    """The judgement where the table has no optimal size; else None."""
+    """The judgement if the table determines no optimal size; else None."""
     if (lack := evidence.lack(PARAMETRIC.name)).startswith("columns"):
         return untested(lack)
     if evidence.frontier is not None:
@@ -136,7 +137,7 @@ def _judge_tokens(evidence, frontier, tokens, claimed, what, notes):
 
 
 def _range_note(own, published):
-    """Where the runs' compute lies off the range of a published law: a sentence, as a tuple of notes."""
+    """A note, in a tuple, that the runs' compute lies outside the range of a published law; empty if it lies inside."""
     if own[1] < published[0] or own[0] > published[1]:
         lies = (
             f"{published[0] / own[1]:.1g} times below"
@@ -192,7 +193,8 @@ def under_training_is_worse(factor: float) -> Test:
 
 
 def _judge_bowl(evidence, found, bound, *, above, quantity, notes=()):
-    """The judgement of a cost about the optimum, which rests on the parametric law and on FLOPs being κ·N^η·D."""
+    """Judges a claim on what it costs to miss the optimum. The cost follows from the parametric law and from FLOPs =
+    κ·N^η·D."""
     fitted, worst = evidence.fits[PARAMETRIC.name], evidence.frontier.cost.worst
     off = (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
     said = {"quantity": quantity, "method": f"parametric law of {fitted.n} runs", "notes": (*notes, *off)}

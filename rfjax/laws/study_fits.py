@@ -179,8 +179,9 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
     """The covariance matrix of these runs' mean losses, or None unless every two share their examples.
 
-    Of many runs the table has every run's variance, and its covariances with a few, the anchors. Those of two others
-    are then what the anchors explain of both (Nystroem's approximation), and the variances are exact.
+    If there are many runs, the table has each run's variance, and its covariances with a few runs, the anchors. The
+    covariance of two other runs is then approximated by what the anchors explain of both (Nystroem's approximation),
+    and the variances are exact.
     """
     if pairs is None or not len(runs):
         return None
@@ -318,8 +319,8 @@ def _choose_headline(saturating, power):
 
 
 def most_common(rows, column, preferences=()):
-    """The column's value that most runs have; of equals the preferred one, the sampler of most images, then the first
-    in order."""
+    """The column's value that most runs have. Ties go to the preferred value, then to the sampler with most images,
+    then to the first in order."""
     counts = rows.groupby(column)["run"].nunique()
 
     def rank(value):

@@ -116,9 +116,10 @@ def scatter(
 
 
 def _sizes_with_several_seeds(trunks, log_x) -> int:
-    """How many groups of trunks meet in a setting: trunks of one size, which nothing but the seed tells apart.
+    """The number of groups of trunks that share a setting: trunks of one size that differ only in their seed.
 
-    A law of compute alone has no column of the size, and two trunks of one size meet at each length.
+    A table for a law of compute has no column of the size; there two trunks of one size have rows of equal compute at
+    each length.
     """
     settings = np.unique(np.round(log_x, 9), axis=0, return_inverse=True)[1].ravel()
     met = np.zeros((trunks.max() + 1, settings.max() + 1))

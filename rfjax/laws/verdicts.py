@@ -23,7 +23,8 @@ MANY_TIMES = 1000.0  # more runs than this many times are not asked for in numbe
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A verdict, and what would decide it (of an untested claim: what the test needs); `found` is what it rests on."""
+    """A verdict, and what would decide an open one; for an untested claim, what the test needs. `found` is the quantity
+    that the verdict rests on."""
 
     verdict: str
     decide: str = ""
@@ -48,7 +49,7 @@ class Verdict:
 
 
 def untested(needs: str, **more) -> Judgement:
-    """The judgement of a claim that the table cannot test, and what it needs to."""
+    """The judgement of a claim that the table cannot test. `needs` says what a test would need."""
     return Judgement(verdict=UNTESTED, decide=needs, **more)
 
 
@@ -61,10 +62,10 @@ def judge_value(
     ratio: bool = False,
     **more,
 ) -> Judgement:
-    """Whether a quantity is what was claimed: a number, or a range (low, high).
+    """Judges the claim that a quantity has a value: a number, or a range (low, high).
 
-    With a `rival`, a range too, the claim is met where the interval meets it and not its rival. Without, it is met by
-    an interval no wider than `narrow`: high - low, or high / low of a `ratio`.
+    With a `rival` range, the table agrees if the interval overlaps the claim and not the rival. Without one, it agrees
+    if the interval overlaps the claim and is no wider than `narrow`: high - low, or for a `ratio` high / low.
     """
     low, high = found.low, found.high
     if low is None or high is None:
@@ -89,7 +90,7 @@ def judge_value(
 
 
 def judge_bound(found: Estimate, bound: float, *, above: bool, **more) -> Judgement:
-    """Whether a quantity lies above (or below) a bound, as is claimed."""
+    """Judges the claim that a quantity lies above (or below) a bound."""
     if found.low is None or found.high is None:
         return Judgement(verdict=UNDECIDED, decide="an interval: more runs", found=found, **more)
     over, under = found.low > bound, found.high < bound
@@ -103,8 +104,8 @@ def judge_bound(found: Estimate, bound: float, *, above: bool, **more) -> Judgem
 
 
 def if_enough_runs(judgement: Judgement, fitted: Fit) -> Judgement:
-    """The judgement that rests on a fit, undecided where the runs are hardly more than the law's parameters: the
-    scatter, and so the interval, is then known from a residual or two."""
+    """The judgement, or "undecided" if the fit has hardly more runs than parameters: its interval then rests on one or
+    two residuals."""
     freedom = fitted.n - len(fitted.law.parameters)
     if freedom >= LEAST_FREEDOM or judgement.verdict not in (AGREES, CONTRADICTS):
         return judgement
@@ -115,7 +116,8 @@ def if_enough_runs(judgement: Judgement, fitted: Fit) -> Judgement:
 
 
 def _narrower(wide, wanted):
-    """How much narrower an interval must be, and what that takes: its width falls with the root of the runs."""
+    """How much narrower an interval must become, and how many more runs that takes: its width falls with the square
+    root of the number of runs."""
     said = f"an interval no wider than {wanted:.2g} (now {wide:.2g})"
     return f"{said}: {_times((wide / wanted) ** 2)} as many independent runs, or a wider range of compute"
 

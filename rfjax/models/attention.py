@@ -35,7 +35,7 @@ class Implementation:
     partitioned: bool = False  # whether the compiler can split it over a mesh; kernels are split by hand
 
     def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
-        """The reason why it does not run with these settings, or None."""
+        """The reason why an implementation does not run with these settings, or None."""
         if platform not in self.platforms:
             return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
         if dtype not in self.dtypes:

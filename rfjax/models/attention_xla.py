@@ -72,6 +72,30 @@ xla_attention.defvjp(_forward, _backward)
 BLOCK = 512  # queries of a block, at most
 
 
+def _blocks_of(queries):
+    """(blocks of at most `BLOCK` queries [blocks, batch, queries of a block, heads, head_size], the number of queries).
+    The last block is filled up with zeros."""
+    batch, tokens, *rest = queries.shape
+    count = -(-tokens // BLOCK)
+    size = -(-tokens // count)
+    padded = jnp.pad(queries, ((0, 0), (0, count * size - tokens), (0, 0), (0, 0)))
+    return jnp.moveaxis(padded.reshape(batch, count, size, *rest), 1, 0), tokens
+
+
+def largest_logit(
+    queries: Float[Array, "batch tokens heads head_size"], keys: Float[Array, "batch attended heads head_size"]
+) -> Float[Array, ""]:
+    """The largest q k^T / sqrt(head_size) of all examples, heads, queries and keys, a block of queries at a time."""
+    blocks, tokens = _blocks_of(queries)
+
+    def largest(block, real):
+        logits = jnp.where(real[None, None, :, None], _logits(block, keys), -jnp.inf)
+        return jnp.max(logits)
+
+    real = (jnp.arange(blocks.shape[0] * blocks.shape[2]) < tokens).reshape(blocks.shape[0], -1)
+    return jnp.max(jax.lax.map(lambda each: largest(*each), (blocks, real)))
+
+
 def xla_blocks_attention(
     queries: Float[Array, "batch tokens heads head_size"],
     keys: Float[Array, "batch attended heads head_size"],
@@ -81,12 +105,8 @@ def xla_blocks_attention(
 
     The backward pass computes each block's forward pass again.
     """
-    batch, tokens, *rest = queries.shape
-    count = -(-tokens // BLOCK)
-    if count == 1:
+    if queries.shape[1] <= BLOCK:
         return xla_attention(queries, keys, values)
-    size = -(-tokens // count)
-    padded = jnp.pad(queries, ((0, 0), (0, count * size - tokens), (0, 0), (0, 0)))
-    blocks = jnp.moveaxis(padded.reshape(batch, count, size, *rest), 1, 0)
+    blocks, tokens = _blocks_of(queries)
     made = jax.lax.map(jax.checkpoint(lambda block: xla_attention(block, keys, values)), blocks)
-    return jnp.moveaxis(made, 0, 1).reshape(batch, count * size, *rest)[:, :tokens]
+    return jnp.moveaxis(made, 0, 1).reshape(queries.shape[0], -1, *queries.shape[2:])[:, :tokens]

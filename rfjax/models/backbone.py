@@ -34,6 +34,7 @@ from rfjax.models.attention import choose, platform_of
 from rfjax.models.parametrization import scaled_init
 from rfjax.models.positions import POSITIONS
 from rfjax.models.sharding import path_name
+from rfjax.models.watching import WATCHED, by_layer
 
 
 class Backbone(NamedTuple):
@@ -48,6 +49,7 @@ class Backbone(NamedTuple):
     init: Callable
     apply: Callable
     activations: Callable | None = None  # the arguments of `apply` -> {name: mean |x|}
+    watched: Callable | None = None  # the arguments of `apply` -> (prediction, *`watching.by_layer`)
 
 
 def make_backbone(
@@ -85,7 +87,11 @@ def make_backbone(
         leaves = jax.tree_util.tree_leaves_with_path(seen["intermediates"])
         return {_activation(path_name(path)): jnp.mean(jnp.abs(leaf)) for path, leaf in leaves}
 
-    return Backbone(scaled_init(config, init), apply, activations)
+    def watched(params, z, t, context, pooled):
+        prediction, seen = module.apply({"params": params}, z, t, context, pooled, mutable=[WATCHED])
+        return prediction, *by_layer(seen[WATCHED])
+
+    return Backbone(scaled_init(config, init), apply, activations, watched)
 
 
 def _activation(path: str) -> str:

@@ -17,7 +17,6 @@ from jax.ad_checkpoint import checkpoint_name
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models import flops
-from rfjax.models.attention import attention
 from rfjax.models.layers import (
     EMBEDDER_INIT,
     ConditionMLP,
@@ -31,6 +30,7 @@ from rfjax.models.layers import (
 from rfjax.models.patches import unpatchify
 from rfjax.models.rotary import make_rotation, rotate
 from rfjax.models.stack import stack_blocks
+from rfjax.models.watching import attend, note_streams
 
 ZEROS = nn.initializers.zeros
 gelu = functools.partial(nn.gelu, approximate=True)
@@ -67,19 +67,21 @@ class CrossBlock(nn.Module):
         qkv = Linear((width,), (3, heads, size), dtype, name="qkv")(modulate(x, chunks[0], chunks[1]))
         q, k, v = jnp.moveaxis(checkpoint_name(qkv, "qkv"), 2, 0)
         q, k = (rotate(each, rotation) for each in normed(q, k))
-        attended = attention(q, k, v, self.attention)
+        attended = attend(self, q, k, v)
         attended = checkpoint_name(Linear((heads, size), (width,), dtype, name="proj")(attended), "proj")
         x = x + chunks[2][:, None] * attended
 
         q = checkpoint_name(Linear((width,), (heads, size), dtype, name="cross_q")(x), "qkv")
         kv = checkpoint_name(Linear((width,), (2, heads, size), dtype, name="cross_kv")(text), "qkv")
         k, v = jnp.moveaxis(kv, 2, 0)
-        crossed = attention(*normed(q, k, "cross_"), v, self.attention)
+        crossed = attend(self, *normed(q, k, "cross_"), v)
         x = x + checkpoint_name(Linear((heads, size), (width,), dtype, ZEROS, name="cross_proj")(crossed), "proj")
 
         hidden = Linear((width,), (mlp,), dtype, name="mlp_in")(modulate(x, chunks[3], chunks[4]))
         out = Linear((mlp,), (width,), dtype, name="mlp_out")(gelu(checkpoint_name(hidden, "mlp_in")))
-        return x + chunks[5][:, None] * checkpoint_name(out, "mlp_out"), None
+        x = x + chunks[5][:, None] * checkpoint_name(out, "mlp_out")
+        note_streams(self, image=x)
+        return x, None
 
 
 class CrossFinal(nn.Module):

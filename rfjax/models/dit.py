@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models import flops
-from rfjax.models.attention import attention
 from rfjax.models.layers import (
     EMBEDDER_INIT,
     Linear,
@@ -27,6 +26,7 @@ from rfjax.models.mmdit import FinalLayer, StreamBlock
 from rfjax.models.patches import unpatchify
 from rfjax.models.rotary import Rotation, make_rotation
 from rfjax.models.stack import single_block, stack_blocks
+from rfjax.models.watching import attend, note_streams
 
 
 class SharedBlock(nn.Module):
@@ -45,8 +45,10 @@ class SharedBlock(nn.Module):
         condition, rotation = given
         block = StreamBlock(self.config, self.dtype, dual=False, final=False, attention=self.attention, name="tokens")
         chunks = block.modulations(condition)
-        attended = attention(*block.attend_inputs(tokens, chunks, rotation), self.attention)
-        return block.finish(tokens[:, self.ended :], attended[:, self.ended :], chunks), None
+        attended = attend(self, *block.attend_inputs(tokens, chunks, rotation))
+        after = block.finish(tokens[:, self.ended :], attended[:, self.ended :], chunks)
+        note_streams(self, tokens=after)
+        return after, None
 
 
 def shared_blocks(

@@ -16,7 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models import flops
-from rfjax.models.attention import attention
 from rfjax.models.layers import (
     Linear,
     RMSNorm,
@@ -31,6 +30,7 @@ from rfjax.models.positions import POSITIONS, centre_crop
 from rfjax.models.rotary import make_rotation, rotate
 from rfjax.models.stack import single_block, stack_blocks
 from rfjax.models.time_attention import TimeAttention, frames_apart, make_places
+from rfjax.models.watching import attend, note_streams
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
@@ -92,7 +92,7 @@ class StreamBlock(nn.Module):
         """The image-only attention; it reads the same `x` as the joint attention."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms, rotation)
-        return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v, self.attention)), "proj")
+        return chunks[8][:, None] * checkpoint_name(self.proj2(attend(self, q, k, v)), "proj")
 
     def finish(self, x, attended, chunks, rotation=None, time=None):
         """The stream after the block. `time` is (condition, places) for the attention over time."""
@@ -129,7 +129,7 @@ class JointBlock(nn.Module):
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
         inputs = [block.attend_inputs(carry[name], chunks[name], rotations.get(name)) for name, block in blocks.items()]
         q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs, strict=True))
-        attended = attention(q, k, v, self.attention)
+        attended = attend(self, q, k, v)
         result, start = {}, 0
         for name, block in blocks.items():
             stop = start + carry[name].shape[1]
@@ -137,6 +137,7 @@ class JointBlock(nn.Module):
                 after = attended[:, start:stop], chunks[name], rotations.get(name), (condition, places)
                 result[name] = block.finish(carry[name], *after)
             start = stop
+        note_streams(self, **result)
         return result, None
 
 

@@ -70,7 +70,8 @@ def _as_wanted(shape, v):
 
 
 def _xavier_input(shape, v):
-    """Glorot's fans have the width in them: an input's variance is held at that of the balanced width."""
+    """The factor that removes the width from an input's initial variance: Glorot's fans contain it, so the variance is
+    held at its value at the balanced width."""
     source, target = shape[-2:]
     return math.sqrt((source + target) / (source + target / v))
 
@@ -103,7 +104,8 @@ IN_BLOCKS = re.compile(r"^/((dual_)?blocks|last_block)/")
 
 
 class Factors(NamedTuple):
-    """What a leaf's standard initial value, rate, decay (with the rate) and Adam's epsilon are multiplied by."""
+    """The factors by which a leaf's standard initial value, learning rate, decay (with the rate) and Adam's epsilon are
+    multiplied."""
 
     initial: float
     rate: float

@@ -59,7 +59,7 @@ def check_weights(weights: str, model: ModelConfig) -> None:
     """Raises `ConfigError` for a name that is no row of `STORED`, and for int8 with a network that convolves."""
     if weights not in STORED:
         raise ConfigError(f"--weights has {weights!r}; it takes {', '.join(STORED)}")
-    if weights == "int8" and not BACKBONES[model.backbone].takes_frames:
+    if weights == "int8" and BACKBONES[model.backbone].convolves:
         raise ConfigError(f"--weights=int8 is for transformers, and {model.backbone} convolves; use bfloat16")
 
 

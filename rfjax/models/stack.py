@@ -7,6 +7,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from rfjax.models.watching import WATCHED
+
 # cuDNN's attention returns values that no name marks (output, log-sum-exp). Its primitive's name begins like this.
 CUDNN_FORWARD = "dot_product_attention_fwd"
 
@@ -43,7 +45,7 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=unroll >= length)
     return nn.scan(
         block,
-        variable_axes={"params": 0, "intermediates": 0},  # the latter only where activations are asked for
+        variable_axes={"params": 0, "intermediates": 0, WATCHED: 0},  # the last two only where they are asked for
         split_rngs={"params": True},
         in_axes=nn.broadcast,
         length=length,

@@ -17,10 +17,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from rfjax.config import ModelConfig
-from rfjax.models.attention import attention
 from rfjax.models.layers import Linear, RMSNorm, modulate
 from rfjax.models.positions import time_positions
 from rfjax.models.rotary import Rotation, make_rotation, rotate
+from rfjax.models.watching import attend
 
 
 class Places(NamedTuple):
@@ -75,7 +75,7 @@ class TimeAttention(nn.Module):
         q, k, v = jnp.moveaxis(checkpoint_name(Linear((width,), (3, heads, size), dtype, name="qkv")(x), "qkv"), 2, 0)
         if c.qk_norm:
             q, k = RMSNorm(size, name="query_norm")(q), RMSNorm(size, name="key_norm")(k)
-        attended = attention(rotate(q, places.rotation), rotate(k, places.rotation), v, self.attention)
+        attended = attend(self, rotate(q, places.rotation), rotate(k, places.rotation), v)
         update = checkpoint_name(Linear((heads, size), (width,), dtype, name="proj")(attended), "proj")
         return (gate[:, None] * update).reshape(shape)
 

@@ -124,7 +124,8 @@ def _compile(config, target, optimisation, *, cpu_devices=0, sampling=None) -> C
         check_compiler(target)
         if target.chip.kind == "cuda":
             # Without a device the compiler cannot tune, and Triton's products have no default tiling.
-            environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
+            given = os.environ.get("XLA_FLAGS", "")
+            environment["XLA_FLAGS"] = f"{given} --xla_gpu_enable_triton_gemm=false".strip()
     attention = attention_of(config, target) if target else "xla"
     attention = (SAMPLED_INSTEAD if sampling else COMPILED_INSTEAD).get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))

@@ -154,7 +154,7 @@ def _interval(half_width: float) -> str:
 
 
 def _beside(found, grid, said) -> str:
-    """What the best grid gives."""
+    """Says what the best grid of equal cost would give."""
     if grid is None:
         return "no grid of equal seeds and lengths fits into that budget and the seeds, and decides a law"
     text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"

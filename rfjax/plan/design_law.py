@@ -29,7 +29,7 @@ _SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters
 
 @dataclass(frozen=True, kw_only=True)
 class SoFar:
-    """The law and the noise, and where they come from. Without results it is a law that is typed."""
+    """The law and the noise known so far, and where they come from: a study's results, or the command line."""
 
     said: str
     noise_said: str
@@ -43,9 +43,9 @@ class SoFar:
     lines: tuple[str, ...] = ()  # what the results leave out, and how they were read
 
     def problem(self, candidates: Sequence[Trunk], sizes: Sequence[Size], target: float) -> tuple[Problem, str]:
-        """(what the candidates are judged by; how many draws were left out, or "").
+        """(the problem by which candidates are judged; a note on draws that were left out, or "").
 
-        Raises `ConfigError` where most draws of the law have no best size at `target` FLOPs.
+        Raises `ConfigError` if most draws of the law have no best size at `target` FLOPs.
         """
         rows = [(each.params, each.images[-1], sizes[each.size].per_image * each.images[-1]) for each in candidates]
         table = pd.DataFrame(rows, columns=["params", "images", "flops"])
@@ -86,7 +86,7 @@ def of_typed_law(text: str, between: float | None, within: float | None) -> SoFa
 def of_results(path: Path, sizes: Sequence[Size], between: float | None, within: float | None) -> SoFar:
     """The parametric law of a study's results or of a table, and its trunks.
 
-    Raises `ConfigError` where they cannot be read, or decide no law.
+    Raises `ConfigError` if they cannot be read or do not determine the law.
     """
     plain = {"rename": {}, "flops_per_param_image": None, "curves": False, "largest_losses": 0, "max_loss": None}
     source = read_source(path, **plain)
@@ -119,7 +119,8 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """The noise of a fit's residuals. A fit with many trunks resamples these and has none of its own."""
+    """The noise of a fit's residuals. It is computed here for a fit with many trunks too, which resamples trunks and so
+    has no estimate of the noise."""
     if found.scatter is not None:
         return found.scatter
     trunks = dict(zip(rows["run"].astype(str), trunks_of(rows), strict=True))
@@ -131,9 +132,9 @@ def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
 def _known(
     rows: pd.DataFrame, sizes: Sequence[Size], path: Path
 ) -> tuple[tuple[Known, ...], dict[int, tuple[int, ...]], list[str]]:
-    """(the trunks so far; the seeds that each size was trained on; what is to be said of them).
+    """(the trunks trained so far, the seeds that each size was trained on, notes).
 
-    Raises `ConfigError` where FLOPs, parameters and images do not fit those of the config's sizes.
+    Raises `ConfigError` if FLOPs, parameters and images do not fit the sizes of the config.
     """
     trunks, known, seeds, unseeded, notes = trunks_of(rows), [], {}, {}, []
     for trunk in np.unique(trunks):
@@ -172,7 +173,7 @@ def _count(trunks: int) -> str:
 
 
 def _seed(of_trunk) -> int | None:
-    """The trunk's seed; None where the table has none, or it is no whole number."""
+    """The trunk's seed; None if the table has none or if it is not a whole number."""
     if "seed" not in of_trunk:
         return None
     seed = pd.to_numeric(of_trunk["seed"], errors="coerce").iloc[0]
@@ -180,7 +181,7 @@ def _seed(of_trunk) -> int | None:
 
 
 def _check_units(of_trunk, size, path) -> None:
-    """Raises `ConfigError` where a trunk's FLOPs an image are far from those of the config's nearest size."""
+    """Raises `ConfigError` if a trunk's FLOPs per image are far from those of the config's nearest size."""
     if "flops" not in of_trunk:
         return
     row = of_trunk.iloc[0]
@@ -195,7 +196,7 @@ def _check_units(of_trunk, size, path) -> None:
 
 
 def _other_settings(of_trunk, size) -> list[str]:
-    """What a trunk of a size of the config was trained with, where it differs from the config's."""
+    """The settings in which a known trunk differs from the config of its size."""
     config = size.config
     ours = {"learning_rate": config.train.learning_rate, "batch_size": config.train.batch_size}
     ours |= {"formulation": config.formulation, "train_corpus": config.data.label}
@@ -213,7 +214,8 @@ def _other_settings(of_trunk, size) -> list[str]:
 
 
 def _doubted(typed, log_params, log_images):
-    """Draws of a law that is typed: E and the exponents in doubt, each term as it is amid the sizes and lengths."""
+    """Draws of a law given on the command line. E and the exponents vary; each term keeps its value at the middle of
+    the sizes and lengths."""
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))
     factors[0] = 1.0

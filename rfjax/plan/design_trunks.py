@@ -31,7 +31,7 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Size:
-    """A size to choose: its name in the new study, the config of its first point, and what a run of it takes."""
+    """A size to choose from: its name in the new study, the config of its first point, and the cost of its runs."""
 
     name: str
     config: Config
@@ -94,8 +94,7 @@ def _departs_after_warmup(config: Config, length: int) -> bool:
 
 
 def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[Trunk], dict[tuple, dict]]:
-    """(the trunks that could be trained: by (size,
-    branches' images) the overrides of each).
+    """Returns (the trunks that could be trained, {(size, images of the branches): overrides of the config}).
 
     Raises `ConfigError` for a length that a size's config does not take.
     """
@@ -124,7 +123,7 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
 
 
 def schedule_text(sizes: Sequence[Size]) -> str:
-    """What a design changes of the config's schedule, in words; "" where it changes nothing."""
+    """Says what a design changes in the config's schedule; "" if it changes nothing."""
     others = sorted({size.config.train.schedule for size in sizes} - {"wsd"})
     if not others:
         return ""
@@ -145,8 +144,8 @@ def config_text(
     overrides: Mapping[tuple, dict],
     seeds_known: Mapping[int, Sequence[int]],
 ) -> str:
-    """The config file of a study that trains the trunks. `what` is the command; seeds that a size was trained on, by
-    its number, are not taken again. `name` is the study's."""
+    """The config file of a study that trains the trunks. `what` is the command that made it, `name` the study's name.
+    `seeds_known` has the seeds that each size was already trained on; they are not used again."""
     base = schema.to_dict(sizes[0].config) | {"name": name}
     shared = schema.flatten(sizes[0].config)
     points: dict[str, dict] = {}

@@ -103,10 +103,21 @@ def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config)
     return dataclasses.replace(shapes, latents=(frames, height, width, channels))
 
 
+def check_no_guide(config: Config) -> None:
+    """Raises `ConfigError` for a sampler that is guided by a second network: only one is planned and timed."""
+    guide = config.evaluation.sampler.guide
+    if guide:
+        raise ConfigError(
+            f"config.evaluation.sampler.guide is {guide!r}, and only one network is planned and timed: leave it empty, "
+            "and plan the weaker run's evaluations apart"
+        )
+
+
 def guided_part(config: Config, latents: tuple[int, ...]) -> float:
     """Returns the share of a sampler's evaluations that are guided (`flow.samplers.guided_share`)."""
     sampler, formulation = config.evaluation.sampler, formulation_at(config, latents)
     times = np.asarray(sampling_levels(formulation, sampler.steps, sampler.sigmas))
+    check_no_guide(config)
     interval = sampler.guidance_from, sampler.guidance_to
     return guided_share(times, sampler.method, sampler.guidance_scale, interval)
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfjax.data.prepared import frozen
+from rfjax.data.prepared.model_folders import find_model, identity
+from rfjax.data.prepared.place import Place
+from rfjax.data.prepared.text_encoders import SAFE
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.captions import clean, texts
 from rfjax.prepare.libraries import require
@@ -75,23 +77,23 @@ def load(
     if not folder.is_dir():
         remedy = "fetch one, as with hf download Salesforce/blip-image-captioning-base --local-dir DIR"
         raise ConfigError(f"no folder of a model at {folder}; {remedy}")
-    known = frozen.find_model(folder, ".", "")
+    known = find_model(folder, ".", "")
     need = "writing captions needs PyTorch and transformers"
     torch, transformers = require("torch", need), require("transformers", need)
     transformers.utils.logging.set_verbosity_error()  # it would warn about generation_config at every batch
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    place = frozen.Place(torch, device, compute_dtype)
+    place = Place(torch, device, compute_dtype)
     say(f"loading {known.model} of {folder} on {place.device}, in {compute_dtype}")
     processor = _processor(transformers, folder)
-    model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype, **frozen.SAFE)
+    model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype, **SAFE)
     if not writing.prompts and processor.chat_template:
         remedy = "give one, as --prompt 'Describe this image in one sentence.'"
         raise ConfigError(f"{type(model).__name__} in {folder} answers instructions: {remedy}")
     say("hashing its files")
     read = [(path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.suffix in READ]
     files = [path for path, parts in read if not any(part.startswith(".") for part in parts)]
-    facts = frozen.identity(type(model).__name__, folder, [*files, *known.weights])
+    facts = identity(type(model).__name__, folder, [*files, *known.weights])
     return Captioner(facts, _writer(model, processor, writing, place))
 
 
@@ -114,7 +116,7 @@ class _Pair:
 
 
 def _processor(transformers, folder):
-    safe = {"local_files_only": True, **frozen.SAFE}
+    safe = {"local_files_only": True, **SAFE}
     try:
         found = transformers.AutoProcessor.from_pretrained(folder, **safe)
         if hasattr(found, "image_processor") and hasattr(found, "tokenizer"):

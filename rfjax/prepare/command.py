@@ -24,6 +24,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--models", required=True, metavar="DIR", type=as_path("--models"), help=pipeline)
     models = parser.add_argument_group("models")
     models.add_argument("--encoders", metavar="NAME,...", help="text encoders: clip_l,clip_g,t5 (default: all)")
+    pixels = "identity stores pixels, and needs no autoencoder (default: the one in vae)"
+    models.add_argument("--autoencoder", choices=("vae", "identity"), default="vae", help=pixels)
+    settings = "of an encoder in text_encoder_NAME, as minilm.tokens=32; may be given again"
+    models.add_argument("--text-setting", action="append", default=[], metavar="NAME.FIELD=VALUE", help=settings)
     models.add_argument("--models-variant", metavar="NAME", help="fp16, if files are *.fp16.safetensors")
     models.add_argument("--t5-tokens", type=int, default=77, metavar="N", help="T5's tokens for a caption (default 77)")
     add_options(models, "--batch-size", "--compute-dtype", "--device")
@@ -51,13 +55,16 @@ def add_arguments(parser) -> None:
     output.add_argument("--latent-scaling", default="autoencoder", metavar=kinds, type=scaling, help=whose)
     share = "share of the images set aside, by a hash of their keys (default 0.01)"
     output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help=share)
+    keys = "the images set aside, by key, one on each line; instead of a share"
+    output.add_argument("--validation-keys", metavar="FILE", type=as_path("--validation-keys"), help=keys)
     add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--merge", "--threads")
 
 
 def run(args, overrides) -> int:
     """Makes the missing shards and then, unless the command is one task of several, the manifest."""
+    from rfjax.data.prepared.text_encoders import parse_settings
     from rfjax.prepare import given_keys, part, shard, work
-    from rfjax.prepare.reading import Reading, fields_given, open_captioned
+    from rfjax.prepare.reading import Reading, fields_given, open_captioned, read_keys
     from rfjax.prepare.recipe import Recipe, read_recipe
 
     check_range(args, ("threads",), 0)
@@ -67,6 +74,9 @@ def run(args, overrides) -> int:
     reading = Reading(**fields_given(Reading, args))
     source, columns = open_captioned(reading)
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
+    chosen |= {"validation_keys": read_keys(args.validation_keys, "--validation-keys")}
+    chosen |= {"text_settings": parse_settings(args.text_setting)}
+    chosen |= {"autoencoder": "" if args.autoencoder == "vae" else args.autoencoder}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
     folder = args.out
     unmet = given_keys.known_before(source, given := _given_keys(args, source, ours))
@@ -139,6 +149,8 @@ def _given_keys(args, source, ours) -> dict:
     Leaves out the keys of captions if the source does not know its keys, or if they were written for this very source.
     """
     given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
+    if ours.validation_keys:
+        given["--validation-keys"] = sorted(ours.validation_keys)
     if args.synthetic_captions is not None and source.keys is not None and source.captions.listing != source.listing:
         given["--synthetic-captions"] = source.captions.all
     return given
@@ -146,7 +158,11 @@ def _given_keys(args, source, ours) -> dict:
 
 def _check_keys(args, source, given, unmet) -> None:
     """Raises `ConfigError`, before any work, if the source knows its keys and an option gives none of them."""
-    messages = {"--drop-keys": _no_key_to_drop, "--synthetic-captions": _no_key_of_captions}
+    messages = {
+        "--drop-keys": _no_key_to_drop,
+        "--validation-keys": _no_key_to_validate,
+        "--synthetic-captions": _no_key_of_captions,
+    }
     for option, keys in given.items():
         if len(unmet.get(option, ())) == len(keys):
             raise ConfigError(messages[option](args, keys, source.location))
@@ -155,6 +171,11 @@ def _check_keys(args, source, given, unmet) -> None:
 def _no_key_to_drop(args, dropped, location):
     keys = f"the {len(dropped):,} keys of --drop-keys {args.drop_keys}, {next(iter(dropped))!r}"
     return f"none of {keys} first, is in {location}; {_OTHER_KEYS} --drop-keys"
+
+
+def _no_key_to_validate(args, keys, location):
+    given = f"the {len(keys):,} keys of --validation-keys {args.validation_keys}, {min(keys)!r} first"
+    return f"none of {given}, is an image of {location} that is kept; {_OTHER_KEYS} --validation-keys"
 
 
 def _no_key_of_captions(args, _, location):
@@ -175,6 +196,8 @@ def _check_keys_known(args, shards, ours, location) -> None:
         raise RfjaxError(_no_key_of_captions(args, None, location))
     if args.synthetic_column is not None and not any(unit["synthetic"] for facts in shards for unit in facts["units"]):
         say(f"no image of {location} has a caption in --synthetic-column {args.synthetic_column!r}")
+    if ours.validation_keys and not any(unit["split"] == "validation" for facts in shards for unit in facts["units"]):
+        raise RfjaxError(_no_key_to_validate(args, ours.validation_keys, location))
     if not ours.dropped_keys:
         if args.drop_keys is not None:
             say(f"--drop-keys {args.drop_keys} has no keys")
@@ -234,7 +257,9 @@ def _load_models(args, ours):
     models = frozen.load(
         args.models,
         encoders=split_names(args.encoders, "--encoders"),
+        autoencoder=ours.autoencoder or frozen.AUTOENCODER,
         t5_tokens=ours.t5_tokens,
+        text_settings=ours.text_settings,
         compute_dtype=ours.compute_dtype,
         device=args.device or "",
         variant=args.models_variant or "",

@@ -48,6 +48,16 @@ class Reading:
         return {key: reason or "listed" for key, _, reason in rows if key}
 
 
+def read_keys(path: str | Path | None, option: str) -> frozenset[str]:
+    """Reads the keys in the file of an option, one on each line. Raises `ConfigError` if it has none."""
+    if path is None:
+        return frozenset()
+    keys = frozenset(filter(None, read_text(path, option).split("\n")))  # not splitlines: a key may have other breaks
+    if not keys:
+        raise ConfigError(f"{option} {path} has no keys; write one on each line, or leave it out")
+    return keys
+
+
 def fields_given(kind: type, args: argparse.Namespace) -> dict:
     """Returns {name: value} of the arguments that are fields of the dataclass `kind`."""
     names = {field.name for field in dataclasses.fields(kind)}

@@ -36,6 +36,7 @@ class LatentForm(TypedDict):
 
 
 DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it decides when to stop, not what is made until then
+WRITTEN_WHERE_SET = ("validation_keys", "autoencoder", "text_settings")  # so that older folders keep their recipe
 _WORDS = {"source.listing": "the hash of the source's file names and sizes (source.listing)"}
 
 
@@ -57,6 +58,9 @@ class Recipe:
     columns: CaptionColumns = field(default_factory=CaptionColumns)
     filters: tuple[Filter, ...] = ()
     dropped_keys: Mapping[str, str] = field(default_factory=dict)  # key -> the reason under which it is counted
+    validation_keys: frozenset[str] = frozenset()  # if any, these are the validation images, and no others
+    autoencoder: str = ""  # "identity": pixels; "": the model in the folder
+    text_settings: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)  # encoder -> field -> value
 
     def __post_init__(self):
         check_range(self, ("t5_tokens", "batch_size", "shard_size"), 1)
@@ -66,16 +70,23 @@ class Recipe:
 
     def split_of(self, key: str) -> str:
         """Returns "train" or "validation", from the record's key alone: a growing corpus moves no image across."""
+        if self.validation_keys:
+            return "validation" if key in self.validation_keys else "train"
         draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]
         return "validation" if draw < self.validation_share else "train"
 
     def facts(self) -> dict:
         """Returns the recipe for JSON, with hashes of class names and dropped keys: there may be millions."""
-        facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}))
+        facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}, validation_keys=frozenset()))
+        for name in WRITTEN_WHERE_SET:
+            if not facts[name]:
+                del facts[name]
         facts["filters"] = [test.text for test in self.filters]
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
         facts["dropped_keys"] = keys_facts(self.dropped_keys)
+        if self.validation_keys:
+            facts["validation_keys"] = keys_facts(dict.fromkeys(self.validation_keys, ""))
         return {"version": VERSION} | facts
 
 

@@ -40,7 +40,7 @@ class Control:
 
     @property
     def guidance(self) -> float | None:
-        return self._sampler.guidance_scale if self._sampler else None
+        return self._sampler.guidance_scale if self._sampler and not self._sampler.guide else None
 
     @property
     def _sampler(self):

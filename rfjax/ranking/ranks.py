@@ -32,7 +32,8 @@ class AverageRank:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Column:
-    """Average ranks over one set of controls, the best first. If no control counts, no ranks and a `reason`."""
+    """Average ranks over one set of controls, the best first. If no control counts, there are no ranks, and `reason`
+    says why."""
 
     name: str
     controls: tuple[str, ...]

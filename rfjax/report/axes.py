@@ -70,8 +70,8 @@ def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorde
 
 
 def points(axis, rows):
-    """Draw points, each (x, value, low, high, the options of `point`): one by one, or where they are many with all of
-    one look at once, smaller and with faint intervals."""
+    """Draw points, each (x, value, low, high, the options of `point`). Many points are drawn smaller and with faint
+    intervals, all points of one look at once."""
     if not are_many(len(rows)):
         for *numbers, style in rows:
             point(axis, *numbers, **style)
@@ -90,7 +90,8 @@ def points(axis, rows):
 
 
 def depth_handles(look, rows):
-    """A legend's entries for the depths of the rows; of more than `LABELLED` depths, for so many spread over them."""
+    """A legend's entries for the depths of the rows; if there are more than `LABELLED` depths, for a spread of that
+    many."""
     depths = sorted({row["depth"] for row in rows})
     shown = spread(depths, LABELLED, float)
     labels = [f"depth {d}" for d in shown]

@@ -13,7 +13,7 @@ LAW_HEADER = ("law", "N* ~ C^a", "D* ~ C^b", "L ~ C^c", "floor", "C of its runs"
 
 
 def summary(board: Mapping) -> str:
-    """How many claims have which verdict, in a line."""
+    """The number of claims with each verdict, in one line."""
     verdicts = [verdict["verdict"] for verdict in board["verdicts"]]
     counts = {name: verdicts.count(name) for name in VERDICTS}
     shown = ", ".join(f"{name}: {number}" for name, number in counts.items())
@@ -21,7 +21,7 @@ def summary(board: Mapping) -> str:
 
 
 def found_words(verdict: Mapping) -> str:
-    """What a verdict rests on: the quantity with its value and interval, and how it was found; "" where nothing was."""
+    """The quantity that a verdict rests on, with its value, its interval and its source; "" if nothing was measured."""
     found = verdict["found"]
     if not found:
         return ""
@@ -30,14 +30,14 @@ def found_words(verdict: Mapping) -> str:
 
 
 def decide_words(verdict: Mapping) -> str:
-    """What would decide a claim, or what its test needs; "" where it is decided."""
+    """What would decide a claim, or what its test needs; "" if it is decided."""
     if not verdict["decide"]:
         return ""
     return f"{'it needs' if verdict['verdict'] == VERDICTS[-1] else 'would decide it'}: {verdict['decide']}"
 
 
 def number(value: float) -> str:
-    """A number of a verdict: three digits, and 0 for what is none."""
+    """A number in a verdict, to three digits; tiny numbers are written as 0."""
     if abs(value) < NOTHING:
         return "0"
     return minus(f"{value:.3f}") if 0.05 <= abs(value) < 100 else power(value)

@@ -14,9 +14,10 @@ LINES = ("--", ":", "--", "--", ":", "--", "--")
 
 
 def claimed_laws(numbers, look):
-    """Draw the slopes of N* with the table's own, and N* against compute, each law over its own runs and count of C.
+    """Draw the published slopes of N* beside the table's, and N* against compute. Each law is drawn over its own runs,
+    in its own count of C.
 
-    A table that decides no optimal size has its runs alone beside the laws.
+    If the table determines no optimal size, only its runs are drawn beside the laws.
     """
     laws = numbers["claims"]["laws"]
     own, published = laws["own"], laws["published"]
@@ -49,7 +50,8 @@ def claimed_laws(numbers, look):
 
 
 def _slopes(axis, own, published):
-    """The powers a of N* ~ C^a, a row each: the table's with its interval above, the published ones below."""
+    """Draws the powers a of N* ~ C^a, one in each row: at the top the table's with its interval, below it the published
+    ones."""
     rows = [  # the legend has the whole of a count, which is wider than the margin
         (f"this table,\n{one['count'].partition(',')[0]}", one["params_exponent"], colour, "o")
         for one, colour in _with_colours(own)

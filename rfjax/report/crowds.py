@@ -1,4 +1,5 @@
-"""What the page does with more than can be read: rows are folded, lines and sheets are spread, names are counted.
+"""Decides what the page shows if there is too much to read: rows are folded, a spread of the lines and sheets is shown,
+names are counted.
 
 Nothing vanishes in silence: whatever is not shown is counted beside what is, with the file that has all of it.
 """
@@ -18,8 +19,8 @@ Row = TypeVar("Row")
 
 
 def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list[Row]:
-    """At most so many of the rows, spread evenly over their order by `cost`, the first and the last among them; in the
-    order of `rows`."""
+    """At most `most` of the rows, spread evenly over their order by `cost`. The cheapest and the dearest are always
+    among them. They are returned in the order of `rows`."""
     if len(rows) <= most:
         return list(rows)
     order = sorted(range(len(rows)), key=lambda place: cost(rows[place]))
@@ -28,12 +29,13 @@ def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list
 
 
 def shown_of(shown: int, total: int, what: str, where: str) -> str:
-    """A sentence that begins with a blank: how many of all are shown, and where all are; "" where these are all."""
+    """A sentence that says how many are shown, and where all are; "" if all are shown. It begins with a blank."""
     return "" if shown >= total else f" Shown are {shown:,} of {total:,} {what}; all are in {where}."
 
 
 def names(found: Sequence[object], where: str = "report.json", between: str = ", ") -> str:
-    """The names in a line; beyond `NAMES` the first of them, the number of the others, and where all are."""
+    """The names as one line. If there are more than `NAMES`: the first of them, the number of the others, and where all
+    are."""
     listed = between.join(map(str, found[:NAMES]))
     return listed if len(found) <= NAMES else f"{listed} and {len(found) - NAMES:,} more (all in {where})"
 
@@ -46,7 +48,8 @@ def drawn_curves(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_levels(numbers: Mapping) -> list[Mapping]:
-    """The runs whose losses at each level are drawn: of each depth that of most compute, the others spread."""
+    """The runs whose losses at each level are drawn: the run of most compute for each depth, then a spread of the
+    others."""
     runs = numbers["levels"]["runs"]
     best = {run["depth"]: run["run"] for run in sorted(runs, key=lambda run: -run["flops"])[::-1]}.values()
     first = min((run["run"] for run in runs), key={run["run"]: run["flops"] for run in runs}.get, default=None)
@@ -70,7 +73,7 @@ def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], 
 
 
 def shown_sheets(numbers: Mapping) -> list[Mapping]:
-    """The sample sheets on the page: the best of each depth, the others spread over compute."""
+    """The sample sheets on the page: the best of each depth, then others spread over compute."""
     rows = numbers["samples"]["rows"]
     others = spread([row for row in rows if not row["best_of_depth"]], SHEETS, lambda row: row["flops"] or 0.0)
     kept = {row["png"] for row in [*others, *(row for row in rows if row["best_of_depth"])]}

@@ -43,7 +43,7 @@ class Captions:
 
 
 def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: int) -> str:
-    """What is beyond the open part of `total`, folded until it is clicked; "" where there is nothing."""
+    """The rows of `total` that do not fit the open part, folded until a reader clicks; "" if all fit."""
     if not rest:
         return ""
     summary = f"{len(rest):,} more of {total:,} {what}"

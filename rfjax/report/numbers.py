@@ -335,7 +335,7 @@ def _samples(results, settings, points):
 
 
 def _gallery(runs, sheets):
-    """The sheets of one size at several multiples of compute; branches of a trunk, or runs of a depth and seed."""
+    """The sheets of one size at several multiples of compute: branches of one trunk, or runs of one depth and seed."""
     sizes = {run["run"]: (run["trunk"] or "", run["depth"], run["seed"]) for run in runs.to_dict("records")}
     return temporal_scores.gallery(sheets["rows"], sizes)
 

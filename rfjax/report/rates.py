@@ -27,7 +27,7 @@ def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
-    """The rates tried at each size, number of images, parametrisation and optimiser, of points and sweeps together:
+    """For each size, number of images, parametrisation and optimiser, the learning rates that points and sweeps tried:
     the best of the grid, the optimum with its interval, and whether the best is at an edge."""
     tried = pd.concat([points, swept], ignore_index=True) if len(swept) else points
     tried = tried.assign(**{name: tried[name].replace("", None).fillna(value) for name, value in SETTINGS.items()})
@@ -62,7 +62,7 @@ def agreement(sweeps: list[dict]) -> list[dict]:
 
 
 def name_of(sweep: Mapping) -> str:
-    """A sweep as text: its size, number of images, and what is not the default."""
+    """A sweep in words: its size, its number of images, and its settings that are not the defaults."""
     own = [sweep[name] for name, default in SETTINGS.items() if sweep[name] != default]
     return ", ".join([f"depth {sweep['depth']}", f"width {sweep['hidden']}", *own, f"{count(sweep['images'])} images"])
 

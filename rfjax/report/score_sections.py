@@ -254,7 +254,7 @@ def sheet_of(prompts, rows, labels, sheets):
 
 
 def _strip(row, sheets):
-    """A row's picture; of clips the one that plays, and for print the still one."""
+    """A row's picture. For clips: the animated one, and for print the still one."""
     alt, playing = f"samples of {row['run']}", row.get("webp")
     if playing not in sheets:
         return picture(sheets[row["png"]], "image/png", alt)

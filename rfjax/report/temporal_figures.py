@@ -33,7 +33,7 @@ def item_title(item: str) -> str:
 
 
 def drawn_items(temporal) -> list[str]:
-    """The measures in the order of panels and columns; a mean over tasks is left out where it is of one task."""
+    """The measures in the order of panels and columns. A mean over tasks is left out if there is only one task."""
     items = [item for item in temporal["items"] if item not in NOT_DRAWN]
     run = temporal["runs"][0]["scores"]
     tasks = [item for item in items if item not in TITLES]

@@ -22,7 +22,7 @@ GALLERY_MOST = 1.5  # factor by which a row's compute may miss its share
 
 
 def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | None:
-    """Scores of every finished run with their floors, and their correlation with the loss; None where no run was
+    """The scores of every finished run with their floors, and their correlation with the loss; None if no run was
     scored."""
     of_study = rows_where(results.long, corpus=settings.corpus)
     rows = counted(rows_where(of_study, evaluation=METRIC, weights=settings.weights))
@@ -54,7 +54,7 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
-    """For each item its highest floor, and whether the score's interval lies above the intervals of all floors."""
+    """For each item, its highest floor, and whether the score's interval lies above the intervals of all its floors."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}
@@ -66,13 +66,14 @@ def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
 
 
 def _ceiling(rows, sampler) -> dict[str, dict]:
-    """The scores of ground truth on as many prompts as the sampler's name says; of any number where there are none."""
+    """The scores of ground truth on as many prompts as the sampler's name says; if there are none, those on any number
+    of prompts."""
     found = ceiling_of_prompts(rows_where(rows, evaluation=CEILING, metric=METRIC), sampler)
     return by_item(found.drop_duplicates("item"))
 
 
 def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
-    """The correlation of the loss with each of the scores over the runs, and the largest run's as links predict it."""
+    """For each score, its correlation with the loss over runs, and the largest run's score as the links predict it."""
     output = {}
     for item in CORRELATED:
         have = {run["run"]: run["scores"][item]["value"] for run in runs if item in run["scores"]}
@@ -91,11 +92,11 @@ def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
 
 
 def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]:
-    """The sheets of clips, of one size and seed, whose compute is closest to `GALLERY` times the least of them; []
-    where none fit.
+    """The sheets of clips for the gallery: runs of one size and seed whose compute is closest to `GALLERY` times the
+    least of them. [] if no runs fit.
 
-    `rows` are the report's sample sheets, and `trunks` tells of each run what it shares with others of its size: its
-    trunk, or its depth and seed. Of several sizes that fit, the one with most compute is taken.
+    `rows` are the report's sample sheets. `trunks` has for each run what its group shares: the trunk, or the depth and
+    seed. If several groups fit, the one with most compute is taken.
     """
     playing = [row for row in rows if row.get("webp") and row["final"] and row["flops"]]
     groups: dict[object, list] = {}
@@ -106,7 +107,8 @@ def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]
 
 
 def _spaced(group) -> list[dict]:
-    """The rows of a group nearest to the shares of the gallery, counted back from the most compute."""
+    """The rows of a group whose compute is nearest to the shares of the gallery, measured from the row of most
+    compute."""
     most = max(row["flops"] for row in group)
     chosen = []
     for share in GALLERY:

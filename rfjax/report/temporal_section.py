@@ -17,7 +17,7 @@ PART_TITLES = {"seen": "prompts of triples seen in training", "held_out": "promp
 
 
 def temporal_section(numbers, page):
-    """Temporal GenEval and its soft measures against compute; "" where no clip was scored."""
+    """The section on temporal GenEval and its soft measures against compute; "" if no clip was scored."""
     temporal = numbers["temporal"]
     if not temporal:
         return ""
@@ -98,7 +98,8 @@ def _times(factor):
 
 
 def temporal_lines(temporal) -> list[str]:
-    """A line for the console on the best run of each depth: its soft direction and strict score above their floors."""
+    """A console line for the best run of each depth: its score of soft direction and its strict score, with their
+    floors."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:
@@ -114,7 +115,7 @@ def temporal_lines(temporal) -> list[str]:
 
 
 def temporal_sentence(temporal) -> str:
-    """The finding: how far the soft direction and the strict score of moving clips come at the largest depth."""
+    """The finding on clips: the scores of soft direction and of strictly correct moving clips at the largest depth."""
     runs = [run for run in temporal["runs"] if run["best_of_depth"]]
     first, last = runs[0], runs[-1]
     parts = []

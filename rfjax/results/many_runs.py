@@ -1,5 +1,5 @@
-"""What changes where runs are many: with more than `MANY_RUNS`, asymptotic formulas and folds take the place of
-permutations, simulations and refits without each run, and the table keeps no covariance of every two runs.
+"""Says what changes if there are many runs. With more than `MANY_RUNS`, asymptotic formulas replace permutations and
+simulations, folds replace refits without each run, and the table no longer has the covariance of every two runs.
 
 At 100 runs these agree to what is printed (`tests/laws/test_many_runs.py`), and the others grow with the square of the
 runs. Whatever is computed so says so where it is printed.
@@ -16,7 +16,7 @@ ANCHORS = 25  # runs whose covariances with every other the table keeps
 
 
 def are_many(runs: int) -> bool:
-    """Whether so many runs are treated by formulas and folds."""
+    """Whether this number of runs is treated by formulas and folds."""
     return runs > MANY_RUNS
 
 

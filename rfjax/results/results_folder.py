@@ -65,7 +65,7 @@ class SampleSheet:
     webp: str = ""  # the same strip, playing, if it shows clips; the PNG then has frame under frame
 
     def to_json(self) -> dict:
-        """The sheet as table.json has it: `webp` only where there is one."""
+        """The sheet as an entry of table.json, with `webp` only if it has one."""
         return {name: value for name, value in asdict(self).items() if name != "webp" or value}
 
 

@@ -16,10 +16,8 @@ BLOCK = 2048  # rows at once; 2048 x 2048 kernel values take 32 MB
 
 
 def cmmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """Computes the CMMD of two sets of unit vectors; that of a set and itself is 0.
-
-    It needs float64, because the terms that are subtracted differ only in the fourth digit.
-    """
+    """Computes the CMMD of two sets of unit vectors, which is 0 for equal sets. It needs float64, because it subtracts
+    terms that differ only in the fourth digit."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return float(SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)))
 

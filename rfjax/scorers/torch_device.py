@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rfjax.data.prepared.frozen import choose_device
+from rfjax.data.prepared.place import choose_device
 
 
 def choose(name: str | None) -> torch.device:

@@ -30,8 +30,8 @@ class RateOptimum:
 
 
 def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """For each row of values at `x`: the place of the least of the parabola through the best value and its neighbours;
-    where the best is at an edge, that edge."""
+    """For each row of values at `x`, the vertex of the parabola through the best value and its neighbours; if the best
+    value is at an edge, that edge."""
     best = rows.argmin(axis=1)
     middle = np.clip(best, 1, max(len(x) - 2, 1))
     if len(x) < 3:

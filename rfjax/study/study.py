@@ -98,6 +98,7 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
             made.append(Point(id, _config_of(base, base_sweep, {**changes, **(overrides or {})})))
         except ConfigError as error:
             raise ConfigError(f"point {id}: {error}") from None
+    config_files.check_file(values, [point.config for point in made], overrides or {})
     study = Study(made[0].config.name, tuple(made))
     ids = [run.id for run in study.runs]
     if twice := next((id for id in ids if ids.count(id) > 1 or not POINT_ID.fullmatch(id)), None):

@@ -18,7 +18,7 @@ from rfjax.config import Config, TrainConfig
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.limits import SCORES
 from rfjax.training import checkpoint, lineage, run_folder
-from rfjax.training.metrics import CURVE
+from rfjax.training.metrics import CURVE, DIAGNOSTICS
 from rfjax.training.optimizer import learning_rate
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run, Trunk
@@ -39,6 +39,7 @@ _MAY_DIFFER = (
     "train.checkpoint_every",
     "train.keep_",
     "train.log_every",
+    "train.diagnostics_every",
     "train.max_skipped_in_row",
     "train.stall_seconds",
     "train.together",
@@ -78,7 +79,7 @@ def trunk_of(config: Config) -> Config:
 def branch_of(config: Config, steps: int) -> Config:
     """The config of a branch of `steps` steps in all: that of the same run trained alone with the schedule `wsd`.
 
-    Where GenEval has fewer prompts for branches, the longest alone is scored by all of them too.
+    If GenEval has fewer prompts for branches, only the longest branch is also scored with all prompts.
     """
     geneval = config.evaluation.geneval
     if geneval.prompts_per_task and geneval.few_prompts_per_task and steps < config.train.steps:
@@ -111,11 +112,14 @@ def read_departure(text: str) -> Departure:
 def check_fits(trunk: Trunk, run: Run) -> None:
     """Raises `ConfigError` where the run is no branch of the trunk: up to the departure both must be one run.
 
-    Refused are another step than that at which the run's rate begins to fall, a checkpoint that is not there, another
-    config, other rates before the departure, and another corpus.
+    It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
+    leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.
     """
     folder, train, where = Path(trunk.path), run.config.train, f"{trunk.path}@{trunk.step}"
-    if train.schedule != "wsd" or train.departure != trunk.step:
+    if trunk.skip_batches:
+        if train.steps <= trunk.step:
+            raise ConfigError(f"{where}: nothing is left of a run of {train.steps} steps; name an earlier checkpoint")
+    elif train.schedule != "wsd" or train.departure != trunk.step:
         given = f"the branch of {train.steps} steps leaves its trunk at step {train.departure}, where the rate of wsd"
         remedy = "name that step, or set config.train.steps or config.train.decay_fraction"
         raise ConfigError(f"{where}: {given} begins to fall; {remedy}")
@@ -144,15 +148,19 @@ def check_fits(trunk: Trunk, run: Run) -> None:
 
 
 def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
-    """The trunk that a run left, by its run.json. Raises `ConfigError` where it was to leave another, or none."""
+    """The trunk that a run left, from its run.json. Raises `ConfigError` if the run is now to leave another trunk, or
+    none."""
     held = record.get("trunk")
-    held = held and Trunk(**{name: held[name] for name in Trunk._fields})
-    if run.trunk and (held is None or (held.run, held.step) != (run.trunk.run, run.trunk.step)):
-        left = f"left {held.run}@{held.step}" if held else "left no trunk"
-        raise ConfigError(
-            f"the run in {run.workdir} {left}, not {run.trunk.run}@{run.trunk.step}; use another --workdir"
-        )
+    held = held and Trunk(**{name: held[name] for name in Trunk._fields if name in held})
+    if run.trunk and (held is None or held._replace(path=run.trunk.path) != run.trunk):
+        left = f"left {_departure_text(held)}" if held else "left no trunk"
+        raise ConfigError(f"the run in {run.workdir} {left}, not {_departure_text(run.trunk)}; use another --workdir")
     return run.trunk or held  # the folder of the study may have moved since
+
+
+def _departure_text(trunk: Trunk) -> str:
+    skipped = f" without {trunk.skip_batches} batches" if trunk.skip_batches else ""
+    return f"{trunk.run}@{trunk.step}{skipped}"
 
 
 def restore(trunk: Trunk, abstract) -> tuple[object, dict]:
@@ -164,7 +172,9 @@ def restore(trunk: Trunk, abstract) -> tuple[object, dict]:
 
 
 def copy_curve(trunk: Trunk, workdir: Path) -> None:
-    """Gives a new branch the trunk's rows of training; the writer drops those after the departure."""
-    theirs, ours = Path(trunk.path) / CURVE, workdir / CURVE
-    if distributed.is_first() and theirs.is_file() and not ours.exists():
-        ours.write_bytes(theirs.read_bytes())
+    """Gives a new branch the trunk's rows of training and diagnostics; the writer drops those after the departure."""
+    if not distributed.is_first() or (workdir / CURVE).exists():
+        return
+    for name in (DIAGNOSTICS, CURVE):
+        if (Path(trunk.path) / name).is_file():
+            (workdir / name).write_bytes((Path(trunk.path) / name).read_bytes())

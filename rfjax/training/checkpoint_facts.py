@@ -13,6 +13,7 @@ from typing import NotRequired, TypedDict
 from rfjax.errors import RfjaxError
 from rfjax.inputs import seals
 from rfjax.inputs.json_files import WrongJson, check_json, read_json
+from rfjax.training.spikes import Memory
 
 # The fields of run.json that tell one run from another. A run may be moved, renamed or copied.
 OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
@@ -26,6 +27,7 @@ class Sums(TypedDict):
     grad_norm: float
     bins: list[float]
     counts: list[float]
+    measures: NotRequired[dict[str, float]]
 
 
 class Facts(TypedDict):
@@ -37,6 +39,7 @@ class Facts(TypedDict):
     checksums: dict[str, int]
     skipped_in_row: NotRequired[int]
     window: NotRequired[Sums]
+    spikes: NotRequired[Memory]
     weights_alone: NotRequired[bool]
     step: NotRequired[int]
     owner: NotRequired[dict[str, object] | None]

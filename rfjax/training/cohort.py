@@ -34,6 +34,7 @@ from rfjax.training.processes import distributed, watch
 from rfjax.training.program import abstract_batch, state_shapes
 from rfjax.training.progress import Progress, note
 from rfjax.training.run import Run, begin, check_record, describe, write_record
+from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import parameter_groups
 
@@ -122,11 +123,9 @@ def train_cohort(
 def _check_may_start(member: Run) -> None:
     """Raises `ConfigError` for a run that can only be trained alone, or not at all."""
     record = run_folder.read_run(member.workdir)
-    if record and record["parent"]:
-        raise ConfigError(
-            f"{member.workdir} began with the weights of another run, and is to be trained alone: "
-            "--config.train.together=1"
-        )
+    if record and (record["parent"] or record.get("skips")):
+        begun = "began with the weights of another run" if record["parent"] else "passed over batches of another run"
+        raise ConfigError(f"{member.workdir} {begun}, and is to be trained alone: --config.train.together=1")
     if record:
         branches.trunk_of_record(member, record)
         check_record(member)
@@ -278,6 +277,7 @@ class _Cohort:
                     Window(groups, self.facts[place].get("window")),
                     stacked.enter_context(MetricsWriter(member.workdir, self.step)),
                     _Quiet(names[place], progress),
+                    SpikeDetector(self.facts[place].get("spikes")),
                 )
                 for place, member in enumerate(self.members)
             ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from rfjax.inputs.paths import local_text
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import path_name
-from rfjax.training.run import Run
+from rfjax.training.run import Run, Trunk
 
 # Parameters that may be new in a child: QK-norm scales, which start at one, and those of the attention over time.
 _MAY_BE_NEW = re.compile(r"(query|key)_norm2?/scale$|/time/")
@@ -97,8 +98,11 @@ def read_parent(text: str) -> Parent:
     """The parent that `RUN@STEP` names."""
     folder, step = parse_origin(text)
     facts = checkpoint.read_facts(folder, step)
-    run = (run_folder.read_name(folder) or {"run": folder.name})["run"]
-    return Parent(str(folder), run, step, facts["images"], facts["flops"])
+    record = run_folder.read_name(folder) or {"run": folder.name}
+    if "adapter" in record:
+        remedy = "export it, merged, and import that (rfjax export, rfjax import)"
+        raise ConfigError(f"--init={text}: {folder} is a tuned run, whose checkpoints hold an adapter alone; {remedy}")
+    return Parent(str(folder), record["run"], step, facts["images"], facts["flops"])
 
 
 def check_fits(parent: Parent, run: Run) -> None:
@@ -225,6 +229,33 @@ def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
 def stream_offset(parent: Parent | None, batch_size: int) -> int:
     """The step whose data and noise a child uses at its step 0: the first step that none of its ancestors has seen."""
     return math.ceil(parent.images / batch_size) if parent else 0
+
+
+class Skip(NamedTuple):
+    """Batches that were passed over: from a run's step `step` on, its data and noise are those of later steps."""
+
+    step: int
+    batches: int
+
+
+def skips_of(record: Mapping) -> tuple[Skip, ...]:
+    """The batches that a run passed over, by its run.json, its trunk's included; in the order of their steps."""
+    return tuple(Skip(*skip) for skip in record.get("skips", ()))
+
+
+def new_skips(trunk: Trunk | None, parent: Path | None) -> dict:
+    """The field `skips` of a new run's run.json; empty if no batch was passed over.
+
+    A branch has those of its trunk and its own. A run with a parent's weights begins behind what the parent passed
+    over.
+    """
+    folder = Path(trunk.path) if trunk else parent
+    skips = skips_of((run_folder.read_name(folder) or {}) if folder else {})
+    if trunk and trunk.skip_batches:
+        skips += (Skip(trunk.step, trunk.skip_batches),)
+    elif not trunk and skips:
+        skips = (Skip(0, sum(skip.batches for skip in skips)),)
+    return {"skips": [list(skip) for skip in skips]} if skips else {}
 
 
 def _shapes(params) -> dict[str, tuple[int, ...]]:

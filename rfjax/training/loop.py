@@ -21,6 +21,7 @@ from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
 from rfjax.training import branches, checkpoint, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
+from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter, Window
@@ -31,8 +32,10 @@ from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, check_record, describe, write_record
+from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
+from rfjax.training.work import State, Work
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -46,13 +49,24 @@ class TrainResult(NamedTuple):
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
 
 
-def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_offset: int, step: int) -> int:
+def flops_before(
+    schedule: Schedule,
+    flops_of_buckets: Sequence[int],
+    stream_offset: int,
+    step: int,
+    skips: Sequence[lineage.Skip] = (),
+) -> int:
     """FLOPs of the first `step` steps, counted for one image of each step.
 
-    The run's steps are those of the schedule from `stream_offset` on.
+    The run's steps are those of the schedule from `stream_offset` on, without the batches of the `skips`.
     """
-    begun, now = schedule.taken(stream_offset), schedule.taken(stream_offset + step)
-    return sum(flops * (after - before) for flops, before, after in zip(flops_of_buckets, begun, now, strict=True))
+    total, begun = 0, 0
+    for ends, skipped in (*skips, lineage.Skip(step, 0)):
+        ends = min(ends, step)
+        before, after = schedule.taken(stream_offset + begun), schedule.taken(stream_offset + ends)
+        total += sum(flops * (new - old) for flops, old, new in zip(flops_of_buckets, before, after, strict=True))
+        begun, stream_offset = ends, stream_offset + skipped
+    return total
 
 
 def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
@@ -85,13 +99,15 @@ def train(
     keep_steps: Collection[int] = (),
     stop: Callable[[], bool] | None = None,
     log_seconds: float = 30.0,
+    work: Work | None = None,
 ) -> TrainResult:
     """Trains a run in its folder from wherever it stands, and returns when it is done.
 
     `init_from` is `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called for each
     evaluated step, once its checkpoint is on disk; if the call is interrupted, the next attempt repeats it.
     `keep_steps` are further steps whose checkpoints are saved and kept. `stop` is polled between steps; by default
-    SIGTERM and SIGINT set it. If standard error is no terminal, progress is a line every `log_seconds`.
+    SIGTERM and SIGINT set it. If standard error is no terminal, progress is a line every `log_seconds`. `work` is what
+    the attempt trains, by default the run's network on its corpus.
 
     Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh.
     Raises `Preempted` when told to stop, after saving. Raises `Diverged` when too many steps in a row were not finite,
@@ -106,7 +122,7 @@ def train(
         remedy = f"look at that, then give the same command again; it goes on from the last checkpoint in {workdir}"
         stack.enter_context(watch.over(train.stall_seconds, f"{workdir}{_which_process()}", remedy))
         stop = stop or stack.enter_context(StopSignal())
-        attempt = _Attempt(run, init_from, keep_steps)
+        attempt = _Attempt(run, init_from, keep_steps, work)
         try:
             with run.computing():
                 result = attempt.train(on_checkpoint, stop, log_seconds)
@@ -165,21 +181,23 @@ def _on_first_process(stack, make):
 class _Attempt:
     """One attempt at a run, and the values that its parts share."""
 
-    def __init__(self, run: Run, init_from: str | None, keep_steps: Collection[int]):
+    def __init__(self, run: Run, init_from: str | None, keep_steps: Collection[int], work: Work | None):
         train = run.config.train
-        self.run, self.config, self.workdir = run, run.config, run.workdir
+        self.run, self.config, self.workdir, self.work = run, run.config, run.workdir, work
         self.step, self.begun = 0, False
         check_batch(run.mesh, train.batch_size, train.accumulate)
         self.places = places_here(run.mesh, train.batch_size)
         self.evaluated = evaluated_steps(run)
         self.kept = self.evaluated | set(keep_steps)
         self.optimizer = make_optimizer(run.config)
-        self.abstract = abstract_state(run)
+        self.abstract = work.abstract if work else abstract_state(run)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         record = distributed.from_first(lambda: run_folder.read_run(run.workdir))
         self.parent = self._parent(record, init_from)
-        self.stream_offset = lineage.stream_offset(self.parent, train.batch_size)
-        self.record = record or describe(run, self.parent and self.parent._asdict())
+        self.record = record or self._first_record(init_from)
+        self.skips = lineage.skips_of(self.record)
+        self.begins = lineage.stream_offset(self.parent, train.batch_size)
+        self.stream_offset = self.begins + sum(skip.batches for skip in self.skips)
         self.trunk = branches.trunk_of_record(run, self.record)
         check_record(run)
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
@@ -195,6 +213,18 @@ class _Attempt:
             origin = f"started from {recorded.path}@{recorded.step}" if recorded else "not started from another"
             raise ConfigError(f"--init={init_from}: the run in {self.workdir} was {origin}; use another --workdir")
         return recorded
+
+    def _first_record(self, init_from) -> dict:
+        about = describe(self.run, self.parent and self.parent._asdict())
+        return about | self._skips(init_from) | dict(self.work.facts if self.work else {})
+
+    def _skips(self, init_from) -> dict:
+        """The field of a new run.json with the batches that were passed over; empty if none were."""
+
+        def make():
+            return lineage.new_skips(self.run.trunk, lineage.parse_origin(init_from)[0] if init_from else None)
+
+        return distributed.from_first(make)
 
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
@@ -212,13 +242,15 @@ class _Attempt:
             )
             if progress:
                 self._announce(progress)
-            steps_by_shape, put = self._compile(progress)
+            take, put = self._compile(progress)
+            diagnose = self._compile_diagnostics(progress)
             train, seconds = self.config.train, saved.get("train_seconds", 0.0)
             spending = Spending(train.batch_size, self._flops_per_image(), self.parent, seconds)
             rates = Rates(spending, first, self.run.mesh)
             window = Window(parameter_groups(state.params), saved.get("window"))
             writer = _on_first_process(stack, lambda: MetricsWriter(self.workdir, first))
-            monitor = Monitor(self.run, rates, window, writer, progress)
+            spikes, alarms = SpikeDetector(saved.get("spikes")), self.work.alarms if self.work else None
+            monitor = Monitor(self.run, rates, window, writer, progress, spikes, alarms)
 
             def observe(metrics, state):
                 def params():
@@ -238,8 +270,16 @@ class _Attempt:
             if first:
                 evaluate()  # an attempt may have ended between this save and its evaluation
             pending, stopping = None, stop()
-            for batch in () if stopping else self._batches():
-                state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
+            for batch in () if stopping else self._batches(lambda: state):  # noqa: B023
+                batch = put(batch)
+                if diagnose and (self.step + 1) % self.config.train.diagnostics_every == 0:
+                    if pending is not None:
+                        observe(pending, state)
+                        pending = None
+                    with spending.paused():
+                        shape = batch.latents.shape[1:]
+                        monitor.diagnosed(self.step + 1, diagnose[shape](state.params, batch, state.step))
+                state, metrics = take(state, batch)
                 if pending is not None:
                     observe(pending, state)  # one step late, while the device computes the next
                 pending, self.step = metrics, self.step + 1
@@ -261,7 +301,7 @@ class _Attempt:
         spent = spending.at(steps)
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
-    def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
+    def _first_state(self) -> tuple[State, dict, tuple[str, ...]]:
         """Returns (state, facts of its checkpoint, messages). The state is that of the newest checkpoint, else that of
         the trunk that a branch leaves, else a new one, with imported or inherited weights if there are any."""
         origin, facts, messages = self.parent, {}, ()
@@ -270,12 +310,14 @@ class _Attempt:
             checkpoint.set_aside(self.workdir, restored.damaged)
             self.step, facts, messages = restored.step, restored.facts, restored.messages
             if restored.tree is not None:
-                return TrainState(**restored.tree), facts, messages
+                return type(self.abstract)(**restored.tree), facts, messages
             origin = lineage.Parent(str(self.workdir), self.record["run"], 0, self.parent.images, self.parent.flops)
         elif self.trunk:
             tree, facts = branches.restore(self.trunk, self.abstract._asdict())
             self.step = self.trunk.step
             return TrainState(**tree), facts, messages
+        if self.work:
+            return self.work.first_state(), facts, messages
         if origin is not None:
             weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema, self.run)
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
@@ -294,10 +336,14 @@ class _Attempt:
             progress.note(f"{name}: resumed at step {self.step} of {steps}")
         elif self.parent:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
+        if not self.step and (advice := qk_norm_advice(self.run)):
+            progress.note(f"{name}: {advice}")
 
     def _compile(self, progress):
-        """Returns the compiled step of each latent shape, by shape, and a function that puts this process's part of a
-        batch on its devices."""
+        """Returns `take(state, batch) -> (state, metrics)`, with a compiled step for each latent shape, and a function
+        that puts this process's part of a batch on its devices."""
+        if self.work:
+            return self.work.compile(progress.note if progress else lambda text: None), lambda batch: batch
         parts = [self.run.corpus.parts[part] for part in trained_parts(self.run.corpus)]
         compiled = {}
         for number, part in enumerate(parts, 1):
@@ -307,16 +353,29 @@ class _Attempt:
             lowered = lower_train_step(replace(self.run, corpus=part), stream_offset=self.stream_offset)
             compiled[part.shapes.latents] = distributed.compiled(f"the training step{which}", lowered)
         put = functools.partial(put_batch, self.run.mesh, self.config.train.batch_size, self.places)
-        return compiled, put
+        return lambda state, batch: compiled[batch.latents.shape[1:]](state, batch), put
+
+    def _compile_diagnostics(self, progress):
+        """The compiled forward pass that shows the network's inside, by latent shape; empty if none is asked for."""
+        if self.work or not self.config.train.diagnostics_every:
+            return {}
+        if progress:
+            progress.note(f"{self.record['run']}: compiling the diagnostics")
+        return compile_diagnostics(self.run, stream_offset=self.stream_offset)
 
     def _flops_per_image(self):
         """FLOPs of one image, in `Spending`'s form: a number, or for aspect buckets a function of the step."""
+        if self.work:
+            return self.work.flops_per_image
         if not self.record.get("buckets"):
             return self.record["flops_per_image"]
         each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
-        return functools.partial(flops_before, schedule_of(self.run.corpus), each, self.stream_offset)
+        return functools.partial(flops_before, schedule_of(self.run.corpus), each, self.begins, skips=self.skips)
 
-    def _batches(self):
+    def _batches(self, newest):
+        """This process's part of each batch that is left; `newest()` is the state from which the next step goes on."""
+        if self.work:
+            return self.work.batches(self.step, newest)
         return batches(
             self.run.corpus,
             batch_size=self.config.train.batch_size,

@@ -20,6 +20,7 @@ class ExampleLosses(NamedTuple):
 
     t: Float[Array, " batch"]
     losses: Float[Array, " batch"]
+    measures: dict[str, Float[Array, " batch"]] = {}  # shown beside the loss, as means
 
 
 # (params, batch, step, places) -> (mean loss, ExampleLosses); `places` are the examples' places

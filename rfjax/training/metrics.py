@@ -1,4 +1,4 @@
-"""The training curve on disk: metrics.jsonl, and the same rows as TensorBoard events.
+"""The training curve on disk: metrics.jsonl, and the same rows as TensorBoard events; diagnostics.jsonl beside it.
 
 No interruption changes the rows. A row is on disk before the checkpoint of its step. Resuming from a step drops the
 rows after it, and training writes them again.
@@ -22,6 +22,7 @@ from rfjax.training.step import TIME_BINS, StepMetrics
 from rfjax.training.tensorboard_events import Events
 
 CURVE = "metrics.jsonl"
+DIAGNOSTICS = "diagnostics.jsonl"  # what diagnostics showed, and warnings; there only if there were any
 
 
 def _finite(value: float) -> float | None:
@@ -50,6 +51,11 @@ class Window:
                 "bins": (np.asarray(sums["bins"]) + metrics.bin_losses).tolist(),
                 "counts": (np.asarray(sums["counts"]) + metrics.bin_counts).tolist(),
             }
+            if metrics.measures:
+                before = sums.get("measures", {})
+                self._sums["measures"] = {
+                    name: before.get(name, 0.0) + float(total) for name, total in metrics.measures.items()
+                }
 
     def close(self, last: StepMetrics) -> dict:
         """Ends the window. Returns part of a row: the window's means, and the last step's rate and group norms.
@@ -67,6 +73,9 @@ class Window:
                 name: _finite(float(norm)) for name, norm in zip(self.groups, last.group_norms, strict=True)
             },
         }
+        if "measures" in sums:
+            examples = sum(sums["counts"])
+            row["measures"] = {name: _finite(total / examples) for name, total in sums["measures"].items()}
         self._sums = _no_sums()
         return row
 
@@ -100,21 +109,36 @@ class MetricsWriter:
     """Appends rows to the curve in `workdir`, after dropping those beyond `step`. A context manager, for process 0."""
 
     def __init__(self, workdir: Path, step: int):
-        path = Path(workdir) / CURVE
-        truncate(path, step)
-        self._file = open_to_append(path)
+        self._paths = {name: Path(workdir) / name for name in (CURVE, DIAGNOSTICS)}
+        for path in self._paths.values():
+            truncate(path, step)
+        self._files = {CURVE: open_to_append(self._paths[CURVE])}
         self._events = Events(Path(workdir) / "tensorboard", step)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        for file in self._files.values():
+            file.close()
         self._events.close()
 
     def write(self, row: dict) -> None:
         """Writes a row, which has a "step". Values are numbers, null, or lists and mappings of numbers and nulls."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._append(CURVE, row)
+        self._add_events(row)
+
+    def write_diagnostics(self, row: dict) -> None:
+        """Writes a row of diagnostics, or a warning, as `write` does. Texts do not become events."""
+        self._append(DIAGNOSTICS, row)
+        self._add_events({name: value for name, value in row.items() if not isinstance(value, str) and name != "loss"})
+
+    def _append(self, name: str, row: dict) -> None:
+        if name not in self._files:
+            self._files[name] = open_to_append(self._paths[name])
+        self._files[name].write(json.dumps(row, allow_nan=False) + "\n")
+
+    def _add_events(self, row: dict) -> None:
         for name, value in row.items():
             if isinstance(value, list):
                 value = {f"{index / len(value):.1f}": item for index, item in enumerate(value)}
@@ -126,5 +150,6 @@ class MetricsWriter:
 
     def sync(self) -> None:
         """Waits until the rows are on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())

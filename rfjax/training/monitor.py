@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -14,12 +14,16 @@ from jax.sharding import Mesh
 
 from rfjax.errors import Diverged, RfjaxError
 from rfjax.training import checkpoint, hardware
+from rfjax.training.diagnostics import Diagnostics
 from rfjax.training.lineage import Parent
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run
+from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
+
+SKIPPED_BEYOND = 100  # batches that are passed over beyond the step of a warning
 
 
 class Spending:
@@ -91,11 +95,23 @@ class Rates:
 
 
 class Monitor:
-    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0."""
+    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0. `spikes` watches for
+    what should be warned of; a run with `alarms`, which give the lines to show for a row of the curve, has those alone.
+    """
 
-    def __init__(self, run: Run, rates: Rates, window: Window, writer: MetricsWriter | None, progress: Progress | None):
+    def __init__(
+        self,
+        run: Run,
+        rates: Rates,
+        window: Window,
+        writer: MetricsWriter | None,
+        progress: Progress | None,
+        spikes: SpikeDetector,
+        alarms: Callable[[dict], Iterable[str]] | None = None,
+    ):
+        self._spikes = spikes
         self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
-        self.window, self._writer, self._progress = window, writer, progress
+        self.window, self._writer, self._progress, self._alarms = window, writer, progress, alarms
         self.skipped_in_row = 0
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
@@ -105,6 +121,9 @@ class Monitor:
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
+        seen = {"loss": float(metrics.loss), "gradient norm": float(metrics.grad_norm)}
+        if not self._alarms:
+            self._warn(step, self._spikes.see(step, seen))
         self.skipped_in_row = int(metrics.skipped_in_row)
         if self.skipped_in_row:
             self.note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
@@ -118,12 +137,39 @@ class Monitor:
     def facts(self, step: int) -> dict:
         """The facts that a checkpoint of `step` holds beside its arrays, so that a resumed run goes on as this one."""
         facts = {"schema": 1, "step": step} | self._rates.spending.at(step)
-        return facts | {"skipped_in_row": self.skipped_in_row, "window": self.window.sums()}
+        return facts | {
+            "skipped_in_row": self.skipped_in_row,
+            "window": self.window.sums(),
+            "spikes": self._spikes.memory(),
+        }
 
     def sync(self) -> None:
         """Waits until every row so far is on disk."""
         if self._writer:
             self._writer.sync()
+
+    def diagnosed(self, step: int, found: Diagnostics) -> None:
+        """Writes what the forward pass of the update that ends at `step` showed."""
+        found = jax.device_get(found)
+        if self._writer:
+            sizes = {name: _rounded(getattr(found, name)) for name in ("largest_logit", "rms")}
+            self._writer.write_diagnostics({"step": step} | _rounded({"loss": found.loss}) | sizes)
+
+    def _warn(self, step, warnings) -> None:
+        for text in warnings:
+            if self._writer:
+                self._writer.write_diagnostics({"step": step, "warning": text})
+            if self._progress:
+                self._progress.note(f"step {step}: {text}{self._way_back(step)}")
+
+    def _way_back(self, step) -> str:
+        """How to leave the run before a step where it went wrong; empty without a checkpoint."""
+        good = last_good(self._workdir)
+        if good is None:
+            return ""
+        skipped = step - good + SKIPPED_BEYOND
+        again = f"--branch={self._workdir}@{good} --skip-batches={skipped} --workdir=ANOTHER"
+        return f"; if it does not come back, go back and pass over these batches: rfjax train {again}"
 
     def note(self, text: str) -> None:
         """Shows a line to whoever follows the run."""
@@ -137,6 +183,8 @@ class Monitor:
             self._writer.write(row)
         if self._progress:
             self._progress.row(row)
+        for alarm in self._alarms(row) if self._alarms else ():
+            self.note(alarm)
 
     def _diverged(self, step, metrics, params) -> Diverged:
         # Where several gradient norms are infinite, the group with the largest parameters is named. The skipped steps
@@ -157,6 +205,11 @@ class Monitor:
             f"training diverged: {self.skipped_in_row} non-finite steps in a row up to step {step}; the largest "
             f"gradient norm is that of parameter group {group} ({norm:g}); {remedy}"
         )
+
+
+def _rounded(values: dict) -> dict[str, float | None]:
+    """Numbers for a row, with seven digits; None for those that are not finite."""
+    return {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
 
 
 def last_good(workdir: Path) -> int | None:

@@ -159,7 +159,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _by_leaf(config: Config, direction: optax.GradientTransformation):
-    """The direction with each leaf's own epsilon and rate, and its own decay."""
+    """The update direction, with the epsilon, the rate and the decay of each leaf."""
     model, train = config.model, config.train
     by_muon = (lambda path: matrix_of(path) is not None) if train.optimizer == "muon" else (lambda path: False)
 
@@ -200,7 +200,7 @@ def _leaf_shapes(backbone: Backbone) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def optimizer_bytes(config: Config, backbone: Backbone) -> int:
-    """Bytes of the optimiser's state: two float32 moments of a parameter under AdamW, one under Muon."""
+    """The bytes of the optimiser's state: per parameter two float32 moments under AdamW, one under Muon."""
     by_muon = sum(math.prod(shape) for shape in _muon_shapes(config, backbone))
     return 8 * parameter_count(backbone) - 4 * by_muon
 

@@ -31,7 +31,7 @@ from rfjax.inputs.paths import local_path
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
 from rfjax.models.flops import forward_flops, patches, training_flops
-from rfjax.training import checkpoint, checkpoint_facts, run_folder
+from rfjax.training import adapted, checkpoint, checkpoint_facts, run_folder
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.optimizer import check_leaves
 from rfjax.training.processes import distributed
@@ -51,11 +51,15 @@ MAY_DIFFER = (
 
 
 class Trunk(NamedTuple):
-    """The run that a branch leaves: its folder, its name, and the step at which the branch leaves."""
+    """The run that a branch leaves: its folder, its name, and the step at which the branch leaves.
+
+    With `skip_batches` the branch is the same run once more, except that it passes over so many batches from there on.
+    """
 
     path: str
     run: str
     step: int
+    skip_batches: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +146,7 @@ class Run:
 
     def restore_params(self, step: int, weights: str) -> Params:
         """The `ema` or `raw` weights of a stored checkpoint, laid out over the mesh."""
-        return checkpoint.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
+        return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 
 def make_run(
@@ -271,7 +275,12 @@ def describe(run: Run, parent: dict | None) -> dict:
 def _place(run: Run) -> dict:
     """The fields of run.json that only a trunk or a branch has; empty for any other run."""
     facts = {} if run.role == "run" else {"role": run.role}
-    return facts | ({"trunk": run.trunk._asdict()} if run.trunk else {})
+    trunk = (
+        {name: value for name, value in run.trunk._asdict().items() if value or name != "skip_batches"}
+        if run.trunk
+        else None
+    )
+    return facts | ({"trunk": trunk} if trunk else {})
 
 
 def _buckets(run: Run) -> list[dict] | None:

@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "train.unroll",
     "train.stall_seconds",
     "train.together",
+    "train.diagnostics_every",
     "data.prepared.path",
     "data.prepared.models",
 )
@@ -67,6 +68,7 @@ class TrunkFacts(TypedDict):
     path: str
     run: str
     step: int
+    skip_batches: NotRequired[int]
     images: NotRequired[int]
     flops: NotRequired[float]
     train_seconds: NotRequired[float]
@@ -80,13 +82,27 @@ class Start(TypedDict):
     step: int
 
 
+class AdapterFacts(TypedDict):
+    """What a tuned run's checkpoints hold an adapter of: the weights of another run's checkpoint. The merged weights
+    are W + alpha / rank * (a b)."""
+
+    base: str  # that run's folder, as a path from the tuned run's folder
+    step: int
+    weights: str
+    sums: str  # a hash of the checksums of these weights
+    rank: int
+    alpha: float
+
+
 class RunName(TypedDict):
     """The fields of run.json that every reader of a run needs."""
 
     run: str
     made_with: NotRequired[dict[str, object] | None]
     step: NotRequired[int]
+    skips: NotRequired[list[list[int]]]  # `lineage.Skip`s
     corpus_fingerprint: NotRequired[str]
+    adapter: NotRequired[AdapterFacts]
 
 
 class RunFacts(RunName):

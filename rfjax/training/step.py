@@ -34,6 +34,7 @@ class StepMetrics(NamedTuple):
     group_norms: Float[Array, " groups"]  # gradient norm of each parameter group
     bin_losses: Float[Array, " bins"]  # sum of the example losses in each bin of t
     bin_counts: Float[Array, " bins"]
+    measures: dict[str, Float[Array, ""]] = {}  # sums over the examples
 
 
 def parameter_groups(params) -> list[str]:
@@ -42,15 +43,16 @@ def parameter_groups(params) -> list[str]:
 
 
 def time_bins(aux: ExampleLosses):
-    """Returns (sums, counts): for each bin of t, the sum of its example losses and their number."""
+    """Returns (sums, counts, measures): for each bin of t, the sum of its example losses and their number; and the sum
+    of each measure over all examples."""
     index = jnp.clip(jnp.floor(aux.t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
     member = jax.nn.one_hot(index, TIME_BINS)
     # `where`, not a product: one infinite loss must not spoil the other bins.
     sums = jnp.sum(jnp.where(member > 0, aux.losses[:, None], 0.0), axis=0)
-    return sums, jnp.sum(member, axis=0)
+    return sums, jnp.sum(member, axis=0), jax.tree.map(jnp.sum, aux.measures)
 
 
-def _microbatches(mesh, array, accumulate):
+def microbatches(mesh: Mesh, array: Array, accumulate: int) -> Array:
     """[batch, ...] -> [accumulate, batch / accumulate, ...] without moving data between devices.
 
     Microbatch i takes every accumulate-th example, so that each device splits its own part.
@@ -84,7 +86,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
     if config.accumulate == 1:
         return part(params, batch, places)
     rounded = _rounded(params, config, mesh)
-    parts = jax.tree.map(lambda array: _microbatches(mesh, array, config.accumulate), (batch, places))
+    parts = jax.tree.map(lambda array: microbatches(mesh, array, config.accumulate), (batch, places))
     shapes = jax.eval_shape(part, params, *jax.tree.map(lambda array: array[0], parts))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
@@ -142,7 +144,6 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
     rate = learning_rate(config)
 
     def update(state, grads, loss, bins, peak=config.learning_rate):
-        bin_losses, bin_counts = bins
         group_norms = jnp.stack([optax.tree.norm(grads[group]) for group in groups])
         grad_norm = jnp.sqrt(jnp.sum(jnp.square(group_norms)))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -169,7 +170,7 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
         bad = (~finite).astype(jnp.int32)
         skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
         skipped = state.skipped + bad
-        metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, bin_losses, bin_counts)
+        metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, *bins)
         return TrainState(state.step + 1, params, ema, opt_state, skipped, skipped_in_row), metrics
 
     return update

@@ -1,13 +1,17 @@
 """A machine or an environment on which JAX cannot compute: one line that names the variables."""
 
 import os
+import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from rfjax import cli
 from rfjax.cli import environment
-from rfjax.cli.environment import check_devices, import_jax, leave_out_absent_tpu
+from rfjax.cli.environment import check_devices, import_jax, leave_out_absent_tpu, set_xla_flags
+from rfjax.cli.platform_here import platform_here
+from rfjax.cli.processes import check_same_flags
 from rfjax.errors import ConfigError
 
 REFUSALS = {
@@ -80,3 +84,78 @@ def test_settings_under_which_nothing_can_be_computed_are_refused_by_name(settin
             import_jax()
     finally:
         jax.config.update(setting, before)
+
+
+def plugins(monkeypatch, *names, libtpu=False):
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [SimpleNamespace(name=name) for name in names])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: libtpu and name == "libtpu" or None)
+
+
+def devices(folder, *kinds):
+    for number, (vendor, kind) in enumerate(kinds):
+        (folder / f"{number}").mkdir(parents=True)
+        (folder / f"{number}" / "vendor").write_text(f"{vendor}\n")
+        (folder / f"{number}" / "class").write_text(f"{kind}\n")
+    return folder
+
+
+def test_the_platform_is_known_without_jax(monkeypatch, tmp_path):
+    """Catches a TPU seen in the disk or the network card of a machine of Google's, a GPU that no plugin or a variable
+    lets JAX use, and a platform that the user named and rfjax did not heed."""
+    nvidia, absent = (tmp_path,), (tmp_path / "absent",)
+    plugins(monkeypatch, "xla_cuda13")
+    assert platform_here({}, tmp_path, nvidia) == "cuda" and platform_here({}, tmp_path, absent) == "cpu"
+    assert platform_here({"CUDA_VISIBLE_DEVICES": ""}, tmp_path, nvidia) == "cpu"
+    assert platform_here({"JAX_PLATFORMS": "cpu"}, tmp_path, nvidia) == "cpu"
+    plugins(monkeypatch, libtpu=True)
+    assert platform_here({}, tmp_path, nvidia) == "cpu"
+    google = "0x1ae0"
+    cards = devices(tmp_path / "cards", (google, "0x020000"), (google, "0x010802"), ("0x8086", "0x060000"))
+    chip = devices(tmp_path / "chip", (google, "0x020000"), (google, "0xff0000"))
+    assert platform_here({}, cards, absent) == "cpu" and platform_here({}, chip, absent) == "tpu"
+    assert platform_here({"JAX_PLATFORMS": "gpu,cpu"}, chip, absent) == "cuda"
+
+
+def test_flags_are_set_once_for_the_platform_that_is_here(monkeypatch, capsys):
+    """Catches a second probe when the process starts itself again for huge pages, and flags under --no-xla-flags."""
+    asked = []
+
+    def known(platform, flags):
+        asked.append(platform)
+        return "all_reduce" not in flags
+
+    environ = {"JAX_PLATFORMS": "cuda"}
+    set_xla_flags(environ, True, known)
+    set, probes = dict(environ), len(asked)
+    assert "--xla_gpu_enable_latency_hiding_scheduler=true" in set["XLA_FLAGS"] and "all_reduce" not in set["XLA_FLAGS"]
+    assert "does not take --xla_gpu_enable_pipelined_all_reduce=true" in capsys.readouterr().err
+    set_xla_flags(environ, True, known)
+    assert environ == set and len(asked) == probes
+    set_xla_flags(environ, False, known)
+    assert environ == {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": ""}
+    environ = {"JAX_PLATFORMS": "cpu"}
+    set_xla_flags(environ, True, known)
+    assert environ == {"JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.parametrize("words, wanted", [([], True), (["--no-xla-flags"], False)])
+def test_the_command_line_sets_the_flags_before_jax(monkeypatch, words, wanted):
+    """Catches the option that is parsed and not passed on."""
+    said = []
+    monkeypatch.setattr(cli, "prepare_process", lambda *given: said.append(given))
+    monkeypatch.setattr(sys, "argv", ["rfjax", "bench", "--config=shapes", "--steps=0", *words])
+    monkeypatch.setattr(cli, "make_unfailing", lambda: None)
+    monkeypatch.setattr(cli, "quiet_background", lambda: None)
+    assert cli.main() == 2 and said == [(True, wanted)]
+
+
+def test_processes_with_unlike_flags_are_refused(monkeypatch):
+    """Catches a job that hangs in its first exchange, because two compilers ordered the exchanges in two ways."""
+    from rfjax.training.processes import distributed
+
+    monkeypatch.setattr(distributed, "everyones", lambda word: [word, "--xla_a=true"])
+    monkeypatch.delenv("RFJAX_XLA_FLAGS", raising=False)
+    with pytest.raises(ConfigError, match="--no-xla-flags"):
+        check_same_flags()
+    monkeypatch.setenv("RFJAX_XLA_FLAGS", "--xla_a=true")
+    check_same_flags()

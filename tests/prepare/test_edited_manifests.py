@@ -11,7 +11,7 @@ import pytest
 from helpers.stand_ins import ENCODERS, StandIns, data_config, prepare
 from rfjax.cli import main
 from rfjax.data.corpus import load_corpus
-from rfjax.data.prepared import frozen, manifest
+from rfjax.data.prepared import manifest, model_folders
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs import seals
 from rfjax.prepare import joined_captions
@@ -200,7 +200,7 @@ def test_a_damaged_config_of_a_frozen_model_is_refused_by_name(tmp_path, text):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/config.json").write_text(text)
     with pytest.raises(ConfigError, match="vae/config.json cannot be read.*fetch the folder again"):
-        frozen.find_model(tmp_path, "vae", "")
+        model_folders.find_model(tmp_path, "vae", "")
 
 
 @pytest.mark.parametrize("line", ["3", "[]", '{"key": 3, "caption": "a"}', '{"key": "a"}', "{", "[" * 2000])

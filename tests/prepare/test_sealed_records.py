@@ -9,7 +9,7 @@ import pytest
 from helpers.stand_ins import StandIns, data_config, prepare, recaption
 from rfjax.cli import main
 from rfjax.data.corpus import load_corpus
-from rfjax.data.prepared import frozen, manifest
+from rfjax.data.prepared import autoencoders, frozen, manifest
 from rfjax.data.prepared.records import FACTS_OF, pack, unpack
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs import seals
@@ -223,7 +223,7 @@ def test_a_scale_of_latents_that_is_none_is_refused(tmp_path, about, words):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/config.json").write_text(json.dumps(about))
     with pytest.raises(ConfigError, match=f"vae/config.json.*{words}"):
-        frozen.read_scaling(tmp_path)
+        autoencoders.read_scaling(tmp_path)
 
 
 def test_models_are_tried_before_the_work(tmp_path):

@@ -121,15 +121,20 @@ class PreparedCorpus:
         raw = np.asarray(stills(latents), np.float32) / np.float32(self.manifest.scale) + np.float32(
             self.manifest.shift
         )
-        return self._frozen.images(raw)
+        return self._autoencoder.images(raw)
 
     def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n 1 h w c"]:
-        raw = self._frozen.latents(np.asarray(images, np.float32))
+        raw = self._autoencoder.latents(np.asarray(images, np.float32))
         return ((raw - np.float32(self.manifest.shift)) * np.float32(self.manifest.scale))[:, None]
 
     @property
     def _frozen(self):
         return _frozen(self.manifest.folder, self.models, self.encoders)
+
+    @property
+    def _autoencoder(self):
+        """The frozen models; of a corpus of pixels, models for which nothing is loaded."""
+        return importlib.import_module(FROZEN).pixel_models() if self.manifest.of_pixels else self._frozen
 
     @property
     def _own(self) -> tuple[str, ...]:

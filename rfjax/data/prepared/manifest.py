@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rfjax.data.batch import EncoderSlot, latent_shape, written_shape
 from rfjax.data.prepared import manifest_facts
+from rfjax.data.prepared.autoencoders import FOLDER, IDENTITY
 from rfjax.data.prepared.manifest_facts import KINDS, NAME, SPLITS, VERSION, bucket_name
+from rfjax.data.prepared.text_encoders import SIDE_BY_SIDE
 from rfjax.errors import ConfigError
 from rfjax.inputs import seals
 
@@ -24,7 +26,7 @@ class StoredEncoder:
     """A text encoder whose features are stored: `context` [tokens, channels] and `pooled` [pooled]."""
 
     name: str
-    kind: str  # clip | t5
+    kind: str  # a row of `text_encoders.KINDS`
     tokens: int
     channels: int
     pooled: int  # 0: none
@@ -34,10 +36,10 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
     """Returns ((tokens, size) of the context, size of pooled, slots). Encoders are joined as in SD3 (Esser et al. 2024,
     fig. 2).
 
-    The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; T5 is after them.
-    Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
+    The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; all others are after
+    them. Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
     """
-    clips = [encoder for encoder in encoders if encoder.kind == "clip"]
+    clips = [encoder for encoder in encoders if encoder.kind == SIDE_BY_SIDE]
     if len({encoder.tokens for encoder in clips}) > 1:
         lengths = ", ".join(f"{encoder.name} {encoder.tokens}" for encoder in clips)
         raise ConfigError(f"CLIP encoders side by side need as many tokens each; these have {lengths}")
@@ -47,9 +49,10 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
         slots.append(EncoderSlot(encoder.name, *spans))
         channel, pooled, tokens = channel + encoder.channels, pooled + encoder.pooled, encoder.tokens
     for encoder in encoders:
-        if encoder.kind != "clip":
-            slots.append(EncoderSlot(encoder.name, (tokens, tokens + encoder.tokens), (0, encoder.channels), (0, 0)))
-            tokens += encoder.tokens
+        if encoder.kind != SIDE_BY_SIDE:
+            own = (pooled, pooled + encoder.pooled) if encoder.pooled else (0, 0)
+            slots.append(EncoderSlot(encoder.name, (tokens, tokens + encoder.tokens), (0, encoder.channels), own))
+            tokens, pooled = tokens + encoder.tokens, pooled + encoder.pooled
     return (tokens, max(slot.channels[1] for slot in slots)), pooled, tuple(slots)
 
 
@@ -108,6 +111,11 @@ class Manifest:
     def side(self) -> int:
         """The value for config.data.image_size: the longer side of the first bucket's latents."""
         return max(self.buckets[0].latents[1:3])
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether latents are pixels, so that no autoencoder is needed."""
+        return self.facts["models"]["parts"][FOLDER]["class"] == IDENTITY
 
     @property
     def shift(self) -> float:

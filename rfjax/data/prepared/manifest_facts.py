@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
+from rfjax.data.prepared import text_encoders
+from rfjax.data.prepared.autoencoders import FOLDER
 from rfjax.errors import ConfigError
 from rfjax.inputs.json_files import WrongJson, check_json, read_json
 
@@ -61,7 +63,7 @@ class BucketFacts(TypedDict):
 
 class EncoderFacts(TypedDict):
     name: str
-    kind: Literal["clip", "t5"]
+    kind: str
     tokens: int
     channels: int
     pooled: int
@@ -112,6 +114,7 @@ class ModelsFacts(TypedDict):
 
 class RecipeFacts(TypedDict):
     compute_dtype: str
+    text_settings: NotRequired[dict[str, dict[str, int | str]]]
 
 
 class ManifestFacts(TypedDict):
@@ -212,7 +215,11 @@ def _check_models(encoders, parts):
     for number, encoder in enumerate(encoders):
         if min(encoder["tokens"], encoder["channels"]) < 1 or encoder["pooled"] < 0:
             raise WrongJson(f"text.encoders[{number}] has sizes below 1")
-    for name in ("vae", *(encoder["name"] for encoder in encoders)):
+        if encoder["kind"] not in text_encoders.KINDS:
+            raise WrongJson(
+                f"text.encoders[{number}].kind is {encoder['kind']!r}, none of {', '.join(text_encoders.KINDS)}"
+            )
+    for name in (FOLDER, *(encoder["name"] for encoder in encoders)):
         if name not in parts:
             raise WrongJson(f"models.parts has no {name}")
         if not isinstance(parts[name].get("class"), str):

@@ -1,7 +1,7 @@
-"""The detector of `motion`: that of `shapes`, frame by frame, with boxes to a part of a pixel.
+"""The detector of `motion`: the detector of `shapes` on each frame, with boxes finer than a pixel.
 
-A box there ends at whole pixels, and slow objects go less than one in a frame. Here a box has the size that the blob's
-area gives its shape, about the place that the blob's centroid gives.
+The boxes of `shapes` end at whole pixels, but a slow object moves less than a pixel in a frame. So here a box is
+centred on the blob's centroid, and its size follows from the blob's area and shape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rfjax.evaluation.detectors.segmentation import collect
 
 
 def detect_clips(clips: Float[np.ndarray, "n frames h w 3"]) -> list[list[dict]]:
-    """For each clip and each of its frames what was found, as `detectors` describes it."""
+    """Returns the objects found in each frame of each clip, in the form that `detectors` describes."""
     clips = np.asarray(clips)
     images = clips.reshape(-1, *clips.shape[2:])
     blobs, best, score = shapes.find(images)

@@ -131,8 +131,8 @@ def collect(
     smallest: float,
     boxes: Float[np.ndarray, "m 4"] | None = None,
 ) -> list[dict]:
-    """A dict for each image, with the detections that score at least `smallest`; `boxes` take the place of the blobs'
-    own, which end at whole pixels."""
+    """A dict for each image, with the detections that score at least `smallest`. `boxes` replace the boxes of the
+    blobs, which end at whole pixels."""
     boxes = blobs.box if boxes is None else boxes
     results = [{"detections": {}, "colors": {}} for _ in range(n)]
     for i in np.flatnonzero(score >= smallest).tolist():

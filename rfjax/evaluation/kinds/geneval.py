@@ -58,7 +58,8 @@ def _settings_of(config: Config, evaluation: Evaluation) -> GenEvalConfig:
 
 
 def check(run: Run, programs: Programs) -> None:
-    """Raises `ConfigError` as `check_images` does, and where a task has a single prompt and so no floor."""
+    """Raises `ConfigError` as `check_images` does, and for a task with a single prompt: its floor needs a second
+    one."""
     for settings in _settings(run.config):
         check_images(run, "geneval", [run.config.evaluation.sampler])
         other_prompts_of_task(run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))

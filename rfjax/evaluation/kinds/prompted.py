@@ -12,6 +12,7 @@ from rfjax.config import GenEvalConfig, RankingConfig, SamplerConfig, TemporalCo
 from rfjax.data.batch import Conditions
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import check_batch_size, compile_sampler, generator_of, prompt_ids
+from rfjax.evaluation.guide import guide_of
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.evaluation.schedule import Programs
 from rfjax.flow.samplers import sampling_levels
@@ -33,10 +34,11 @@ def with_names(config, settings: Settings, samplers: Sequence[SamplerConfig]) ->
 
 
 def check_sampling(run: Run, kind: str, samplers: Sequence[SamplerConfig]) -> None:
-    """Raises `ConfigError` for a sampler that the formulation does not allow, and for batches that cannot be split over
-    the devices."""
+    """Raises `ConfigError` for a sampler that the formulation does not allow, for a guide that is not there or does not
+    fit, and for batches that cannot be split over the devices."""
     for sampler in samplers:
         sampling_levels(run.formulation, sampler.steps, sampler.sigmas)
+        guide_of(run, sampler)
     check_batch_size(run, kind)
 
 
@@ -56,7 +58,8 @@ def prompts_of(run: Run, settings: Settings) -> tuple[list[dict], Int[np.ndarray
 def images_of(
     run: Run, programs: Programs, params, sampler: SamplerConfig, settings: Settings, ids, conditions, label: str
 ) -> np.ndarray:
-    """Images [n, h, w, 3] for the rows of `ids`, each from its own noise. `label` is the text of the progress bar."""
+    """Samples images [n, h, w, 3], one for each row of `ids`, each from its own noise. `label` is the text of the
+    progress bar."""
     return run.corpus.to_images(latents_of(run, programs, params, sampler, settings, ids, conditions, label))
 
 
@@ -71,12 +74,16 @@ def latents_of(
     label: str,
     unit: str = "image",
 ) -> np.ndarray:
-    """Latents [n, frames, h, w, channels] for the rows of `ids`, as `images_of` takes them; `unit` is what the bar
-    counts."""
+    """Samples latents [n, frames, h, w, channels], one for each row of `ids`, with the arguments of `images_of`. `unit`
+    is what the progress bar counts."""
     size = settings.batch_size
     if (sampler, size) not in programs:
         programs[sampler, size] = compile_sampler(
-            run.backbone.apply, sampler, run.corpus.shapes.latents, batch_sharding=run.batch_sharding
+            run.backbone.apply,
+            sampler,
+            run.corpus.shapes.latents,
+            guide=guide_of(run, sampler),
+            batch_sharding=run.batch_sharding,
         )
     generate = generator_of(run, sampler, size, program=programs[sampler, size])
     with bar(len(ids), label, unit) as shown:

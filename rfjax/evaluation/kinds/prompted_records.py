@@ -21,10 +21,10 @@ from rfjax.training.run import Run
 def null_condition(
     ids: Int[np.ndarray, "images 2"], conditions: Conditions
 ) -> tuple[Int[np.ndarray, "prompts 2"], Conditions]:
-    """(ids, conditions) of one image a prompt under the null condition, from the noise of the prompt's first image: the
-    floor of a model that ignores its prompt.
+    """Returns (ids, conditions) that sample one image for each prompt under the null condition, from the noise of the
+    prompt's first image. Their score is the floor of a model that ignores its prompt.
 
-    Guiding the null condition away from itself changes nothing, so the compiled sampler serves.
+    Guidance away from the null condition then changes nothing, so the sampler that is already compiled can be used.
     """
     first = ids[:, 1] == 0
     return ids[first], Conditions(*map(np.zeros_like, conditions.rows(first)))
@@ -38,7 +38,7 @@ def place_of(evaluation: Evaluation) -> str:
 def write_detections(
     run: Run, kind: str, evaluation: Evaluation, prompts: Sequence[Mapping], file: str, rows: Iterable[Mapping]
 ) -> None:
-    """Writes the prompts, and the detections as `file`: the verb `kind` scores them again."""
+    """Writes the prompts, and the detections as `file`. The command `rfjax KIND` can score these files again."""
     folder = run.workdir / kind / place_of(evaluation)
     lines = {"metadata.jsonl": prompts, file: rows}
     write_whole({folder / name: "".join(json.dumps(row) + "\n" for row in each) for name, each in lines.items()})
@@ -68,10 +68,10 @@ def write_ceiling(
     each: int,
     record: Callable[[dict, np.ndarray, list[int]], dict],
 ) -> None:
-    """Records the scores of ground truth, `each` pictures or clips a prompt, unless the run has them. No model can be
-    measured above them.
+    """Records the scores of ground truth, with `each` pictures or clips per prompt, unless the run already has them. No
+    model can score higher.
 
-    `record` makes the record of its key, of the pictures, and of the number of each one's prompt.
+    `record(key, pictures, prompts)` makes the record; `prompts` has the number of each picture's prompt.
     """
     key = record_key(
         run=run.name,

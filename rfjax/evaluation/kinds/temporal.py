@@ -85,7 +85,8 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
 
 
 def _write_pictures(run, evaluation, prompts, ids, clips, spent):
-    """Writes the first clip of the first prompts of each task: as a row that plays, and frame under frame as a still.
+    """Writes the first clip of the first prompts of each task twice: as an animation in a row, and as a still with its
+    frames below each other.
 
     All runs that share prompts and sampler show the same prompts from the same noise.
     """

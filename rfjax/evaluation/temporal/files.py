@@ -128,7 +128,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
 
 
 def _check_events(place, name, item):
-    """Raises `ConfigError` for fields that ask for what their others exclude."""
+    """Raises `ConfigError` for an item whose fields contradict each other."""
     for key in ("speed", "then", "behind"):
         if key in item and item["motion"] == "still":
             raise ConfigError(

@@ -1,7 +1,9 @@
-"""What a score must be above to mean what its name says: the same clips with their frames in another order.
+"""Floors: the scores that the same clips reach with their frames in another order. A score means what its name says
+only above them.
 
-A clip of an ordered task that is as right backwards has not shown the task. The table `FLOORS` says which of these a
-task can fall below. It leaves out what cannot: a still clip is the same in any order, and a bounce the same backwards.
+If a clip is as correct backwards as forwards, it has not shown a task that is about order. The table `FLOORS` lists the
+floors of each task. It leaves out orders that change nothing: a still clip is the same in any order, and a bounce is
+the same backwards.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from rfjax.data.motion_worlds import AT_REST, TASKS
 
 
 def _shuffled(frames: int, clip: int) -> np.ndarray:
-    """A permutation of its own for each clip, neither the order nor its reverse (of two frames the reverse)."""
+    """A different permutation for each clip, which is neither the original order nor its reverse. Two frames are
+    reversed."""
     for again in range(100):
         order = np.argsort(hashing.uniforms(hashing.key("shuffled", clip, again), np.arange(frames), 1)[:, 0])
         if frames > 2 and not (np.all(np.diff(order) == 1) or np.all(np.diff(order) == -1)):
@@ -50,12 +53,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def order_of(floor: str, frames: int, clip: int) -> Int[np.ndarray, " frames"]:
-    """Which frame stands in each place of a floor's clip; `clip` numbers the clips."""
+    """The order in which a floor shows the frames of a clip, as frame numbers. `clip` is the clip's number."""
     return ORDERS[floor](frames, clip)
 
 
 def other_prompts(rows: Sequence[dict]) -> list[int | None]:
-    """For each row the next one of its task with another prompt, around the end; None where its task has one prompt."""
+    """For each row, the next row of its task that has a different prompt; after the last row the search goes on from
+    the first. None if the task has only one prompt."""
     result = []
     for index, row in enumerate(rows):
         following = (*range(index + 1, len(rows)), *range(index))

@@ -1,9 +1,10 @@
 """The rules of temporal GenEval: clauses on what a detector found in the frames of a clip.
 
-A prompt is a row of `data.motion_captions`: GenEval's, with fields for what happens. Each field asks for clauses (the
-table `CLAUSES`), and a clip is correct where all hold. So a clip fails by name: "direction", or "color". The rules see
-boxes alone, whoever found them. Tolerances are shares of an object's own size, as in GenEval's relations (Ghosh et al.
-2023), but for the bins of speed and the wall of a bounce, which are shares of the picture's side.
+A prompt is a row of `data.motion_captions`: a row of GenEval's with more fields, which say what happens. Each field
+asks for clauses (the table `CLAUSES`), and a clip is correct if all of them hold. So every failure has a name, such as
+"direction" or "color". The rules see only boxes, from any detector. Tolerances are shares of an object's own size, as
+in GenEval's relations (Ghosh et al. 2023), but for the bins of speed and the wall of a bounce, which are shares of the
+picture's side.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ DEFAULT = TemporalOptions()
 
 @dataclass(frozen=True)
 class ClipResult:
-    """The judgement of one clip: which of the clauses that its prompt asks for hold, each of all objects together."""
+    """The judgement of one clip: for each clause that its prompt asks for, whether it holds for all objects."""
 
     metadata: Mapping[str, object]
     clauses: Mapping[str, bool]
@@ -54,13 +55,13 @@ class ClipResult:
         return tuple(name for name, holds in self.clauses.items() if not holds)
 
     def as_image(self) -> ImageResult:
-        """For GenEval's scores and intervals."""
+        """The judgement in the form that GenEval's scores and intervals take."""
         return ImageResult(self.metadata, self.correct, "\n".join(self.failed), {})
 
 
 @dataclass(frozen=True)
 class Track:
-    """The boxes of one object of a prompt, frame by frame; nan where it was not found."""
+    """The boxes of one object of a prompt, one for each frame; nan in frames in which the object was not found."""
 
     item: Mapping[str, object]
     counts: tuple[int, ...]  # objects of its class in each frame
@@ -75,19 +76,21 @@ class Track:
 
     @cached_property
     def judged(self) -> Bool[np.ndarray, " frames"]:
-        """The frames that class and colour are asked of: all, but of what passes a screen the first and the last."""
+        """The frames in which class and colour are judged: all frames, or only the first and the last if the object
+        passes behind a screen."""
         ends = np.isin(np.arange(len(self.boxes)), (0, len(self.boxes) - 1))
         return ends if "behind" in self.item else np.ones(len(self.boxes), bool)
 
     @cached_property
     def areas(self) -> Float[np.ndarray, " frames"]:
-        """In units of the first frame's."""
+        """The area of the object's box in each frame, divided by its area in the first frame."""
         width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).T
         return width * height / (width * height)[0]
 
     @cached_property
     def times(self) -> np.ndarray:
-        """The frames whose place counts: those in which it was found, behind a screen only where it is whole."""
+        """The frames in which the object's place counts: those in which it was found. If it passes behind a screen, it
+        must also be whole."""
         return np.flatnonzero(self.found & (self.areas >= self.options.whole if "behind" in self.item else True))
 
     @cached_property
@@ -96,20 +99,22 @@ class Track:
 
     @cached_property
     def allowed(self) -> Float[np.ndarray, " 2"]:
-        """How far along x and y it may be from a place and still be there: a share of its summed sizes."""
+        """The distance along x and along y within which two places count as equal: a share of the sum of the object's
+        first and last sizes."""
         first, last = self.boxes[self.times[0]], self.boxes[self.times[-1]]
         return self.options.moved * (first[2:] - first[:2] + last[2:] - last[:2])
 
     @cached_property
     def way(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """(places along the asked direction, places across it, what is allowed along it)."""
+        """(places along the asked direction, places across it, the `allowed` distance along it); places are relative to
+        the first."""
         step = STEPS[DIRECTIONS.index(self.item["motion"])]
         along, across = self.centres @ step, self.centres @ step[::-1]
         return along - along[0], across - across[0], float(self.allowed @ np.abs(step))
 
     @cached_property
     def typical_step(self) -> float:
-        """Pixels a frame: the median over the steps."""
+        """The object's speed in pixels a frame: the median over its steps."""
         return float(np.median(np.linalg.norm(np.diff(self.centres, axis=0), axis=1) / np.diff(self.times)))
 
 
@@ -118,13 +123,14 @@ def _counted(track: Track) -> bool:
 
 
 def _colored(track: Track) -> bool:
-    """Where it was found; that it was is asked by `count`."""
+    """Whether the object has its colour in every judged frame that shows it. Whether it is shown is asked by
+    `count`."""
     seen = np.array(track.colors)[track.judged & track.found]
     return len(seen) > 0 and bool((seen == track.item["color"]).all())
 
 
 def _changes(track: Track) -> bool:
-    """One colour, then once the other, until the end."""
+    """Whether the object has its first colour, changes once to the second, and keeps that to the end."""
     hues = [color for color in track.colors if color]
     turns = [b for a, b in zip(hues, hues[1:], strict=False) if a != b]
     return bool(hues) and hues[0] == track.item["color"] and turns == [track.item["becomes"]]
@@ -135,20 +141,21 @@ def _rests(track: Track) -> bool:
 
 
 def _goes(track: Track) -> bool:
-    """The last place (of a bounce, the furthest) is where it should be: away from the first, within 45 degrees."""
+    """Whether the last place (for a bounce, the furthest) lies from the first in the asked direction, within 45
+    degrees."""
     along, across, allowed = track.way
     end = int(np.argmax(along)) if track.item.get("then") == "bounces" else -1
     return bool(along[end] > allowed and abs(across[end]) <= along[end])
 
 
 def _goes_on(track: Track) -> bool:
-    """It never falls back behind its furthest place."""
+    """Whether the object never falls back behind the furthest place that it has reached."""
     along, _, allowed = track.way
     return bool((np.maximum.accumulate(along) - along <= allowed / 2).all())
 
 
 def _is_steady(track: Track) -> bool:
-    """No place is off the line between its neighbours, by more than a turn at the typical speed is."""
+    """Whether no place is further off the line between its neighbours than a turn at the typical speed would be."""
     times, centres = track.times, track.centres
     share = ((times[1:-1] - times[:-2]) / (times[2:] - times[:-2]))[:, None]
     off = np.linalg.norm(centres[1:-1] - (1 - share) * centres[:-2] - share * centres[2:], axis=1)
@@ -161,14 +168,14 @@ def _has_speed(track: Track) -> bool:
 
 
 def _stops(track: Track) -> bool:
-    """It moves before and rests in the last third of the clip."""
+    """Whether the object moves first, and rests in the last third of the clip."""
     late = track.times >= np.ceil(2 / 3 * (len(track.boxes) - 1))
     still = np.abs(track.centres[late] - track.centres[-1]) <= track.allowed / 2
     return bool(late.sum() > 1 and still.all() and track.way[0][-1] > track.way[2])
 
 
 def _bounces(track: Track) -> bool:
-    """It goes to the wall and back, each without a turn, at one speed."""
+    """Whether the object goes to the wall and back at one speed, and turns nowhere else."""
     along, _, allowed = track.way
     top = int(np.argmax(along))
     if top in (0, len(along) - 1):
@@ -191,7 +198,7 @@ def _hides(track: Track) -> bool:
 
 
 def _keeps_its_line(track: Track) -> bool:
-    """Wherever it is whole, it is where a constant velocity puts it, on either side of the screen."""
+    """Whether the object moves at constant velocity, judged where it is whole, on both sides of the screen."""
     if len(track.times) < 2 or track.times[-1] < len(track.boxes) // 2:
         return False
     share = (track.times - track.times[0]) / (track.times[-1] - track.times[0])
@@ -227,8 +234,8 @@ RELATIONS_ASKED = ("position", "relation_change")  # clauses on two tracks
 def tracks_of(
     frames: Sequence[Detections], side: float | int, row: Mapping[str, object], options: TemporalOptions = DEFAULT
 ) -> list[Track]:
-    """The track of each include item: in each frame the most confident object of its class, if possible one whose
-    colour the item names."""
+    """The track of each `include` item: in each frame the most confident object of the item's class, if possible one
+    that has the item's colour."""
     kept = [keep(found, "motion", _geneval(options)) for found in frames]
     tracks = []
     for item in row["include"]:
@@ -251,10 +258,10 @@ def tracks_of(
 def judge(
     frames: Sequence[Detections], side: float | int, row: Mapping[str, object], options: TemporalOptions = DEFAULT
 ) -> ClipResult:
-    """Which clauses of its prompt's row a clip meets, from what was found in each frame.
+    """Judges which clauses of its prompt's row a clip meets, from the objects found in each frame.
 
-    `side` is the height and width of frames in pixels, as the boxes have them. Raises `ConfigError` for fewer than two
-    frames, and where a class whose colour is asked for has boxes but no colours.
+    `side` is the height and width of the frames in the unit of the boxes, pixels. Raises `ConfigError` for fewer than
+    two frames, and for a class that has boxes but no colours if the prompt asks for its colour.
     """
     if len(frames) < 2:
         raise ConfigError(f"a clip of {len(frames)} frames; give at least two, or score stills with rfjax geneval")
@@ -274,7 +281,8 @@ def judge(
 
 
 def _related(track, target, before, after):
-    """Whether `before` holds in every frame; or, with `after`, in the first and not in the last, where `after` does."""
+    """Whether the relation `before` holds in every frame. With `after`: whether `before` holds in the first frame only,
+    and `after` in the last frame only."""
 
     def seen(t):
         boxes = (track.boxes[t].astype(np.float32), target.boxes[t].astype(np.float32))
@@ -288,5 +296,5 @@ def _related(track, target, before, after):
 
 
 def _geneval(options):
-    """GenEval's options of these."""
+    """GenEval's options, with the threshold of these options."""
     return replace(DEFAULT_OPTIONS, threshold=options.threshold)

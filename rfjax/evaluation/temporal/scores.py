@@ -1,7 +1,7 @@
 """Every score of a model's clips: strict tasks and soft measures, each with its floors on the same clips.
 
-A floor is the same number of the same clips in another order of frames, or judged by another prompt, or of clips of the
-null condition (`floors.FLOORS`). All intervals are clustered by prompt.
+A floor is the score of the same clips with their frames in another order or judged by another prompt, or the score of
+clips of the null condition (`floors.FLOORS`). All intervals are clustered by prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ITEMS = (*OVERALL.values(), *TASKS, *SOFT)
 
 
 def floor_metric(floor: str) -> str:
-    """The metric's name of the scores under a floor."""
+    """The name of the metric that has the scores under a floor."""
     return f"{METRIC}{FLOOR}{floor}"
 
 
@@ -45,7 +45,8 @@ METRICS = (METRIC, *(f"{METRIC}_{part}" for part in ("held_out", "seen")), *map(
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What is measured of a clip: the objects found in each frame, and where each colour's ink is."""
+    """What is measured in a clip: the objects found in each frame, and the centroid of each colour
+    (`soft.all_centroids`)."""
 
     frames: tuple[Detections, ...]
     places: Float[np.ndarray, "frames colors 2"]
@@ -56,7 +57,7 @@ class Seen:
 
 
 def look_at(clips: Float[np.ndarray, "n frames h w 3"], found: Sequence[Sequence[Mapping]] | None = None) -> list[Seen]:
-    """What is seen in clips; `found` is what `detect_clips` gave for them, if it was called before."""
+    """Measures clips. `found` is the result of `detect_clips`, if it was already called for them."""
     found = detect_clips(clips) if found is None else found
     places = all_centroids(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1, 2)
     frames = [tuple(Detections.from_lists(f["detections"], f["colors"]) for f in clip) for clip in found]
@@ -64,7 +65,7 @@ def look_at(clips: Float[np.ndarray, "n frames h w 3"], found: Sequence[Sequence
 
 
 def judge_all(seen: Sequence[Seen], rows: Sequence[Mapping]) -> list[ClipResult]:
-    """The strict judgement of each clip by its row."""
+    """Judges each clip by the strict rules of its prompt's row."""
     return [judge(clip.frames, clip.side, row, DEFAULT) for clip, row in zip(seen, rows, strict=True)]
 
 
@@ -77,8 +78,8 @@ def clip_scores(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """All values of the record of clips, each clip of the row that `own` has for it; `null` are clips of the null
-    condition, one for each row. A metric or an item that no clip is asked for is left out."""
+    """All values of a record of clips. `own` has the number of each clip's row, and `null` a clip of the null condition
+    for each row. A metric or an item that no clip's prompt asks for is left out."""
     mine = [rows[index] for index in own]
     scorer = _Scorer(seed, replicates)
     judged, soft = judge_all(seen, mine), [_soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
@@ -102,7 +103,7 @@ def truth_scores(
 
 
 def _floor_values(scorer, floor, seen, own, rows, null):
-    """The values under one floor, of the tasks that can fall below it."""
+    """The scores under one floor, for the tasks that the floor is meant for."""
     others, asked = other_prompts(rows), []
     clips = list(enumerate(seen)) if floor != NOTHING else [(None, clip) for clip in null]
     owners = own if floor != NOTHING else range(len(null))
@@ -128,8 +129,8 @@ def _floor_values(scorer, floor, seen, own, rows, null):
 
 
 def _soft(clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-    """The soft measures of a clip of a row. By another row are judged its frames, and where the clip's own colour
-    goes: a colour that is not there would go nowhere, which is below chance."""
+    """The soft measures of a clip, judged by its row or by another row, `by`. The colour whose way is judged is the
+    clip's own even then: the other row's colour may not be in the clip, would go nowhere, and so score below chance."""
     by = row if by is None else by
     fields = ("motion", "then")
     asked = [
@@ -157,7 +158,7 @@ class _Scorer:
     def values(
         self, metric: str, judged: Sequence[ClipResult], soft: Sequence[Mapping], rows: Sequence[Mapping]
     ) -> list[Measured]:
-        """The items of one metric, of clips of `rows`."""
+        """The values of one metric's items, for clips judged by `rows`."""
         found: dict[str, ScoreEstimate] = {}
         for name, tasks in GROUPS.items():
             of_group = [result.as_image() for result in judged if result.metadata["tag"] in tasks]
@@ -184,8 +185,8 @@ def _measured(metric, item, value, stderr, low, high, n):
 def clustered_mean(
     values: Float[np.ndarray, " n"], clusters: np.ndarray, rng: np.random.Generator, replicates: int
 ) -> tuple[float, float, float, float, int]:
-    """(mean, standard error, low, high, n) of values whose clusters are independent, as `geneval.rules.score` has it
-    for shares. The standard error is nan for one cluster."""
+    """(mean, standard error, low, high, n) of values whose clusters are independent, by the method of
+    `geneval.rules.score`. The standard error is nan if there is only one cluster."""
     groups = np.unique(clusters, return_inverse=True)[1]
     pairs = np.stack([np.bincount(groups, values), np.bincount(groups)], axis=1)
     mean, many = float(values.mean()), len(pairs)

@@ -1,8 +1,9 @@
-"""Measures that rise before a clip is right: a small model moves a colour long before it draws a shape in every frame.
+"""Soft measures, which rise before a clip is correct: a small model moves a colour long before it draws a shape in
+every frame.
 
-A strict task asks for class, colour and place in all frames at once. Beside it stand, from the pixels of the embedded
-corpora alone: whether a colour's centroid goes the asked way, and how far; and from a detector, the share of frames
-that show class and colour.
+A strict task asks for class, colour and place in all frames at once. Two soft measures ask for less. From the pixels
+(of embedded corpora only): whether a colour's centroid moves in the asked direction, and how far. From a detector: the
+share of frames that show class and colour.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ LEAST = 4.0  # pixels of ink in a frame, below which a colour is not there
 
 
 def all_centroids(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n colors 2"]:
-    """(x, y) in pixels of each colour's ink in each image; nan where there is less than `LEAST` of it. Colours are in
-    the order of the vocabulary's."""
+    """The centroid (x, y), in pixels, of each colour's area in each image; nan if that area is below `LEAST`. Colours
+    are in the vocabulary's order."""
     alpha, residual = unmix(images, np.array(VOCABULARY.palette), estimate_background(images)[0])
     mine = np.argmin(residual, axis=-1)[..., None] == np.arange(len(VOCABULARY.colors))
     ink = np.where(mine & (alpha > INK), alpha, 0.0)
@@ -34,33 +35,32 @@ def all_centroids(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 
 
 
 def centroids(clip: Float[np.ndarray, "frames h w 3"], color: str) -> Float[np.ndarray, "frames 2"]:
-    """(x, y) in pixels of a colour's ink in each frame; nan in a frame with less than `LEAST` of it."""
+    """The centroid (x, y), in pixels, of one colour's area in each frame; nan if that area is below `LEAST`."""
     return all_centroids(clip)[:, VOCABULARY.colors.index(color)]
 
 
 def soft_measures(
     clip: Float[np.ndarray, "frames h w 3"], frames: Sequence[Detections], row: Mapping[str, object]
 ) -> dict[str, float]:
-    """The soft measures of one clip of a prompt's row: `frames_right`, and for prompts of motion those of
-    `motion_measures`."""
+    """The soft measures of one clip: `frames_right` and, if its prompt's row asks for motion, `motion_measures`."""
     return {"frames_right": frames_right(frames, row), **motion_measures(all_centroids(clip), row)}
 
 
 def frames_right(frames: Sequence[Detections], row: Mapping[str, object]) -> float:
-    """The share of frames in which GenEval finds the row's classes and colours; where a screen hides them between, of
-    the first and the last."""
+    """The share of frames in which GenEval finds the row's classes and colours. If a screen hides objects, only the
+    first and the last frame count."""
     hides = any("behind" in item for item in row["include"])
     told = [frames[0], frames[-1]] if hides else frames
     return float(np.mean([_is_right(found, row) for found in told]))
 
 
 def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[str, object]) -> dict[str, float]:
-    """The soft measures of a clip's motion, from the centroids of colours (`all_centroids`); {} for a prompt without.
+    """The soft measures of a clip's motion, from the centroids of colours (`all_centroids`); {} if the prompt asks for
+    no motion.
 
-    "direction_right": share of the moving objects whose colour's centroid goes, from its first frame to its last (for a
-    bounce: to its furthest), most in the asked direction.
-    "pixels_a_frame": how far it goes so in a frame, negative for the other way.
-    A colour that is in fewer than two frames has not gone.
+    "direction_right": share of the moving objects whose colour's centroid moves mostly in the asked direction, from its
+    first place to its last (for a bounce: to its furthest). "pixels_a_frame": how far it moves in that direction per
+    frame, negative if it moves the other way. A colour that is in fewer than two frames has not moved.
     """
     right, pixels = [], []
     for item in row["include"]:
@@ -81,7 +81,8 @@ def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[s
 
 
 def _is_right(found, row):
-    """Whether a frame has the objects of a row in their colours, wherever they are; what changes may have either."""
+    """Whether a frame has the objects of a row in their colours, at any place. An object that changes colour may have
+    either colour."""
     first = [{key: item[key] for key in ("class", "count", "color") if key in item} for item in row["include"]]
     colors = [[item["color"], *([item["becomes"]] if "becomes" in item else [])] for item in row["include"]]
     choices = [[{**item, "color": hue} for hue in hues] for item, hues in zip(first, colors, strict=True)]

@@ -1,4 +1,5 @@
-"""The scores of many clips: tasks with their intervals, moving and still apart, the floors, and what fails."""
+"""The scores of many clips: tasks with their intervals (moving and still ones separately), floors, and the clauses that
+fail."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ def summarize(
     seed: int = 0,
     replicates: int = 10_000,
 ) -> dict:
-    """Scores of clips, each of the row that `prompts` has for it, as plain values for JSON.
+    """The scores of clips as plain values for JSON. `prompts` has the number of each clip's row.
 
-    "groups": for the moving and the still tasks `geneval.files.score_summary`, whose intervals are clustered by prompt.
-    "clauses": of each task, the share of clips that meet each clause. "floors": of each task, its score on the same
-    clips in another order of frames, or by another prompt, where `FLOORS` has it.
+    "groups": `geneval.files.score_summary` of the moving and of the still tasks, with intervals clustered by prompt.
+    "clauses": for each task, the share of clips that meet each clause. "floors": for each task, the score of the same
+    clips in another order of frames, or judged by another prompt, as `FLOORS` lists them.
     """
     judged = [judge(*clip, rows[index], options) for clip, index in zip(clips, prompts, strict=True)]
     groups = {}
@@ -53,7 +54,7 @@ def _clauses(judged: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
 def floor_scores(
     clips: Sequence[Clip], prompts: Sequence[int], rows: Sequence[Mapping], options: TemporalOptions
 ) -> dict[str, dict[str, float]]:
-    """Of each task and each floor that needs no further clips, the share that is correct."""
+    """The share of clips that is correct for each task, under each floor that needs no further clips."""
     others, scores = other_prompts(rows), {}
     for task in TASKS:
         mine = [n for n, index in enumerate(prompts) if rows[index]["tag"] == task]
@@ -82,6 +83,7 @@ def floor_scores(
 
 
 def _has_colors(frames, row):
-    """Whether what was found can be judged by a row: files need no colours for classes that their prompt lacks."""
+    """Whether a clip's detections have the colours that a row asks for. A file needs colours only for classes whose
+    colour its own prompt asks for, so another prompt may ask for more."""
     asked = [item["class"] for item in row["include"] if "color" in item]
     return all(name in found.colors or not len(found.boxes.get(name, ())) for found in frames for name in asked)

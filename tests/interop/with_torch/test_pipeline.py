@@ -281,15 +281,16 @@ def test_what_no_pipeline_can_be_made_of_is_refused_by_name(prepared, tmp_path):
         with pytest.raises(ConfigError, match=words):
             export_run(given.folder, out=tmp_path / "out", **{"layout": "diffusers", "whole_pipeline": True} | options)
         assert not (tmp_path / "out").exists()
-    facts = json.loads((corpus / "manifest.json").read_text())
-    facts["models"]["parts"]["clip_l"]["class"] = "CLIPTextModel"
-    shutil.copytree(corpus, tmp_path / "unprojected")
-    facts.pop(seals.SEAL)
-    (tmp_path / "unprojected" / "manifest.json").write_text(json.dumps(seals.seal(facts)))
-    with pytest.raises(ConfigError, match="clip_l of the corpus is a CLIPTextModel"):
-        export_run(
-            a_run(tmp_path / "u", tmp_path / "unprojected").folder,
-            layout="diffusers",
-            out=tmp_path / "out",
-            whole_pipeline=True,
-        )
+    for part, kind, words in (
+        ("clip_l", "CLIPTextModel", "clip_l of the corpus is a CLIPTextModel"),
+        ("vae", "identity", "the autoencoder of .* is identity, and StableDiffusion3Pipeline has an AutoencoderKL"),
+    ):
+        facts = json.loads((corpus / "manifest.json").read_text())
+        facts["models"]["parts"][part]["class"] = kind
+        changed = shutil.copytree(corpus, tmp_path / f"of-{kind}")
+        facts.pop(seals.SEAL)
+        (changed / "manifest.json").write_text(json.dumps(seals.seal(facts)))
+        with pytest.raises(ConfigError, match=words):
+            export_run(
+                a_run(tmp_path / kind, changed).folder, layout="diffusers", out=tmp_path / "out", whole_pipeline=True
+            )

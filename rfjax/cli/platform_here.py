@@ -1,0 +1,47 @@
+"""Finds the kind of accelerator of this machine before JAX is imported, from what the system shows of its devices.
+
+JAX alone knows for certain, but asking it would fix the compiler's flags. A wrong guess costs nothing: a compiler that
+has no device ignores its flags.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+PCI = Path("/sys/bus/pci/devices")
+NVIDIA = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))  # the last one: Windows' Linux
+GOOGLE = "0x1ae0"  # the PCI vendor id of TPUs, and of Google Cloud's disks and network cards
+_STORAGE_OR_NETWORK = ("0x01", "0x02")  # the first digits of a PCI device's class
+_NAMES = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu", "rocm": "rocm", "cpu": "cpu"}  # in JAX_PLATFORMS
+
+
+def platform_here(environ: Mapping[str, str], pci: Path = PCI, nvidia: tuple[Path, ...] = NVIDIA) -> str:
+    """The kind of accelerator that JAX will most likely use: cuda, rocm, tpu or cpu.
+
+    The first name in JAX_PLATFORMS decides, if it is set. Otherwise there must be both JAX's plugin for the accelerator
+    and a sign of the accelerator itself.
+    """
+    named = environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower()
+    if named:
+        return _NAMES.get(named, "cpu")
+    hidden = environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if _has_plugin("cuda") and not hidden and any(path.exists() for path in nvidia):
+        return "cuda"
+    return "tpu" if importlib.util.find_spec("libtpu") is not None and _has_tpu(pci) else "cpu"
+
+
+def _has_plugin(kind: str) -> bool:
+    """Whether a plugin of JAX is installed whose name contains `kind`."""
+    return any(kind in point.name for point in importlib.metadata.entry_points(group="jax_plugins"))
+
+
+def _has_tpu(pci: Path) -> bool:
+    """Whether a PCI device is made by Google and is neither a disk nor a network card."""
+    try:
+        ours = [device for device in pci.iterdir() if (device / "vendor").read_text().strip() == GOOGLE]
+        return any(not (device / "class").read_text().startswith(_STORAGE_OR_NETWORK) for device in ours)
+    except OSError:
+        return False

@@ -1,0 +1,182 @@
+"""The kinds of autoencoders, as a table: what each stores, and how its class of diffusers encodes and decodes.
+
+A row turns images in [-1, 1] into the latents that a record stores, and back. The row `identity` stores the pixels
+themselves and needs no model. Images and latents are in PyTorch's order: batch, channels, height, width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from rfjax.errors import ConfigError
+from rfjax.inputs.json_files import read_json
+
+FOLDER = "vae"
+IDENTITY = "identity"  # no model: latents are pixels
+LARGEST_SCALE = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One class of autoencoders. `reduction` and `channels` read the loaded model."""
+
+    stored: str  # what the latents are, for the docs
+    scaled: bool  # its config.json has the latents' scale, and perhaps their shift
+    reduction: Callable  # an image's side in pixels divided by its latent's
+    channels: Callable
+    encode: Callable  # (model, images in [-1, 1]) -> latents
+    decode: Callable  # (model, latents) -> images in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """An autoencoder that is ready: functions from arrays to arrays, and the form of its latents."""
+
+    encode: Callable
+    decode: Callable
+    reduction: int
+    channels: int
+    shift: float
+    scale: float
+
+
+def _posterior_mean(model, images):
+    return model.encode(images).latent_dist.mode()
+
+
+def _decoded(model, latents):
+    return model.decode(latents).sample
+
+
+def _by_blocks(model):
+    return 2 ** (len(model.config.block_out_channels) - 1)
+
+
+def _flux2_statistics(model):
+    """Mean and deviation of each channel, which the model keeps in a batch norm without weights."""
+    mean, variance = (values.view(1, -1, 1, 1) for values in (model.bn.running_mean, model.bn.running_var))
+    return mean, (variance + model.config.batch_norm_eps).sqrt()
+
+
+def _encode_flux2(model, images):
+    """Latents of Flux2Pipeline: 2x2 patches as channels, each channel normalised."""
+    raw, (high, wide) = _posterior_mean(model, images), model.config.patch_size
+    n, channels, height, width = raw.shape
+    patches = raw.reshape(n, channels, height // high, high, width // wide, wide).permute(0, 1, 3, 5, 2, 4)
+    mean, deviation = _flux2_statistics(model)
+    return (patches.reshape(n, channels * high * wide, height // high, width // wide) - mean) / deviation
+
+
+def _decode_flux2(model, latents):
+    mean, deviation = _flux2_statistics(model)
+    (n, _, height, width), (high, wide) = latents.shape, model.config.patch_size
+    patches = (latents * deviation + mean).reshape(n, model.config.latent_channels, high, wide, height, width)
+    raw = patches.permute(0, 1, 4, 2, 5, 3)
+    return _decoded(model, raw.reshape(n, model.config.latent_channels, height * high, width * wide))
+
+
+KINDS = {
+    "AutoencoderKL": Kind(
+        stored="the posterior's mean (SD, SD3, FLUX.1)",
+        scaled=True,
+        reduction=_by_blocks,
+        channels=lambda model: model.config.latent_channels,
+        encode=_posterior_mean,
+        decode=_decoded,
+    ),
+    "AutoencoderKLFlux2": Kind(
+        stored="the posterior's mean in 2x2 patches, each channel normalised by the model's own statistics",
+        scaled=False,
+        reduction=lambda model: _by_blocks(model) * model.config.patch_size[0],
+        channels=lambda model: model.bn.num_features,
+        encode=_encode_flux2,
+        decode=_decode_flux2,
+    ),
+    "AutoencoderDC": Kind(
+        stored="the code, which is no distribution",
+        scaled=True,
+        reduction=lambda model: model.spatial_compression_ratio,
+        channels=lambda model: model.config.latent_channels,
+        encode=lambda model, images: model.encode(images).latent,
+        decode=_decoded,
+    ),
+    "AutoencoderTiny": Kind(
+        stored="the code, which is no distribution, on the scale of the model that it imitates",
+        scaled=True,
+        reduction=lambda model: 2 ** (len(model.config.encoder_block_out_channels) - 1),
+        channels=lambda model: model.config.latent_channels,
+        encode=lambda model, images: model.encode(images).latents,
+        decode=_decoded,
+    ),
+    IDENTITY: Kind(
+        stored="pixels in [-1, 1]; there is no model",
+        scaled=False,
+        reduction=lambda model: 1,
+        channels=lambda model: 3,
+        encode=lambda model, images: images,
+        decode=lambda model, latents: latents,
+    ),
+}
+
+
+def check_kind(folder: Path, model: str) -> Kind:
+    """The row of a model's class. Raises `ConfigError` for a class that has none."""
+    if model not in KINDS:
+        known = ", ".join(name for name in KINDS if name != IDENTITY)
+        remedy = f"--autoencoder {IDENTITY} prepares pixels, without an autoencoder"
+        raise ConfigError(f"{folder / FOLDER} is a {model}; an autoencoder must be one of {known}. {remedy}")
+    return KINDS[model]
+
+
+def load_autoencoder(folder: Path, model: str, place) -> Autoencoder:
+    """Loads the autoencoder in `folder / FOLDER`, of the class `model`, on a `place.Place`."""
+    import diffusers
+
+    kind, scaling = check_kind(folder, model), read_scaling(folder, model)
+    if not hasattr(diffusers, model):
+        raise ConfigError(f"this diffusers has no {model}; install a newer one: pip install -U 'rfjax[prepare]'")
+    loaded = place.model(getattr(diffusers, model), folder / FOLDER, torch_dtype=place.dtype)
+    return Autoencoder(
+        encode=place.arrays(lambda images: kind.encode(loaded, place.tensor(images))),
+        decode=place.arrays(lambda latents: kind.decode(loaded, place.tensor(latents))),
+        reduction=kind.reduction(loaded),
+        channels=kind.channels(loaded),
+        shift=scaling["shift_factor"] or 0.0,
+        scale=scaling["scaling_factor"],
+    )
+
+
+def pixels() -> Autoencoder:
+    """The row `identity`, which loads nothing."""
+    kind = KINDS[IDENTITY]
+    return Autoencoder(
+        lambda images: kind.encode(None, images),
+        lambda latents: kind.decode(None, latents),
+        reduction=kind.reduction(None),
+        channels=kind.channels(None),
+        shift=0.0,
+        scale=1.0,
+    )
+
+
+class Scaling(TypedDict):
+    """The fields of an autoencoder's config.json that shift and scale its latents."""
+
+    scaling_factor: float
+    shift_factor: NotRequired[float | None]
+
+
+def read_scaling(folder: Path, model: str = "AutoencoderKL") -> Scaling:
+    """The shift and scale of an autoencoder's latents. Raises `ConfigError` if the scale is not above 0, and if it is
+    missing: diffusers would then silently take that of Stable Diffusion 1."""
+    if not KINDS[model].scaled:
+        return {"scaling_factor": 1.0, "shift_factor": None}
+    path = folder / FOLDER / "config.json"
+    found = read_json(path, Scaling, remedy="fetch the folder again, or write the factor into it", error=ConfigError)
+    if not 0 < found["scaling_factor"] < LARGEST_SCALE or abs(found.get("shift_factor") or 0) > LARGEST_SCALE:
+        given = f"scaling_factor {found['scaling_factor']:g} and shift_factor {found.get('shift_factor')}"
+        raise ConfigError(f"{path} has {given}; a scale is above 0, and neither is beyond {LARGEST_SCALE:g}")
+    return {"shift_factor": None, **found}

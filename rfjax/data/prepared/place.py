@@ -1,0 +1,57 @@
+"""Where frozen models run: a device of PyTorch and a type of number. PyTorch is given, and not imported here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rfjax.errors import ConfigError
+
+
+def choose_device(torch, name: str | None):
+    """The device called `name`; by default a GPU if there is one, else the CPU. It is tested by an array put there.
+
+    Raises `ConfigError` for a device that PyTorch does not know or that is not there.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # of many kinds, since each device has its own library
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        given = f"--device is {name!r}, which PyTorch" if name else "PyTorch's own device, which it"
+        raise ConfigError(f"{given} cannot use here ({reason}); give --device cpu") from None
+    return device
+
+
+class Place:
+    """The device on which models run, and their type. `model` loads a model, from safetensors files only."""
+
+    def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
+        self.torch = torch
+        self.device = choose_device(torch, device)
+        self.dtype = getattr(torch, compute_dtype)
+        self.loading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        self.loading["variant"] = variant or None
+
+    def model(self, cls, folder, **options):
+        """Loads the model of a folder. Refuses missing weights, which transformers and diffusers would make up."""
+        try:
+            model, info = cls.from_pretrained(folder, **self.loading, **options)
+        except Exception as error:  # the libraries and safetensors raise their own kinds
+            raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            given = f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them"
+            raise ConfigError(f"{given}; fetch the folder again")
+        return model.eval().requires_grad_(False).to(self.device)
+
+    def arrays(self, function):
+        """Wraps `function` to run without gradients and to return a float32 array."""
+
+        def run(*values):
+            with self.torch.inference_mode():
+                return function(*values).float().cpu().numpy()
+
+        return run
+
+    def tensor(self, array):
+        return self.torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device, self.dtype)

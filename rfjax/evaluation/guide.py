@@ -1,0 +1,54 @@
+"""Autoguidance: guidance away from a weaker run's prediction for the same caption (Karras et al. 2024).
+
+The weaker run is smaller, or an earlier checkpoint of the same run. It must have been trained on the same corpus with
+the same formulation, so that the two predictions differ only in how well they were learned.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rfjax.config import SamplerConfig
+from rfjax.errors import ConfigError
+from rfjax.evaluation.guide_names import parse_guide
+from rfjax.training.run import Run, open_run
+from rfjax.training.state import Params
+
+FIELD = "config.evaluation.sampler.guide"
+
+
+class Guide(NamedTuple):
+    """The weaker network, with the `ema` weights of its checkpoint on the sampled run's mesh."""
+
+    apply: Callable
+    params: Params
+
+
+def guide_of(run: Run, sampler: SamplerConfig) -> Guide | None:
+    """The guide of a sampler of `run`; None for a sampler that has none.
+
+    Raises `ConfigError` for a folder without a run or without the checkpoint, and for a run of another corpus or
+    formulation.
+    """
+    return _load(run, sampler.guide) if sampler.guide else None
+
+
+@functools.lru_cache(maxsize=1)  # its weights are as large as a network's
+def _load(run: Run, guide: str) -> Guide:
+    folder, step = parse_guide(guide)
+    weaker = open_run(folder, {f"mesh.{axis}": size for axis, size in vars(run.config.mesh).items()})
+    if weaker.corpus.fingerprint != run.corpus.fingerprint:
+        raise ConfigError(
+            f"{FIELD} is {guide}, a run on {weaker.config.data.label}, not on the corpus of {run.name} "
+            f"({run.config.data.label}); take a run on the same corpus"
+        )
+    ours, theirs = ((each.path, each.prediction, each.span) for each in (run.formulation, weaker.formulation))
+    if ours != theirs:
+        raise ConfigError(
+            f"{FIELD} is {guide}, a run of the formulation {weaker.formulation.name}, and {run.name} has "
+            f"{run.formulation.name}; take a run that predicts the same"
+        )
+    with weaker.computing():
+        return Guide(weaker.backbone.apply, weaker.restore_params(weaker.choose_step(step), "ema"))

@@ -1,0 +1,151 @@
+"""Low-rank adapters of a network's linear maps (LoRA; Hu et al. 2021, arXiv 2106.09685, section 4.1).
+
+An adapter is a tree of its own, beside the parameters: for each adapted kernel W it has `a` and `b`, and the network
+is called with W + scale * (a b), merged before the forward pass. So every backbone, scan, rematerialisation and mesh
+serves an adapted network unchanged. `b` starts at zero: before any step the merged network is the network itself, bit
+for bit, and it stays so at scale 0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rfjax.models.sharding import dimensions, path_name
+
+Params = Any  # nested dict of float32 arrays
+Adapter = Any  # the same dict with {"a", "b"} in place of each adapted kernel, and nothing else
+
+
+class MatrixAxes(NamedTuple):
+    """A kernel as matrices: its axes, counted from the end. All axes before these count stacked layers."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    apart: tuple[int, ...] = ()  # these count maps with factors of their own, such as queries, keys and values
+
+
+# (end of a kernel's path, its axes). The first match counts. Kernels are the linear maps among those that
+# `sharding.RULES` names; convolutions, and the patch embedding, have no row.
+MATRICES: tuple[tuple[str, MatrixAxes], ...] = (
+    (r"/(qkv2?|cross_kv)/kernel$", MatrixAxes((-4,), (-2, -1), (-3,))),
+    (r"/cross_q/kernel$", MatrixAxes((-3,), (-2, -1))),
+    (r"/(cross_)?proj2?/kernel$", MatrixAxes((-3, -2), (-1,))),
+    (r"/modulation/kernel$", MatrixAxes((-3,), (-2, -1))),
+    (r"/(mlp_in|mlp_out|(down|up)\d+_linear)/kernel$", MatrixAxes((-2,), (-1,))),
+    (r"(context|class)_embed/kernel$", MatrixAxes((-2,), (-1,))),
+    (r"(time|pooled|context)_embed/(in|out)/kernel$", MatrixAxes((-2,), (-1,))),
+    (r"final/linear/kernel$", MatrixAxes((-2,), (-1,))),
+)
+
+
+def matrix_axes(path: str) -> MatrixAxes | None:
+    """How a kernel's axes make a matrix; None for a parameter that no adapter has."""
+    if not dimensions(path):
+        return None
+    return next((axes for pattern, axes in MATRICES if re.search(pattern, "/" + path)), None)
+
+
+class MatrixShape(NamedTuple):
+    """A kernel's shape, axis by axis: stacked layers, maps apart, inputs, outputs."""
+
+    stacked: tuple[int, ...]
+    apart: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The number of inputs and of outputs of one map."""
+        return math.prod(self.inputs), math.prod(self.outputs)
+
+    @property
+    def maps(self) -> tuple[int, ...]:
+        """The leading axes of the factors: a map for each of their places."""
+        return self.stacked + self.apart
+
+
+def matrix_shape(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixShape:
+    named = len(axes.inputs) + len(axes.outputs) + len(axes.apart)
+    parts = (tuple(shape[axis] for axis in part) for part in (axes.apart, axes.inputs, axes.outputs))
+    return MatrixShape(tuple(shape[: len(shape) - named]), *parts)
+
+
+def rank_of(shape: MatrixShape, rank: int) -> int:
+    """The rank of a kernel's factors: `rank`, but at most half the smaller side. Beyond that, factors would hold as
+    many numbers as the kernel."""
+    return max(1, min(rank, min(shape.sides) // 2))
+
+
+def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
+    """A new adapter of every linear map of `params` but the patch embedding; only the shapes of `params` are used.
+
+    `a` [maps..., inputs, rank] is uniform in +-1/sqrt(inputs), and `b` [maps..., rank, outputs] is zero. A leaf's
+    numbers depend on its path alone.
+    """
+    adapter: dict = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        axes = matrix_axes(name)
+        if axes is None:
+            continue
+        shape = matrix_shape(leaf.shape, axes)
+        inputs, outputs = shape.sides
+        own, limit = rank_of(shape, rank), 1.0 / math.sqrt(inputs)
+        a = jax.random.uniform(
+            jax.random.fold_in(key, zlib.crc32(name.encode())), (*shape.maps, inputs, own), jnp.float32, -limit, limit
+        )
+        node = adapter
+        for part in name.split("/"):
+            node = node.setdefault(part, {})
+        node |= {"a": a, "b": jnp.zeros((*shape.maps, own, outputs), jnp.float32)}
+    return adapter
+
+
+def product(factors: Mapping[str, Float[Array, " ..."]], path: str, shape: tuple[int, ...]) -> Float[Array, " ..."]:
+    """a b of a kernel's factors, with the kernel's own axes."""
+    axes = matrix_axes(path)
+    parts = matrix_shape(shape, axes)
+    delta = jnp.matmul(factors["a"], factors["b"], precision="highest")
+    delta = delta.reshape(*parts.maps, *parts.inputs, *parts.outputs)
+    if not axes.apart:
+        return delta
+    first = len(parts.stacked)
+    return jnp.moveaxis(delta, first, len(shape) + axes.apart[0])
+
+
+def merge(params: Params, adapter: Adapter, scale: Float[Array, ""] | float) -> Params:
+    """The parameters W + scale * (a b); leaves without factors are those of `params`."""
+
+    def merged(path, leaf):
+        node = adapter
+        for part in path:
+            if part.key not in node:
+                return leaf
+            node = node[part.key]
+        return leaf + scale * product(node, path_name(path), leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(merged, params)
+
+
+def adapted_leaves(params: Params) -> dict[str, MatrixShape]:
+    """{path: its shape as maps} of every kernel that an adapter has factors for."""
+    leaves = ((path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
+    axes = ((name, shape, matrix_axes(name)) for name, shape in leaves)
+    return {name: matrix_shape(shape, found) for name, shape, found in axes if found}
+
+
+def cut_ranks(params: Params, rank: int) -> dict[int, list[str]]:
+    """{rank: the kernels that have it} for the ranks below the one asked for, ascending."""
+    cut: dict[int, list[str]] = {}
+    for path, shape in adapted_leaves(params).items():
+        if (own := rank_of(shape, rank)) < rank:
+            cut.setdefault(own, []).append(path)
+    return dict(sorted(cut.items()))

@@ -1,0 +1,96 @@
+"""Looks inside the network every so many steps: the largest attention logit of each layer, and how large its outputs
+are.
+
+It is one forward pass of the step's batch, with the step's noise, before the step is taken: a program of its own, which
+changes nothing. Attention logits that grow without end are how large transformers come apart (Dehghani et al. 2023,
+arXiv 2302.05442, section 2); SD3 met it at high resolution and answered with QK-norm (section 5.3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from rfjax import limits
+from rfjax.data.buckets import trained_parts
+from rfjax.models.flops import patches
+from rfjax.training.loss import make_loss
+from rfjax.training.mesh import BATCH
+from rfjax.training.processes import distributed
+from rfjax.training.program import abstract_batch, abstract_state
+from rfjax.training.run import Run
+from rfjax.training.step import microbatches
+
+DEEP, LONG = 24, 1024  # from this depth on, and above this many tokens, bfloat16 attention needs QK-norm
+
+
+class Diagnostics(NamedTuple):
+    """What a forward pass shows. Keys name the layer, from 0, and the part of it: "3", "3/image"."""
+
+    loss: Float[Array, ""]  # that of the step
+    largest_logit: dict[str, Float[Array, ""]]
+    rms: dict[str, Float[Array, ""]]  # of a stream's values after the layer
+
+
+def lower_diagnostics(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:
+    """The program `(params, batch, step) -> Diagnostics`, lowered for the devices of the run's mesh. The run's corpus
+    must have one latent shape. `step` and `stream_offset` are those of the train step."""
+    config, mesh = run.config, run.mesh
+    accumulate, encoders = config.train.accumulate, run.corpus.shapes.encoders
+
+    def part(params, batch, step, places):
+        seen = []
+
+        def apply(params, *given):
+            prediction, *noted = run.backbone.watched(params, *given)
+            seen.append(noted)
+            return prediction
+
+        loss, _ = make_loss(config, apply, encoders)(params, batch, step, places)
+        return loss, *seen[0]
+
+    def diagnose(params, batch, step):
+        places = jnp.arange(config.train.batch_size, dtype=jnp.int32)
+        places = jax.lax.with_sharding_constraint(places, NamedSharding(mesh, BATCH))
+        given = jax.tree.map(lambda array: microbatches(mesh, array, accumulate), (batch, places))
+        losses, logits, squares = jax.lax.map(lambda each: part(params, each[0], step + stream_offset, each[1]), given)
+        return Diagnostics(
+            jnp.mean(losses),
+            jax.tree.map(jnp.max, logits),
+            jax.tree.map(lambda square: jnp.sqrt(jnp.mean(square)), squares),
+        )
+
+    state, whole = abstract_state(run), NamedSharding(mesh, P())
+    with run.computing():
+        program = jax.jit(diagnose, out_shardings=whole)
+        step = jax.ShapeDtypeStruct((), state.step.dtype, sharding=state.step.sharding)
+        return program.lower(state.params, abstract_batch(run, NamedSharding(mesh, BATCH)), step)
+
+
+def compile_diagnostics(run: Run, *, stream_offset: int = 0) -> dict[tuple[int, ...], jax.stages.Compiled]:
+    """The compiled programs of a run, by latent shape."""
+    parts = [run.corpus.parts[part] for part in trained_parts(run.corpus)]
+    lowered = {
+        part.shapes.latents: lower_diagnostics(replace(run, corpus=part), stream_offset=stream_offset) for part in parts
+    }
+    return {shape: distributed.compiled("the diagnostics", program) for shape, program in lowered.items()}
+
+
+def qk_norm_advice(run: Run) -> str | None:
+    """A sentence that recommends QK-norm, where a run in bfloat16 is deep or its sequences are long; else None."""
+    model, train = run.config.model, run.config.train
+    if model.qk_norm or train.compute_dtype != "bfloat16":
+        return None
+    text = limits.BACKBONES[model.backbone].text_in_sequence
+    tokens = max(patches(model, part.shapes)[0] + text * part.shapes.context[0] for part in run.corpus.parts)
+    reasons = [f"depth {model.depth}"] * (model.depth >= DEEP) + [f"{tokens:,} tokens"] * (tokens > LONG)
+    if not reasons:
+        return None
+    why = "in bfloat16 attention logits may grow until training diverges (SD3 section 5.3.2)"
+    return f"{' and '.join(reasons)} without QK-norm: {why}; config.model.qk_norm=true keeps them small"

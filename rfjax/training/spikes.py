@@ -1,0 +1,91 @@
+"""Notices, in numbers that every step gives anyway, that a run is about to go wrong: spikes, and a loss that climbs.
+
+Its memory is part of a checkpoint's facts, so a resumed run warns where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+HISTORY = 128  # steps that are remembered
+LEAST = 32  # steps before the first warning; the loss's level is its median over so many
+DEVIATIONS = 6.0  # a spike is so many deviations above the median, in logarithms
+SMALLEST_DEVIATION = 0.1  # a spike is at least exp(6 x 0.1) = 1.8 times the median
+CLIMB = 1.5  # the loss climbs where its level is so many times the lowest level so far
+QUIET = 128  # steps without another warning of the same kind
+
+
+class Memory(TypedDict):
+    """What the detector remembers. `values` are the last finite ones; `quiet` are the steps of the last warnings."""
+
+    values: dict[str, list[float]]
+    quiet: dict[str, int]
+    lowest: NotRequired[float | None]
+
+
+class SpikeDetector:
+    """Warns of a value far above those before it, and of a loss whose level has climbed."""
+
+    def __init__(self, memory: Memory | None = None):
+        memory = memory or {"values": {}, "quiet": {}}
+        self._values = {name: list(values) for name, values in memory["values"].items()}
+        self._quiet, self._lowest = dict(memory["quiet"]), memory.get("lowest")
+
+    def memory(self) -> Memory:
+        return {
+            "values": {name: list(values) for name, values in self._values.items()},
+            "quiet": dict(self._quiet),
+            "lowest": self._lowest,
+        }
+
+    def see(self, step: int, values: Mapping[str, float]) -> list[str]:
+        """Takes in a step's values, each by its name; "loss" is among them. Returns warnings, as sentences.
+
+        Values that are not finite are passed over: the step was skipped, and training says so.
+        """
+        warnings = []
+        for name, value in values.items():
+            if not math.isfinite(value):
+                continue
+            before = self._values.setdefault(name, [])
+            middle, limit = _limit(before)
+            if len(before) >= LEAST and value > limit and self._speaks(f"spike of {name}", step):
+                warnings.append(
+                    f"the {name} is {value:.4g}, {value / middle:.3g} times its median over the {len(before)} steps "
+                    "before"
+                )
+            before.append(value)
+            del before[:-HISTORY]
+        return warnings + self._climb(step)
+
+    def _climb(self, step: int) -> list[str]:
+        losses = self._values.get("loss", [])[-LEAST:]
+        if len(losses) < LEAST:
+            return []
+        level = float(np.median(losses))
+        self._lowest = level if self._lowest is None else min(level, self._lowest)
+        if level <= CLIMB * self._lowest or not self._speaks("climb", step):
+            return []
+        return [f"the loss has climbed: its median over {LEAST} steps is {level:.4g}, and was {self._lowest:.4g}"]
+
+    def _speaks(self, kind: str, step: int) -> bool:
+        """Whether a warning of this kind is due at a step; if so, the next ones are not for a while."""
+        last = self._quiet.get(kind)
+        if last is not None and step < last + QUIET:
+            return False
+        self._quiet[kind] = step
+        return True
+
+
+def _limit(values: list[float]) -> tuple[float, float]:
+    """(the median of the values, the value above which another is a spike)."""
+    if not values:
+        return math.nan, math.inf
+    logs = np.log(np.maximum(values, np.finfo(float).tiny))
+    middle = float(np.median(logs))
+    deviation = max(1.4826 * float(np.median(np.abs(logs - middle))), SMALLEST_DEVIATION)
+    return math.exp(middle), math.exp(min(middle + DEVIATIONS * deviation, 700.0))

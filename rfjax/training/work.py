@@ -1,0 +1,30 @@
+"""What an attempt trains, where that is not the run's network on its corpus: the seam through which `rfjax.tune` uses
+the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rfjax.training.step import StepMetrics
+
+State = Any  # a named tuple with the fields of `training.state.TrainState`, and perhaps more
+Take = Callable[[State, Any], tuple[State, StepMetrics]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A state, its step and its batches, in place of those that follow from the run's config.
+
+    A step must be a function of the state and the batch, and a batch of the run's config, the step and the state, so
+    that a run that is started again repeats the same bits.
+    """
+
+    abstract: State  # shapes, dtypes and shardings of the state
+    first_state: Callable[[], State]
+    compile: Callable[[Callable[[str], None]], Take]  # is given a function that shows a line
+    batches: Callable[[int, Callable[[], State]], Iterator]  # (first step, a function to the newest state)
+    flops_per_image: int | Callable[[int], int]  # as in `monitor.Spending`
+    facts: Mapping[str, object]  # of run.json
+    alarms: Callable[[Mapping], Iterable[str]] = lambda row: ()  # (row of the curve) -> lines to show

@@ -1,0 +1,292 @@
+"""The schema of a tuning: frozen dataclasses, checked before anything starts, as `rfjax.config` is for runs.
+
+A tuning's config file is a short Python file whose `get_config()` returns any of the fields below. No JAX here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+
+from rfjax import config as schema
+from rfjax.config import Config, SamplerConfig
+from rfjax.errors import ConfigError
+from rfjax.limits import BATCH_END, COUNT_END, DECAY, SEED, Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    rank: int = 128  # cut to half the smaller side of a kernel
+    alpha: float = 0.0  # the merged kernels are W + alpha / rank * (a b); 0: alpha is the rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """The images that a round makes to learn from."""
+
+    prompts: int = 48  # of a round
+    images_per_prompt: int = 8  # a group: images are compared with those of the same prompt
+    batch_size: int = 128  # images that are sampled at a time
+    steps_per_round: int = 10
+    sampler_steps: int = 0  # 0: those of the run's own sampler
+    guidance_scale: float = -1.0  # -1: that of the run's own sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig:
+    """Diffusion-DPO for rectified flow (Wallace et al. 2023, arXiv 2311.12908, eq. 14)."""
+
+    # The factor of -1/2 [(winner's error - the reference's) - (loser's error - the reference's)]. An error is the mean
+    # over a latent's elements of the prediction's squared error (the velocity's, for rf). SalesforceAIResearch's code
+    # has the same 1/2; diffusers' has none, so its beta is half of this one.
+    beta: float = 2000.0
+    # velocity: the same at every t | noise: the error of the noise, which for rf is (1 - t)^2 times the velocity's
+    error: str = "velocity"
+    noise: str = "fresh"  # fresh: the same for winner and loser | own: the noise that each image was made from
+    sampled_by: str = "policy"  # base: the run as it was | policy: as it is tuned so far
+    pairs_per_prompt: int = 1  # the best with the worst, the second with the second from the end, ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NFTConfig:
+    """DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117)."""
+
+    beta: float = 1.0  # of v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v
+    clip: float = 5.0  # advantages beyond it count as it
+    kl: float = 1e-4  # of the squared difference to the run's own prediction
+    error: str = "data"  # data: errors of x0, each divided by its mean size | prediction: the plain squared error
+    keep_growth: float = 0.001  # of round k, the sampling policy keeps the share min(keep_growth * k, keep_most)
+    keep_most: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is measured on prompts that are not tuned on, before, during and after."""
+
+    every: int = 0  # steps; 0: before the first step and after the last alone
+    prompts_per_task: int = 20
+    images_per_prompt: int = 8
+    unguided: bool = True  # also without guidance
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    method: str = "dpo"  # a row of `methods.METHODS`
+    seed: int = 0
+    weights: str = "ema"  # those of the run's checkpoint that are tuned
+    reward: str = "geneval"  # a row of `rewards.REWARDS`, or FILE.py:FUNCTION
+    held_out_reward: str = "cleanness"  # is measured and never trained on
+    held_out_prompts: float = 0.25  # share of each task's prompts that are never trained on
+    steps: int = 200
+    batch_size: int = 32  # pairs (dpo) or images (nft) of a step
+    accumulate: int = 1
+    learning_rate: float = 3e-4
+    warmup_steps: int = 10
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    ema_decay: float = 0.9
+    log_every: int = 10
+    checkpoint_every: int = 50
+    keep_last: int = 2
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    nft: NFTConfig = field(default_factory=NFTConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+
+    @property
+    def alpha(self) -> float:
+        return self.lora.alpha or float(self.lora.rank)
+
+    @property
+    def scale(self) -> float:
+        """The factor of the product of an adapter's factors."""
+        return self.alpha / self.lora.rank
+
+    def sampler(self, own: SamplerConfig) -> SamplerConfig:
+        """The sampler of a round's images, for a run whose own sampler is `own`."""
+        changes = {}
+        if self.rollout.sampler_steps:
+            changes["steps"] = self.rollout.sampler_steps
+        if self.rollout.guidance_scale != -1:
+            changes["guidance_scale"] = self.rollout.guidance_scale
+        return dataclasses.replace(own, **changes)
+
+
+# Names of the tables of methods and rewards; tests/tune holds them equal to the tables, which need JAX.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": ("dpo", "nft"),
+    "weights": ("ema", "raw"),
+    "dpo.error": ("velocity", "noise"),
+    "dpo.noise": ("fresh", "own"),
+    "dpo.sampled_by": ("base", "policy"),
+    "nft.error": ("data", "prediction"),
+}
+BUILT_IN_REWARDS = ("geneval", "geneval_graded", "cleanness")
+
+_COUNT, _BATCH, _FACTOR = Range(1, COUNT_END), Range(1, BATCH_END), Range(0, 1e6)
+RANGES: dict[str, Range] = {
+    "seed": SEED,
+    "held_out_prompts": Range(0, 1, open_low=True, open_high=True),
+    "steps": _COUNT,
+    "batch_size": _BATCH,
+    "accumulate": _BATCH,
+    "learning_rate": _FACTOR,
+    "warmup_steps": Range(0, COUNT_END),
+    "clip_norm": Range(0, 1e12),
+    "weight_decay": _FACTOR,
+    "ema_decay": DECAY,
+    "log_every": _COUNT,
+    "checkpoint_every": _COUNT,
+    "keep_last": _COUNT,
+    "lora.rank": Range(1, 2**20),
+    "lora.alpha": _FACTOR,
+    "rollout.prompts": _BATCH,
+    "rollout.images_per_prompt": Range(2, BATCH_END),
+    "rollout.batch_size": _BATCH,
+    "rollout.steps_per_round": _COUNT,
+    "rollout.sampler_steps": Range(0, 10_000),
+    "rollout.guidance_scale": Range(-1, 1000),
+    "dpo.beta": Range(0, 1e9, open_low=True),
+    "dpo.pairs_per_prompt": _BATCH,
+    "nft.beta": Range(0, 1000, open_low=True),
+    "nft.clip": Range(0, 1e6, open_low=True),
+    "nft.kl": _FACTOR,
+    "nft.keep_growth": Range(0, 1),
+    "nft.keep_most": DECAY,
+    "watch.every": Range(0, COUNT_END),
+    "watch.prompts_per_task": Range(1, 10**6),
+    "watch.images_per_prompt": Range(2, 10**6),
+    "watch.seed": SEED,
+}
+
+
+def check(tune: TuneConfig) -> None:
+    """Raises `ConfigError` naming the first field outside its limits, its value, and what it may be."""
+    for key, allowed in CHOICES.items():
+        value = attrgetter(key)(tune)
+        if value not in allowed:
+            near = difflib.get_close_matches(str(value), allowed, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"config.{key} is {value!r}; it must be one of {', '.join(allowed)}{hint}")
+    for key, allowed in RANGES.items():
+        value = attrgetter(key)(tune)
+        if value not in allowed:
+            raise ConfigError(f"config.{key} is {value}; it must be {allowed}")
+    for key in ("reward", "held_out_reward"):
+        value = getattr(tune, key)
+        if value not in BUILT_IN_REWARDS and ".py:" not in value:
+            known = ", ".join(BUILT_IN_REWARDS)
+            raise ConfigError(f"config.{key} is {value!r}; it must be one of {known}, or your own as FILE.py:FUNCTION")
+    if tune.batch_size % tune.accumulate:
+        given = f"config.batch_size {tune.batch_size} is not divisible by config.accumulate={tune.accumulate}"
+        raise ConfigError(f"{given}; change one of the two")
+    if tune.reward == tune.held_out_reward:
+        given = f"config.reward and config.held_out_reward are both {tune.reward}"
+        raise ConfigError(
+            f"{given}; the held-out reward must be another, so that it shows a reward that was only gamed"
+        )
+
+
+def from_dict(values: Mapping) -> TuneConfig:
+    """The checked config of a nested mapping. Raises `ConfigError` as `rfjax.config.from_dict` does."""
+    _check_keys(TuneConfig, values, "")
+    tune = schema._build(TuneConfig, values, prefix="")
+    check(tune)
+    return tune
+
+
+def to_dict(tune: TuneConfig) -> dict:
+    """The config as a nested dict that JSON can hold; `from_dict` reads it back unchanged."""
+    return json.loads(json.dumps(dataclasses.asdict(tune)))
+
+
+def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
+    """The checked config of a file, or the defaults, with the texts of dotted keys in place of fields."""
+    values = {}
+    if path is not None:
+        values = schema.returned_config(schema.load_file(path), path)
+        values = values.to_dict() if hasattr(values, "to_dict") else dict(values)
+    _check_keys(TuneConfig, values, "")
+    for key, text in overrides.items():
+        annotation = _annotation(key)
+        *sections, last = key.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = schema._parse(key, text, annotation) if isinstance(text, str) else text
+    return from_dict(values)
+
+
+def differences(a: TuneConfig, b: TuneConfig) -> list[str]:
+    """The dotted keys whose values differ, sorted."""
+    one, other = flatten(a), flatten(b)
+    return sorted(key for key in one if one[key] != other[key])
+
+
+def flatten(tune: TuneConfig) -> dict[str, object]:
+    """Every field's plain value by its dotted key."""
+    return schema._flatten(to_dict(tune))
+
+
+def run_config(base: Config, tune: TuneConfig) -> Config:
+    """The config of the tuned run: that of the run it starts from, with the tuning's steps, batch and rates.
+
+    So every reader of a run reads a tuned one. It is evaluated at its last step as that run is.
+    """
+    shared = ("steps", "batch_size", "accumulate", "learning_rate", "warmup_steps", "clip_norm", "weight_decay")
+    shared += ("ema_decay", "log_every", "checkpoint_every", "keep_last")
+    train = dataclasses.replace(
+        base.train,
+        **{name: getattr(tune, name) for name in shared},
+        schedule="constant",
+        optimizer="adamw",
+        role="run",
+        together=1,
+        branches=(),
+        ema_every=1,
+        condition_dropout=0.0,
+        keep_every=0,
+    )
+    temporal = dataclasses.replace(base.evaluation.temporal, every=0)
+    evaluation = dataclasses.replace(base.evaluation, every=0, geneval_every=0, temporal=temporal)
+    return dataclasses.replace(base, name=f"{base.name}-{tune.method}", train=train, evaluation=evaluation)
+
+
+def _check_keys(cls, values, prefix):
+    """Raises `ConfigError` for the first unknown key, with the nearest known one."""
+    hints = typing.get_type_hints(cls)
+    for key, value in dict(values).items():
+        if key not in hints:
+            raise ConfigError(_unknown(f"{prefix}{key}"))
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _check_keys(hints[key], value, f"{prefix}{key}.")
+
+
+def _annotation(key):
+    """The type of the field that a dotted key names."""
+    cls = TuneConfig
+    for part in key.split("."):
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in hints:
+            raise ConfigError(_unknown(key))
+        cls = hints[part]
+    if dataclasses.is_dataclass(cls):
+        fields = ", ".join(typing.get_type_hints(cls))
+        raise ConfigError(f"config.{key} is a section; name one of its fields: {fields}")
+    return cls
+
+
+def _unknown(key):
+    keys = list(flatten(TuneConfig()))
+    near = difflib.get_close_matches(key, keys, 1, 0.5)
+    near = near or [other for other in keys if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    hint = f"did you mean config.{near[0]}?" if near else f"the fields are: {', '.join(keys)}"
+    return f"unknown config key config.{key} of a tuning; {hint}"

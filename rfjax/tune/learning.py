@@ -1,0 +1,222 @@
+"""A tuning as work for the training loop: its state, its step and its batches."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rfjax.flow.objective import draw
+from rfjax.flow.resolution import formulation_at
+from rfjax.flow.samplers import EVALUATIONS_PER_STEP
+from rfjax.models import lora
+from rfjax.models.flops import forward_flops, training_flops
+from rfjax.training import adapted
+from rfjax.training.loss import ExampleLosses, run_keys
+from rfjax.training.mesh import places_here, put_batch, shardings
+from rfjax.training.optimizer import make_optimizer
+from rfjax.training.processes import distributed
+from rfjax.training.run import Run
+from rfjax.training.run_folder import AdapterFacts
+from rfjax.training.step import step_parts
+from rfjax.training.work import Work
+from rfjax.tune.config import TuneConfig, to_dict
+from rfjax.tune.methods import METHODS, Draws, Networks
+from rfjax.tune.rollouts import Rollouts, noise_seed
+from rfjax.tune.state import TuneState, init_tuning
+
+
+def tuning_key(tune: TuneConfig) -> jax.Array:
+    """The key of a tuning's random numbers. Tunings with one seed share t and noise, whatever their method."""
+    return run_keys(tune.seed)[1]
+
+
+def optimizer_of(run: Run) -> optax.GradientTransformation:
+    """AdamW as the tuned run's config has it. A network's parametrisation says nothing of its adapter."""
+    return make_optimizer(replace(run.config, model=replace(run.config.model, parametrization="standard")))
+
+
+def make_loss(run: Run, tune: TuneConfig) -> Callable:
+    """Returns `loss(adapter, base, sampler, batch, step, places) -> (mean loss, ExampleLosses)`.
+
+    Policy, reference and sampler are one network with the parameters `base`: merged with the adapter, alone, and merged
+    with the sampling policy's adapter. No condition is dropped.
+    """
+    method, key, scale = METHODS[tune.method], tuning_key(tune), tune.scale
+    shape = run.corpus.shapes.latents
+    formulation = formulation_at(run.config, shape)
+
+    def network(params):
+        return lambda *given: run.backbone.apply(params, *given)
+
+    def loss(adapter, base, sampler, batch, step, places):
+        base = jax.lax.stop_gradient(base)
+        policy = lora.merge(base, adapter, scale)
+        old = lora.merge(base, jax.lax.stop_gradient(sampler), scale)
+        draws = draw(key, step, places, shape, 1, 0.0)
+        t = formulation.density.quantile(draws.u)
+        networks = Networks(network(policy), network(base), network(old))
+        losses, measures = method.loss(networks, formulation, Draws(t, draws.noise, noise_seed(tune)), batch, tune)
+        return jnp.mean(losses), ExampleLosses(t, losses, jax.lax.stop_gradient(measures))
+
+    return loss
+
+
+def make_step(run: Run, tune: TuneConfig, abstract: TuneState) -> Callable:
+    """Returns `step(state, base, batch) -> (state, metrics)`, not compiled. After the last step of a round, the
+    sampling policy takes its share of the adapter."""
+    method, loss, optimizer = METHODS[tune.method], make_loss(run, tune), optimizer_of(run)
+    every = tune.rollout.steps_per_round
+
+    def step(state, base, batch):
+        def loss_fn(adapter, batch, step, places):
+            return loss(adapter, base, state.sampler, batch, step, places)
+
+        parts = step_parts(loss_fn, optimizer, run.config.train, run.mesh, abstract.trained)
+        trained, metrics = parts.update(state.trained, *parts.gradients(state.params, batch, state.step))
+        ends, number = trained.step % every == 0, trained.step // every
+        kept = jnp.where(ends, jnp.asarray(method.kept(tune, number), jnp.float32), 1.0)
+        sampler = jax.tree.map(
+            # In this form nothing is rounded where all or nothing is kept.
+            lambda old, new: jnp.where(kept == 1, old, new + kept * (old - new)),
+            state.sampler,
+            trained.params,
+        )
+        return TuneState.of(trained, sampler), metrics
+
+    return step
+
+
+def base_shapes(run: Run):
+    """Shapes, dtypes and shardings of the network's parameters."""
+    shapes = jax.eval_shape(run.backbone.init, jax.random.key(0))
+    return jax.tree.map(_placed, shapes, shardings(run.mesh, shapes))
+
+
+def _placed(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+class Learning:
+    """What `rfjax.training.loop.train` trains for a tuning."""
+
+    def __init__(self, run: Run, tune: TuneConfig, facts: AdapterFacts, rollouts: Rollouts, watch: Callable):
+        self._run, self._tune, self._facts, self._rollouts, self._watch = run, tune, facts, rollouts, watch
+        shapes = base_shapes(run)
+        self._init = functools.partial(init_tuning, base=shapes, rank=tune.lora.rank, optimizer=optimizer_of(run))
+        state = jax.eval_shape(self._init, self._init_key)
+        self.abstract = jax.tree.map(_placed, state, shardings(run.mesh, state))
+        self._base = None
+
+    @property
+    def _init_key(self):
+        return run_keys(self._tune.seed)[0]
+
+    @property
+    def work(self) -> Work:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+        return Work(
+            abstract=self.abstract,
+            first_state=self._first_state,
+            compile=self._compile,
+            batches=self._batches,
+            flops_per_image=flops_per_example(self._run, self._tune),
+            facts={"adapter": dict(self._facts), "adapter_params": count, "tune": to_dict(self._tune)},
+            alarms=functools.partial(alarms, self._tune),
+        )
+
+    def base(self):
+        """The parameters that are tuned, on the run's mesh; read once."""
+        if self._base is None:
+            self._base = adapted.restore_base(
+                Path(self._run.workdir), self._facts, lambda shapes: shardings(self._run.mesh, shapes)
+            )
+        return self._base
+
+    def merged(self, adapter):
+        """The parameters of the network with an adapter."""
+        return adapted.merged(self.base(), adapter, self._tune.scale)
+
+    def _first_state(self) -> TuneState:
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        lowered = jax.jit(self._init, out_shardings=places).lower(self._init_key)
+        return distributed.compiled("the adapter", lowered)(self._init_key)
+
+    def _compile(self, note: Callable[[str], None]):
+        for rank, kernels in lora.cut_ranks(self.base(), self._tune.lora.rank).items():
+            named = ", ".join(kernels[:3]) + (f" and {len(kernels) - 3} more" if len(kernels) > 3 else "")
+            note(f"{self._run.name}: rank {rank} in place of {self._tune.lora.rank} for {named}")
+        mesh, size = self._run.mesh, self._tune.batch_size
+        put = functools.partial(put_batch, mesh, size, places_here(mesh, size))
+        step, program = make_step(self._run, self._tune, self.abstract), None
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+        def take(state, batch):
+            nonlocal program
+            batch = put(batch)
+            if program is None:
+                note(f"{self._run.name}: compiling the tuning step")
+                outputs = (places, NamedSharding(mesh, P()))
+                lowered = jax.jit(step, out_shardings=outputs, donate_argnums=0).lower(state, self.base(), batch)
+                program = distributed.compiled("the tuning step", lowered)
+            return program(state, self.base(), batch)
+
+        return take
+
+    def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator[tuple]:
+        """This process's rows of each step's batch. Each round begins with its images; where the first step lies within
+        a round, they are made again."""
+        tune, steps = self._tune, self._tune.steps
+        places = places_here(self._run.mesh, tune.batch_size)
+        each, examples = tune.rollout.steps_per_round, None
+        for step in range(first, steps):
+            number, place = divmod(step, each)
+            self._watch(step, lambda: self.merged(newest().ema))
+            if examples is None or place == 0:
+                examples, _ = self._rollouts.examples(self.merged(newest().sampler), number)
+            rows = rows_of_step(tune, len(examples.latents), number, place)[places]
+            yield jax.tree.map(lambda array, rows=rows: array[rows], examples)
+
+
+def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
+    """The examples of a round that step `place` of it takes: all of them in a shuffled order, again and again."""
+    order = np.random.default_rng((tune.seed, number)).permutation(examples)
+    return order[np.arange(place * tune.batch_size, (place + 1) * tune.batch_size) % examples]
+
+
+def flops_per_example(run: Run, tune: TuneConfig) -> int:
+    """FLOPs of an example of a step: its forward and backward passes, and its share of the round's images."""
+    forward, both = (count(run.config.model, run.corpus.shapes) for count in (forward_flops, training_flops))
+    plain, trained = METHODS[tune.method].evaluations
+    sampler, rollout = tune.sampler(run.config.evaluation.sampler), tune.rollout
+    evaluations = sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 if sampler.guidance_scale == 1 else 2)
+    images = rollout.prompts * rollout.images_per_prompt / (rollout.steps_per_round * tune.batch_size)
+    return round(plain * forward + trained * both + images * evaluations * forward)
+
+
+ALARM_ERRORS = 3.0  # standard errors by which the winners' rise must exceed zero
+
+
+def alarms(tune: TuneConfig, row: Mapping) -> Iterable[str]:
+    """Lines about a row of the curve that somebody should look at: the winners' own error has risen above the
+    reference's, by more than chance in the pairs of the row's steps."""
+    measures = row.get("measures", {})
+    rise, square = measures.get("winner_rise"), measures.get("winner_rise_square")
+    if rise is None or square is None:
+        return
+    pairs = min(tune.log_every, row["step"]) * tune.batch_size
+    if rise > ALARM_ERRORS * math.sqrt(max(0.0, square - rise**2) / pairs):
+        yield (
+            f"step {row['step']}: the winners' own error has risen above the reference's, from "
+            f"{measures['winner_error_reference']:.5g} to {measures['winner_error']:.5g}: the policy only moves away "
+            "from the losers faster; lower config.learning_rate, raise config.dpo.beta, or stop"
+        )

@@ -1,0 +1,220 @@
+"""The methods as a table: what each learns from a round's groups, and the loss of what it learns from.
+
+Sampling, rewards, groups, logging, checkpoints and resuming are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
+
+from rfjax.data.batch import Conditions
+from rfjax.evaluation.generate import noise_for
+from rfjax.flow.formulation import Formulation
+from rfjax.flow.objective import NetworkFn, examples_at
+from rfjax.flow.path import expand_time
+from rfjax.tune import losses
+from rfjax.tune.config import TuneConfig
+
+
+class Groups(NamedTuple):
+    """The images of a round and their rewards, in host memory: a group for each prompt."""
+
+    latents: Float[np.ndarray, "prompts images frames height width channels"]
+    ids: Int[np.ndarray, "prompts images 2"]  # by which their noise is keyed
+    conditions: Conditions  # of each prompt
+    rewards: Float[np.ndarray, "prompts images"]
+
+
+class Networks(NamedTuple):
+    """The adapted network, and two that no gradient reaches: the run as it was, and the policy that made the images."""
+
+    policy: NetworkFn
+    reference: NetworkFn
+    sampler: NetworkFn
+
+
+class Draws(NamedTuple):
+    """A step's random numbers for its examples, and the seed of the noise that images were made from."""
+
+    t: Float[Array, " batch"]
+    noise: Float[Array, "batch frames height width channels"]
+    seed: UInt32[np.ndarray, ""] | int
+
+
+class NetworkInputs(NamedTuple):
+    """What a network sees of noised latents, and the prediction that would be right."""
+
+    seen: Float[Array, "batch frames height width channels"]
+    condition: Float[Array, " batch"]
+    target: Float[Array, "batch frames height width channels"]
+    weight: Float[Array, " batch"] | float  # the formulation's, of a squared error
+
+    def predict(self, network: NetworkFn, conditions: Conditions) -> Float[Array, "batch ..."]:
+        return network(self.seen, self.condition, *conditions).astype(jnp.float32)
+
+    def error(self, prediction: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """Each image's mean squared error."""
+        return mean_square(prediction - self.target)
+
+
+def mean_square(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+    """The mean square of each image's elements."""
+    return jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))
+
+
+def network_inputs(formulation: Formulation, t: Float[Array, " batch"], latents, noise) -> NetworkInputs:
+    """The inputs and target of a formulation's network for latents noised to times t, as in `flow.objective`."""
+    mixing, scale, condition, weight = examples_at(formulation, t)
+    a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
+    z = a * latents + b * noise
+    seen = (scale if isinstance(scale, float) else expand_time(scale, z)) * z
+    return NetworkInputs(seen, condition, m * latents + n * noise, weight)
+
+
+Loss = tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table."""
+
+    about: str
+    # (groups, config) -> what a step draws its examples from: a named tuple of arrays with a leading axis
+    examples: Callable[[Groups, TuneConfig], NamedTuple]
+    # (networks, formulation, draws, examples, config) -> each example's loss, and measures to show beside it
+    loss: Callable[[Networks, Formulation, Draws, NamedTuple, TuneConfig], Loss]
+    # (config, number of the round that ends) -> the share of its adapter that the sampling policy keeps
+    kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
+    # evaluations of the network in a step, per example: forward passes, and forward passes with gradients
+    evaluations: tuple[int, int]
+
+
+# Diffusion-DPO
+
+
+class Pairs(NamedTuple):
+    """Winners and losers of one prompt each, the winner first."""
+
+    latents: Float[np.ndarray, "pairs 2 frames height width channels"]
+    context: Float[np.ndarray, "pairs tokens context_size"]
+    pooled: Float[np.ndarray, "pairs pooled_size"]
+    ids: Int[np.ndarray, "pairs 2 2"]
+
+
+def choose_pairs(groups: Groups, tune: TuneConfig) -> Pairs:
+    """The best image of each group with the worst, then the second with the second from the end, and so on, as long as
+    their rewards differ. Of equal rewards the earlier image ranks higher. A group of equal rewards gives no pair."""
+    order = np.argsort(-groups.rewards, axis=1, kind="stable")
+    prompts, images = order.shape
+    rows, places = [], []
+    for prompt in range(prompts):
+        for rank in range(min(tune.dpo.pairs_per_prompt, images // 2)):
+            winner, loser = order[prompt, rank], order[prompt, images - 1 - rank]
+            if groups.rewards[prompt, winner] <= groups.rewards[prompt, loser]:
+                break
+            rows.append(prompt)
+            places.append((winner, loser))
+    rows, places = np.array(rows, int), np.array(places, int).reshape(-1, 2)
+    chosen = groups.conditions.rows(rows)
+    return Pairs(groups.latents[rows[:, None], places], *chosen, groups.ids[rows[:, None], places])
+
+
+def dpo_loss(networks: Networks, formulation: Formulation, draws: Draws, pairs: Pairs, tune: TuneConfig) -> Loss:
+    """The loss of each pair. Winner and loser, policy and reference see the same t and, where noise is fresh, the same
+    noise."""
+    count = pairs.latents.shape[0]
+    both = lambda array: jnp.repeat(array, 2, axis=0)  # noqa: E731
+    apart = lambda array: array.reshape(2 * count, *array.shape[2:])  # noqa: E731
+    latents, conditions = apart(pairs.latents), Conditions(both(pairs.context), both(pairs.pooled))
+    if tune.dpo.noise == "own":
+        noise = noise_for(draws.seed, apart(pairs.ids), latents.shape[1:])
+    else:
+        noise = both(draws.noise)
+    given = network_inputs(formulation, both(draws.t), latents, noise)
+    policy, reference = (given.predict(network, conditions) for network in (networks.policy, networks.reference))
+    winner, loser = (given.weight * losses.error_change(policy, reference, given.target)).reshape(count, 2).T
+    factor = 1.0
+    if tune.dpo.error == "noise":
+        mixing = formulation.prediction.mixing(formulation.path, draws.t)
+        factor = jnp.square(mixing.a / mixing.determinant)
+    loss, margin = losses.dpo(winner, loser, tune.dpo.beta * factor)
+    before, now = (given.weight * given.error(prediction) for prediction in (reference, policy))
+    measures = {
+        "winner_error": now.reshape(count, 2)[:, 0],
+        "loser_error": now.reshape(count, 2)[:, 1],
+        "winner_error_reference": before.reshape(count, 2)[:, 0],
+        "loser_error_reference": before.reshape(count, 2)[:, 1],
+        "winner_rise": winner,
+        "winner_rise_square": jnp.square(winner),
+        "accuracy": 0.5 * (1.0 + jnp.sign(margin)),  # a tie counts as half
+        "margin": margin,
+        "margin_size": jnp.abs(margin),
+    }
+    return loss, measures
+
+
+# DiffusionNFT
+
+
+class Rated(NamedTuple):
+    """Images with their r in [0, 1]."""
+
+    latents: Float[np.ndarray, "images frames height width channels"]
+    context: Float[np.ndarray, "images tokens context_size"]
+    pooled: Float[np.ndarray, "images pooled_size"]
+    reward: Float[np.ndarray, " images"]
+
+
+def rate(groups: Groups, tune: TuneConfig) -> Rated:
+    """All images of the groups whose rewards differ; the others' would all have r = 1/2 and pull to the old policy."""
+    telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
+    count = groups.rewards.shape[1]
+    reward = losses.advantages(groups.rewards[telling], tune.nft.clip) if len(telling) else np.zeros((0, count))
+    rows = np.repeat(telling, count)
+    latents = groups.latents[telling].reshape(-1, *groups.latents.shape[2:])
+    return Rated(latents, *groups.conditions.rows(rows), reward.reshape(-1).astype(np.float32))
+
+
+def nft_loss(networks: Networks, formulation: Formulation, draws: Draws, rated: Rated, tune: TuneConfig) -> Loss:
+    """The loss of each image, and `kl` times the squared difference to the run's own prediction."""
+    given = network_inputs(formulation, draws.t, rated.latents, draws.noise)
+    conditions, target = Conditions(rated.context, rated.pooled), given.target
+    each = networks.policy, networks.sampler, networks.reference
+    prediction, old, reference = (given.predict(network, conditions) for network in each)
+    mixing = formulation.prediction.mixing(formulation.path, draws.t)
+    to_data = jnp.broadcast_to(mixing.b / mixing.determinant, draws.t.shape) if tune.nft.error == "data" else None
+    moved, moved_from_sampler = mean_square(prediction - reference), mean_square(prediction - old)
+    loss = losses.nft(prediction, old, target, rated.reward, tune.nft.beta, to_data)
+    error, old_error = given.error(prediction), given.error(old)
+    measures = {
+        "error": error,
+        "error_sampler": old_error,
+        "moved_from_reference": moved,
+        "moved_from_sampler": moved_from_sampler,
+        "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: nearer to what was rated well
+    }
+    return loss + tune.nft.kl * moved, measures
+
+
+METHODS: dict[str, Method] = {
+    "dpo": Method(
+        "Diffusion-DPO: prefer the better image of each prompt",
+        examples=choose_pairs,
+        loss=dpo_loss,
+        kept=lambda tune, number: 1.0 if tune.dpo.sampled_by == "base" else 0.0,
+        evaluations=(2, 2),
+    ),
+    "nft": Method(
+        "DiffusionNFT: towards images above their group's mean, away from those below",
+        examples=rate,
+        loss=nft_loss,
+        kept=lambda tune, number: jnp.minimum(tune.nft.keep_growth * number, tune.nft.keep_most),
+        evaluations=(2, 1),
+    ),
+}

@@ -1,0 +1,75 @@
+"""The prompts of a tuning: those that it learns from, and those that are held out of it. No JAX here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError
+from rfjax.tune.config import TuneConfig
+
+MOST_PER_TASK = 1000  # prompts of a task that are asked for: all that embedded corpora have
+
+
+def all_prompts(corpus: Corpus) -> dict[str, list[dict]]:
+    """{task: its distinct prompts} of a corpus, each list in an order that is a hash of the prompts alone. Raises
+    `ConfigError` for a corpus without prompts."""
+    tasks: dict[str, dict[str, dict]] = {}
+    for row in corpus.evaluation_prompts(MOST_PER_TASK, 0):
+        tasks.setdefault(row["tag"], {}).setdefault(row["prompt"], row)
+    if not tasks:
+        raise ConfigError(
+            f"the corpus {corpus.name} has no prompts, so nothing can be tuned on it; use shapes or digits"
+        )
+    return {task: [rows[name] for name in sorted(rows, key=_place)] for task, rows in tasks.items()}
+
+
+def _place(prompt: str) -> str:
+    return hashlib.sha256(f"held out of tuning: {prompt}".encode()).hexdigest()
+
+
+def split(prompts: Mapping[str, Sequence[dict]], share: float) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """Returns (prompts to tune on, prompts held out), by task.
+
+    Of each task the first `share` is held out, at least one. A prompt with a pair that pretraining never showed is in
+    neither: tuning must not teach what the corpus holds out. Raises `ConfigError` for a task of which nothing is left
+    to tune on.
+    """
+    tuned, held_out = {}, {}
+    for task, rows in prompts.items():
+        seen = [row for row in rows if not row.get("held_out")]
+        first = max(1, math.ceil(share * len(seen)))
+        if len(seen) <= first:
+            raise ConfigError(
+                f"config.held_out_prompts={share} leaves no prompt of the task {task} to tune on (it has {len(seen)}); "
+                "lower it"
+            )
+        held_out[task], tuned[task] = seen[:first], seen[first:]
+    return tuned, held_out
+
+
+def of_round(tuned: Mapping[str, Sequence[dict]], tune: TuneConfig, number: int) -> list[dict]:
+    """The prompts of a round: tasks in turn, so that each weighs the same, as in GenEval's mean. The prompts of a task
+    follow each other in a shuffled order, from round to round."""
+    tasks, chosen = list(tuned), []
+    for place in range(number * tune.rollout.prompts, (number + 1) * tune.rollout.prompts):
+        turn, index = divmod(place, len(tasks))
+        task = tasks[index]
+        rows = tuned[task]
+        epoch, index = divmod(turn, len(rows))
+        order = np.random.default_rng((tune.seed, zlib.crc32(task.encode()), epoch)).permutation(len(rows))
+        chosen.append(rows[order[index]])
+    return chosen
+
+
+def to_watch(prompts: Mapping[str, Sequence[dict]], held_out: Mapping[str, Sequence[dict]], count: int) -> dict:
+    """{name: rows} of the prompts that are measured: those held out of tuning, and those of pairs that the corpus holds
+    out; at most `count` of each task."""
+    pairs = [row for rows in prompts.values() for row in [row for row in rows if row.get("held_out")][:count]]
+    named = {"held_out": [row for rows in held_out.values() for row in rows[:count]], "held_out_pairs": pairs}
+    return {name: rows for name, rows in named.items() if rows}

@@ -1,0 +1,178 @@
+"""Rewards as a table: functions of images and the prompts' rows. No JAX here.
+
+A reward is in its row's range, and more is better. Those of the embedded corpora are exact and free: a detector reads
+the pixels, and GenEval's rules judge what it found.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.detectors import detector_for
+from rfjax.evaluation.geneval import rules
+from rfjax.evaluation.geneval.judgements import judge_rows
+from rfjax.inputs.paths import local_path
+
+# (images [n, h, w, 3] in [0, 1], the prompt's row of each) -> a number for each
+RewardFn = Callable[[Float[np.ndarray, "n h w 3"], Sequence[Mapping]], Float[np.ndarray, " n"]]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A row of the table."""
+
+    about: str
+    make: Callable[[Corpus], RewardFn]
+    low: float = 0.0
+    high: float = 1.0
+
+
+def _geneval(corpus: Corpus) -> RewardFn:
+    detect = detector_for(corpus)
+    return lambda images, rows: np.array([float(judged.correct) for judged in judge_rows(detect(images), rows)])
+
+
+def _geneval_graded(corpus: Corpus) -> RewardFn:
+    detect = detector_for(corpus)
+
+    def reward(images, rows):
+        found = (rules.Detections.from_lists(each["detections"], each["colors"]) for each in detect(images))
+        return np.array([graded(detections, row) for detections, row in zip(found, rows, strict=True)])
+
+    return reward
+
+
+def graded(detections: rules.Detections, row: Mapping) -> float:
+    """The mean over a prompt's demands of how far each is met; 1 exactly where GenEval judges the image correct.
+
+    For an `include` item the demands are its count, by the share that was found; its colour, by the share of the wanted
+    objects that have it; and its place, met by all or not at all. An `exclude` item is met or not.
+    """
+    kept, met, groups = rules.keep(detections, row["tag"]), [], []
+    for item in row.get("include", ()):
+        name, count = item["class"], item["count"]
+        chosen = kept.get(name, np.zeros(0, int))[:count]
+        boxes = [detections.boxes[name][index] for index in chosen]
+        met.append(len(chosen) / count)
+        right = len(chosen) == count
+        if "color" in item:
+            colored = sum(detections.colors[name][index] == item["color"] for index in chosen)
+            met.append(colored / count)
+            right &= colored == count
+        if "position" in item:
+            wanted, target = item["position"]
+            pairs = [(box, other) for box in boxes for other in groups[target] or ()]
+            placed = right and bool(pairs) and all(wanted in rules.relation(*pair) for pair in pairs)
+            met.append(float(placed))
+            right &= placed
+        groups.append(boxes if right else None)
+    for item in row.get("exclude", ()):
+        met.append(float(len(kept.get(item["class"], ())) < item["count"]))
+    return float(np.mean(met))
+
+
+TIDY = 0.15  # the distance in RGB within which a pixel counts as drawn: by a colour, the background, or a mix of both
+
+
+def _cleanness(corpus: Corpus) -> RewardFn:
+    """The share of pixels that the corpus could have drawn: a grey of its backgrounds, a colour, or a mix at an edge.
+
+    It reads no prompt and no detection, so an image that fools the detector by smears scores low here.
+    """
+    vocabulary = getattr(corpus, "vocabulary", None)
+    if vocabulary is None or not hasattr(vocabulary, "palette"):
+        raise ConfigError(
+            f"the reward cleanness is for corpora of drawn scenes, and the corpus is {corpus.name}; "
+            "set config.held_out_reward to FILE.py:FUNCTION"
+        )
+    palette = np.asarray(vocabulary.palette, np.float64)
+
+    def reward(images, rows):
+        images = np.asarray(images, np.float64)
+        backgrounds = np.median(images.reshape(len(images), -1, 3), axis=1)  # most pixels show it
+        start = backgrounds[:, None, None, None, :]
+        towards = palette - start
+        share = np.einsum(
+            "nhwkc,nhwkc->nhwk",
+            images[..., None, :] - start,
+            np.broadcast_to(towards, (*images.shape[:3], *palette.shape)),
+        )
+        share = np.clip(share / np.sum(np.square(towards), axis=-1), 0.0, 1.0)
+        nearest = start + share[..., None] * towards
+        distance = np.sqrt(np.min(np.sum(np.square(images[..., None, :] - nearest), axis=-1), axis=-1))
+        return (distance < TIDY).mean(axis=(1, 2))
+
+    return reward
+
+
+REWARDS: dict[str, Reward] = {
+    "geneval": Reward("whether GenEval judges the image correct", _geneval),
+    "geneval_graded": Reward("the share of the prompt's demands that GenEval's rules find met", _geneval_graded),
+    "cleanness": Reward("the share of pixels that the corpus could have drawn", _cleanness),
+}
+
+
+def make_reward(name: str, corpus: Corpus) -> RewardFn:
+    """The reward of a config's name, for a corpus; it raises `RfjaxError` for values that are no rewards.
+
+    FILE.py:FUNCTION is a user's own: it is called with images [n, h, w, 3] in [0, 1] and their captions, and returns n
+    finite numbers. Raises `ConfigError` for a file or function that is not there, and for a corpus that the reward
+    cannot judge.
+    """
+    if name in REWARDS:
+        row = REWARDS[name]
+        return _checked(name, row.make(corpus), row.low, row.high)
+    return _checked(name, _own(name), -np.inf, np.inf)
+
+
+def _own(name):
+    file, _, function = name.rpartition(":")
+    path = local_path(file, "config.reward")
+    if not path.is_file():
+        raise ConfigError(f"config.reward is {name!r}, and there is no file {path}; give FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(f"rfjax_reward_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"the reward's file {path} failed: {type(error).__name__}: {error}") from error
+    own = getattr(module, function, None)
+    if not callable(own):
+        raise ConfigError(f"config.reward is {name!r}, and {path} has no function {function}")
+    return lambda images, rows: own(images, [row["prompt"] for row in rows])
+
+
+def _checked(name, reward, low, high):
+    """`reward` with its values checked: a number for each image, finite, in the range."""
+
+    def checked(images, rows):
+        try:
+            values = np.asarray(reward(images, rows), np.float64)
+        except (RfjaxError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise RfjaxError(f"the reward {name} failed: {type(error).__name__}: {error}") from error
+        if values.shape != (len(images),):
+            raise RfjaxError(
+                f"the reward {name} returned shape {values.shape} for {len(images)} images; it must be one each"
+            )
+        for wrong, what in (
+            (~np.isfinite(values), "which is not finite"),
+            ((values < low) | (values > high), f"which is outside [{low:g}, {high:g}]"),
+        ):
+            if wrong.any():
+                place = int(np.argmax(wrong))
+                raise RfjaxError(
+                    f"the reward {name} of an image of {rows[place]['prompt']!r} is {values[place]:g}, {what}; "
+                    "mend the reward, then give the same command again"
+                )
+        return values
+
+    return checked

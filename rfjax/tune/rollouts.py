@@ -1,0 +1,86 @@
+"""A round's images: sampled by the sampling policy for the round's prompts, and rewarded."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.config import SamplerConfig
+from rfjax.errors import RfjaxError
+from rfjax.evaluation.generate import compile_sampler, generator_of, prompt_ids, whole_batch
+from rfjax.evaluation.schedule import Programs
+from rfjax.training.run import Run
+from rfjax.tune import prompts as prompt_lists
+from rfjax.tune.config import TuneConfig
+from rfjax.tune.methods import METHODS, Groups
+from rfjax.tune.rewards import RewardFn
+
+MOST_DRAWS = 4  # rounds of images that are drawn until there is something to learn from
+
+
+def noise_seed(tune: TuneConfig) -> np.uint32:
+    """The seed of the noise of a tuning's images. It is not that of evaluations, whose images must stay unseen."""
+    return np.uint32(zlib.crc32(f"rollouts {tune.seed}".encode()))
+
+
+def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Programs) -> Callable:
+    """`generate(params, seed, ids, conditions)`; its program is shared with evaluations of the same batch size."""
+    size = whole_batch(run, batch_size)
+    if (sampler, size) not in programs:
+        programs[sampler, size] = compile_sampler(
+            run.backbone.apply, sampler, run.corpus.shapes.latents, batch_sharding=run.batch_sharding
+        )
+    return generator_of(run, sampler, size, program=programs[sampler, size])
+
+
+class Rollouts:
+    """Makes the images of rounds, each a function of (config, number of the round, parameters)."""
+
+    def __init__(
+        self,
+        run: Run,
+        tune: TuneConfig,
+        tuned: Mapping[str, Sequence[dict]],
+        reward: RewardFn,
+        programs: Programs,
+    ):
+        self._run, self._tune, self._tuned, self._reward = run, tune, tuned, reward
+        sampler = tune.sampler(run.config.evaluation.sampler)
+        self._generate = generator(run, sampler, tune.rollout.batch_size, programs)
+
+    def examples(self, params, number: int):
+        """(what the method learns from in a round, mean reward of the round's images).
+
+        Where no group's rewards differ, other prompts are drawn; raises `RfjaxError` where that does not help.
+        """
+        for draw in range(MOST_DRAWS):
+            groups = self.groups(params, number + draw * 2**20)
+            examples = METHODS[self._tune.method].examples(groups, self._tune)
+            if len(examples.latents):
+                return examples, float(groups.rewards.mean())
+        values = sorted(set(groups.rewards.reshape(-1).tolist()))
+        said = f"is {values[0]:g} for every image" if len(values) == 1 else "is the same for all images of each prompt"
+        raise RfjaxError(
+            f"the reward {self._tune.reward} {said} of {MOST_DRAWS} rounds of {groups.rewards.size} images, so there "
+            "is nothing to learn from; take a graded reward, or more config.rollout.images_per_prompt"
+        )
+
+    def groups(self, params, number: int) -> Groups:
+        """The images of a round, and their rewards."""
+        tune, corpus = self._tune, self._run.corpus
+        rows, count = prompt_lists.of_round(self._tuned, tune, number), tune.rollout.images_per_prompt
+        ids = prompt_ids(len(rows), count) + np.array([number * tune.rollout.prompts % 2**30, 0])
+        each = np.repeat(np.arange(len(rows)), count)
+        conditions = corpus.encode([row["prompt"] for row in rows])
+        latents = self._generate(params, noise_seed(tune), ids, conditions.rows(each))
+        rewards: Float[np.ndarray, " images"] = self._reward(corpus.to_images(latents), [rows[row] for row in each])
+        shape = len(rows), count
+        return Groups(
+            latents.reshape(*shape, *latents.shape[1:]),
+            ids.reshape(*shape, 2).astype(np.int32),
+            conditions,
+            rewards.reshape(shape),
+        )

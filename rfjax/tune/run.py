@@ -1,0 +1,107 @@
+"""Tunes a run: what `rfjax tune` does, from a checkpoint to a tuned and measured run in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.evaluate import Evaluator
+from rfjax.inputs.json_files import read_json
+from rfjax.training import adapted, lineage, run_folder
+from rfjax.training.loop import evaluated_steps, train
+from rfjax.training.processes import distributed
+from rfjax.training.processes.preemption import StopSignal
+from rfjax.training.run import make_run
+from rfjax.tune import prompts as prompt_lists
+from rfjax.tune import watch
+from rfjax.tune.config import TuneConfig, differences, from_dict, run_config, to_dict
+from rfjax.tune.learning import Learning
+from rfjax.tune.rewards import make_reward
+from rfjax.tune.rollouts import Rollouts
+
+FILE = "tune.json"
+
+
+def tune_run(
+    origin: str,
+    workdir: Path,
+    tune: TuneConfig,
+    *,
+    evaluate: bool = True,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Tunes the run that `origin` (`RUN@STEP`, or `RUN`) names, in the folder `workdir`, from wherever that stands.
+
+    With `evaluate`, the last checkpoint gets the evaluations of the run's own config. The same call resumes. Raises
+    `ConfigError` for a folder of another tuning, and for what cannot be tuned; then as `training.loop.train`.
+    """
+    parent = distributed.from_first(lambda: lineage.read_parent(origin))
+    base = run_folder.read_config(Path(parent.path))
+    if base is None:
+        raise ConfigError(f"{parent.path} has no config.json; name the folder of a run")
+    _check_folder(workdir, tune)
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopSignal())
+        run = make_run(run_config(base, tune), workdir, role="tuned")
+        if len(run.corpus.parts) > 1:
+            raise ConfigError(f"{parent.path} was trained on several latent shapes; tuning takes runs of one shape")
+        run_folder.check_corpus(Path(parent.path), run_folder.read_run(Path(parent.path)), run.corpus)
+        every = prompt_lists.all_prompts(run.corpus)
+        tuned, held_out = prompt_lists.split(every, tune.held_out_prompts)
+        rewards = {name: make_reward(name, run.corpus) for name in (tune.reward, tune.held_out_reward)}
+        programs: dict = {}
+        evaluator = Evaluator(run, programs) if evaluate else None
+        rollouts = Rollouts(run, tune, tuned, rewards[tune.reward], programs)
+        watched = prompt_lists.to_watch(every, held_out, tune.watch.prompts_per_task)
+        measure = watch.Watch(run, tune, watched, rewards, programs)
+        facts = distributed.from_first(
+            lambda: (
+                adapted.adapter_of(workdir)
+                or adapted.describe(Path(parent.path), parent.step, tune.weights, workdir, tune.lora.rank, tune.alpha)
+            )
+        )
+        learning = Learning(run, tune, facts, rollouts, measure)
+
+        def on_checkpoint(step, state):
+            measure(step, lambda: learning.merged(state.ema))
+            if evaluator:
+                weights = {"ema": learning.merged(state.ema), "raw": learning.merged(state.params)}
+                evaluator.measure(evaluator.missing([step]), weights, stop)
+
+        _note_tuning(workdir, tune)
+        train(run, init_from=origin, on_checkpoint=on_checkpoint, stop=stop, work=learning.work)
+        with run.computing():
+            measure(tune.steps, lambda: run.restore_params(tune.steps, "ema"))
+        if evaluator:
+            evaluator.measure(evaluator.missing(sorted(evaluated_steps(run))), stop=stop)
+
+
+def _check_folder(workdir: Path, tune: TuneConfig) -> None:
+    """Raises `ConfigError` where `workdir` holds another tuning, naming the keys that differ, or a run that is none."""
+    run_folder.check_run_folder(workdir)
+    held = read_tuning(workdir)
+    if held is None:
+        if (workdir / "run.json").exists():
+            raise ConfigError(f"{workdir} holds a run that was not tuned; use another --workdir")
+        return
+    if keys := differences(held, tune):
+        said = ", ".join(f"config.{key}" for key in keys)
+        raise ConfigError(f"{workdir} holds another tuning; it differs in {said}; use another --workdir")
+
+
+def read_tuning(workdir: Path) -> TuneConfig | None:
+    """The config of the tuning in a folder; None if there is none. Raises `RfjaxError` for a damaged file."""
+    try:
+        return from_dict(read_json(workdir / FILE, dict[str, object], remedy="restore it, or use another --workdir"))
+    except FileNotFoundError:
+        return None
+    except ConfigError as error:
+        raise RfjaxError(f"{workdir / FILE} holds no tuning: {error}; restore it, or use another --workdir") from None
+
+
+def _note_tuning(workdir: Path, tune: TuneConfig) -> None:
+    if distributed.is_first() and not (workdir / FILE).exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        run_folder.write_json(workdir / FILE, to_dict(tune))

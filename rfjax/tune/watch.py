@@ -1,0 +1,144 @@
+"""What is measured on prompts that are not tuned on: the trained reward, a held-out one, and diversity. So a reward
+that was only gamed shows.
+
+A row of `held_out.jsonl` is one number: of a reward, on a set of prompts, under a sampler, at a step. Images of all
+steps are made from the same noise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.config import SamplerConfig
+from rfjax.evaluation.generate import prompt_ids
+from rfjax.evaluation.intervals import PERCENTILES
+from rfjax.inputs.json_files import WrongJson, parse_json
+from rfjax.outputs import open_to_append
+from rfjax.training.processes import distributed
+from rfjax.training.run import Run
+from rfjax.tune.config import TuneConfig
+from rfjax.tune.rewards import RewardFn
+from rfjax.tune.rollouts import generator
+
+FILE = "held_out.jsonl"
+RESAMPLES = 2000
+
+
+class Row(TypedDict):
+    step: int
+    prompts: str  # held_out | held_out_pairs
+    guidance_scale: float
+    measure: str  # a reward's name, or diversity
+    value: float
+    low: float  # the ends of a 95 % interval over prompts, drawn with replacement within each task
+    high: float
+    images: int
+
+
+def read(workdir: Path) -> list[Row]:
+    """The rows of a tuned run, without lines that a kill left unfinished."""
+    path, rows = Path(workdir) / FILE, []
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(parse_json(line, Row))
+            except WrongJson:
+                continue
+    return rows
+
+
+def diversity(images: Float[np.ndarray, "prompts images h w 3"]) -> Float[np.ndarray, " prompts"]:
+    """The mean root-mean-square difference of pixels between two images of a prompt."""
+    flat = np.asarray(images, np.float64).reshape(*images.shape[:2], -1)
+    first, second = np.triu_indices(images.shape[1], 1)
+    return np.sqrt(np.square(flat[:, first] - flat[:, second]).mean(axis=2)).mean(axis=1)
+
+
+def task_mean(values: Float[np.ndarray, " prompts"], tasks: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
+    """(mean over tasks of their prompts' mean, the ends of its 95 % interval)."""
+    names, values = list(dict.fromkeys(tasks)), np.asarray(values, np.float64)
+    rng, means, resampled = np.random.default_rng(seed), [], []
+    for name in names:
+        own = values[np.array(tasks) == name]
+        means.append(own.mean())
+        resampled.append(own[rng.integers(len(own), size=(RESAMPLES, len(own)))].mean(axis=1))
+    low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
+    return float(np.mean(means)), float(low), float(high)
+
+
+class Watch:
+    """Measures a tuning at the steps that its config names; what has its rows already is not measured again."""
+
+    def __init__(
+        self,
+        run: Run,
+        tune: TuneConfig,
+        prompts: Mapping[str, Sequence[dict]],
+        rewards: Mapping[str, RewardFn],
+        programs: dict,
+    ):
+        self._run, self._tune, self._prompts, self._rewards, self._programs = run, tune, prompts, rewards, programs
+        self._done = {row["step"] for row in distributed.from_first(lambda: read(run.workdir))}
+
+    @property
+    def samplers(self) -> list[SamplerConfig]:
+        """The run's own sampler, and the same without guidance."""
+        own = self._run.config.evaluation.sampler
+        plain = SamplerConfig(**{**vars(own), "guidance_scale": 1.0})
+        return [own, plain] if self._tune.watch.unguided and own.guidance_scale != 1 else [own]
+
+    def due(self, step: int) -> bool:
+        every = self._tune.watch.every
+        return step in (0, self._tune.steps) or bool(every) and step % every == 0
+
+    def __call__(self, step: int, params) -> None:
+        """Measures a step, where it is due; `params()` gives the network's parameters."""
+        if not self.due(step) or step in self._done:
+            return
+        rows = [row for sampler in self.samplers for row in self._measure(step, params(), sampler)]
+        if distributed.is_first():
+            with open_to_append(self._run.workdir / FILE) as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._done.add(step)
+
+    def _measure(self, step, params, sampler) -> list[Row]:
+        watch, corpus = self._tune.watch, self._run.corpus
+        generate = generator(self._run, sampler, self._tune.rollout.batch_size, self._programs)
+        rows = []
+        for name, prompts in self._prompts.items():
+            count = watch.images_per_prompt
+            ids = prompt_ids(len(prompts), count)
+            conditions = corpus.encode([row["prompt"] for row in prompts]).rows(ids[:, 0])
+            images = corpus.to_images(generate(params, np.uint32(watch.seed), ids, conditions))
+            of_image, tasks = [prompts[index] for index in ids[:, 0]], [row["tag"] for row in prompts]
+            values = {
+                reward: function(images, of_image).reshape(-1, count).mean(axis=1)
+                for reward, function in self._rewards.items()
+            }
+            values["diversity"] = diversity(images.reshape(-1, count, *images.shape[1:]))
+            for measure, each in values.items():
+                value, low, high = task_mean(each, tasks)
+                about = {"step": step, "prompts": name, "guidance_scale": sampler.guidance_scale, "measure": measure}
+                rows.append({**about, "value": value, "low": low, "high": high, "images": len(images)})
+        return rows
+
+
+def table(rows: Sequence[Row], last: int) -> list[str]:
+    """Lines that compare the first step with the last: before and after, with intervals."""
+    kinds = list(dict.fromkeys((row["prompts"], row["guidance_scale"], row["measure"]) for row in rows))
+    found = {(row["step"], row["prompts"], row["guidance_scale"], row["measure"]): row for row in rows}
+    lines = [f"{'prompts':<15} {'guidance':>8} {'measure':<15} {'before':>22} {'after':>22}"]
+    for prompts, scale, measure in kinds:
+        cells = [_cell(found.get((step, prompts, scale, measure))) for step in (0, last)]
+        lines.append(f"{prompts:<15} {scale:>8g} {measure:<15} {cells[0]:>22} {cells[1]:>22}")
+    return lines
+
+
+def _cell(row: Row | None) -> str:
+    return "-" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
