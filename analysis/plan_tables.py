@@ -4,7 +4,8 @@
     python analysis/plan_tables.py --compile 60        # also compiles rows that are not compiled yet, for 60 minutes
     python analysis/plan_tables.py --compile 60 --only h200x64 --again
 
-The record, analysis/results/plans.json, is written after each row, so the command may be stopped at any time.
+The record, analysis/results/plans.json, and the tables are written after each compiled row, so the command may then be
+stopped at any time.
 `pip install 'rfjax[tpu-plan,gpu-plan]'` brings the compilers; a row whose compiler is missing keeps its formulas.
 """
 
@@ -192,6 +193,10 @@ def written(page: str, tables: dict[str, str]) -> str:
     return page
 
 
+def write_page(record: dict) -> None:
+    write_whole({PAGE: written(PAGE.read_text(), render(record))})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", type=float, default=0.0, metavar="MINUTES", help="start no row after so long")
@@ -203,6 +208,7 @@ def main() -> None:
     for row in chosen:
         if args.again or row.key not in record:
             make(record, row, None)
+    write_page(record)
     began = time.monotonic()
     for row in chosen:
         if time.monotonic() - began > 60 * args.compile or (record[row.key]["compiled"] and not args.again):
@@ -214,7 +220,7 @@ def main() -> None:
             print(f"{row.key}: {str(error)[:300]}", flush=True)
         else:
             print(f"{row.key}: compiled, peak {_gib(record[row.key]['peak_bytes'])} GiB", flush=True)
-    write_whole({PAGE: written(PAGE.read_text(), render(record))})
+            write_page(record)
 
 
 if __name__ == "__main__":
