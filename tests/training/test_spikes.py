@@ -65,13 +65,13 @@ def _from(values, detector):
 
 
 def test_a_canary_is_warned_of_before_it_diverges(tmp_path, capfd):
-    """A run whose rate is far too large: its loss climbs until it overflows. The warning comes long before, names the
-    way back, and is kept beside the curve."""
-    rates = {"train.learning_rate": 10.0, "train.warmup_steps": 0, "train.max_skipped_in_row": 3}
+    """A run whose rate grows until its loss overflows. The warning comes before, names the way back, and is kept beside
+    the curve."""
+    rates = {"train.learning_rate": 300.0, "train.warmup_steps": 600, "train.steps": 600}
     with pytest.raises(Diverged) as told:
-        tiny_train(tmp_path / "canary", rates | {"train.steps": 1000, "train.checkpoint_every": 10})
+        tiny_train(tmp_path / "canary", rates | {"train.checkpoint_every": 20})
     rows = [json.loads(line) for line in (tmp_path / "canary" / "diagnostics.jsonl").read_text().splitlines()]
     diverged = int(str(told.value).split("up to step ")[1].split(";")[0])
-    assert rows[0]["step"] <= LEAST + 10 < diverged - 20 and "warning" in rows[0]
+    assert rows[0]["step"] <= LEAST + 20 and rows[0]["step"] < diverged - 10 and "warning" in rows[0]
     said = capfd.readouterr().err
-    assert f"--branch={tmp_path / 'canary'}@" in said and "--skip-batches=" in said
+    assert f"--branch={tmp_path / 'canary'}@20 --skip-batches=" in said
