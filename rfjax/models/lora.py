@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rfjax.models.sharding import dimensions, path_name
@@ -110,7 +111,9 @@ def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
     return adapter
 
 
-def product(factors: Mapping[str, Float[Array, " ..."]], path: str, shape: tuple[int, ...]) -> Float[Array, " ..."]:
+def product(
+    factors: Mapping[str, Float[Array | np.ndarray, " ..."]], path: str, shape: tuple[int, ...]
+) -> Float[Array | np.ndarray, " ..."]:
     """The product a b of a kernel's factors, in the kernel's shape."""
     axes = matrix_axes(path)
     parts = matrix_shape(shape, axes)
