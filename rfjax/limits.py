@@ -31,7 +31,7 @@ class Network:
     rules: tuple[Rule, ...] = ()
 
 
-# What a run is to a study, and why no law, correlation or ranking takes it: "" where they do.
+# What a run is to a study, and why no law, correlation or ranking takes it: "" if they do.
 ROLES: dict[str, str] = {
     "run": "",
     "branch": "",

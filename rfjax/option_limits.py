@@ -70,7 +70,7 @@ def check_option(verb: str, name: str, value: float | int) -> None:
 
 
 def parse_latent_size(text: str | None, option: str = "--latent-size") -> tuple[int, int] | None:
-    """(height, width) in latent pixels of an option's HxW; None where none was given. Raises `ConfigError`."""
+    """(height, width) in latent pixels of an option's HxW; None if none was given. Raises `ConfigError`."""
     if text is None:
         return None
     sides = text.lower().split("x")

@@ -10,7 +10,7 @@ OPTIONS = (
     ("counting_threshold", float, "the same for counting prompts (default 0.9)"),
     ("max_objects", int, "objects kept per class (default 16)"),
     ("max_overlap", float, "IoU from which the weaker of two objects is dropped (default 1: none is)"),
-    ("position_threshold", float, "share of the summed sizes that an offset must exceed (default 0.1)"),
+    ("position_threshold", float, "least offset of a relation, as a share of both objects' summed sizes (default 0.1)"),
 )
 
 

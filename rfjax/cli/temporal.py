@@ -8,7 +8,7 @@ from rfjax.cli.geneval import add_scoring, given
 # (field of TemporalOptions, type, help)
 OPTIONS = (
     ("threshold", float, "score above which an object counts (default 0.3)"),
-    ("position_threshold", float, "share of the summed sizes that an offset must exceed (default 0.1)"),
+    ("position_threshold", float, "least offset of a relation, as a share of both objects' summed sizes (default 0.1)"),
 )
 
 

@@ -54,7 +54,13 @@ ROWS = (
     Verb("recaption", "data", "rfjax.prepare.recaption", "caption images with a model, for prepare", tidies=True),
     Verb("import", "data", "rfjax.cli.import_run", "make a run of a PyTorch checkpoint", **WITH_JAX, tidies=True),
     Verb("plan", "before", "rfjax.plan.command", "predict memory, step time and cost on TPUs or GPUs", **ELSEWHERE),
-    Verb("design", "before", "rfjax.plan.design_command", "choose the points that tell most", **ELSEWHERE),
+    Verb(
+        "design",
+        "before",
+        "rfjax.plan.design_command",
+        "choose the runs that would improve a prediction most",
+        **ELSEWHERE,
+    ),
     Verb("bench", "before", "rfjax.bench.command", "time a config's step here, part by part", **WITH_JAX),
     Verb("study", "while", "rfjax.cli.study", "train every point, evaluate, fit, report", **AS_A_JOB, resumes=True),
     Verb("launch", "while", "rfjax.launch.command", "run a study on SLURM, TPU VMs or GKE", overridable=True),
@@ -67,7 +73,7 @@ ROWS = (
     Verb("claims", "after", "rfjax.report.claims_command", "test published laws' claims on a results table"),
     Verb("score", "after", "rfjax.scorers.command", "score a folder of images: GenEval, FID, CMMD, CLIP score"),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
-    Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips' frames: whether things move as told"),
+    Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips: do objects move as the prompt says"),
     Verb("export", "after", "rfjax.cli.export", "write a checkpoint for PyTorch", **UNCHANGED, tidies=True),
 )
 VERBS = {verb.name: verb for verb in ROWS}

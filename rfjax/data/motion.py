@@ -114,7 +114,7 @@ class MotionCorpus:
         return np.clip(np.asarray(latents, np.float32) * np.float32(world.std) + np.float32(world.mean), 0.0, 1.0)
 
     def to_latents(self, images: Float[np.ndarray, "n *frames h w 3"]) -> Float[np.ndarray, "n frames h w 3"]:
-        """Latents of clips, or, without an axis of frames, of stills."""
+        """The latents of clips; of stills, if the pixels have no axis of frames."""
         world = WORLDS[self.world]
         scaled = (np.asarray(images, np.float32) - np.float32(world.mean)) / np.float32(world.std)
         return scaled if scaled.ndim == 5 else scaled[:, None]

@@ -43,7 +43,8 @@ LAYOUT_SLOTS = 14
 
 @dataclass(frozen=True)
 class Layout:
-    """Clips as numbers: the truth that a detector's tracks are held against. Lengths are in pixels of `SIDE` a side."""
+    """Clips as numbers: the ground truth with which a detector's tracks are compared. Lengths are in pixels of `SIDE` a
+    side."""
 
     present: Bool[np.ndarray, "n 2"]
     classes: Int[np.ndarray, "n 2"]
@@ -134,7 +135,7 @@ def _along(contents, half):
 
 
 def _axis(direction):
-    """0 for left and right, and for no direction; 1 for up and down."""
+    """The axis that each direction runs along: 0 (x) for left, right and no direction, 1 (y) for up and down."""
     return np.maximum(direction, 0) // 2
 
 

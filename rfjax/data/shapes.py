@@ -40,7 +40,7 @@ def _square(x, y, r):
 
 
 def _triangle(x, y, r):
-    """Apex up: below the slopes x = +-(y + r) / 2, above the base."""
+    """The triangle with its apex up: below the slopes x = +-(y + r) / 2 and above the base."""
     slope = (2.0 * np.abs(x) - (y + r)) / np.sqrt(5.0)
     return np.maximum(y - 0.92 * r, slope)
 

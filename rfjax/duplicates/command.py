@@ -28,7 +28,10 @@ def add_arguments(parser) -> None:
     descriptor.add_argument("--descriptor", default="phash", help=kinds, **named)
     size = "side of the square that the model sees, if its input leaves it open"
     descriptor.add_argument("--model-size", type=int, metavar="PIXELS", help=size)
-    mean, std = "subtracted from RGB in [0, 1] (default: ImageNet's)", "divided by after that (default: ImageNet's)"
+    mean, std = (
+        "mean that is subtracted from RGB in [0, 1] (default: ImageNet's)",
+        "standard deviation by which the result is divided (default: ImageNet's)",
+    )
     descriptor.add_argument("--model-mean", default="0.485,0.456,0.406", metavar="R,G,B", help=mean)
     descriptor.add_argument("--model-std", default="0.229,0.224,0.225", metavar="R,G,B", help=std)
     descriptor.add_argument("--model-output", metavar="NAME", help="the descriptor, if the model gives several arrays")
@@ -37,7 +40,12 @@ def add_arguments(parser) -> None:
     )
     add_options(descriptor, "--batch-size")
     search = parser.add_argument_group("search")
-    search.add_argument("--clusters", type=int, metavar="N", help="default: 1 up to 50,000 images, then 2 sqrt(images)")
+    search.add_argument(
+        "--clusters",
+        type=int,
+        metavar="N",
+        help="number of clusters to sort descriptors into (default: 1 up to 50,000 images, then 2 sqrt(images))",
+    )
     probes = "number of nearest clusters to search; the paper searches 1 (default 8)"
     search.add_argument("--probes", type=int, default=8, metavar="N", help=probes)
     images = parser.add_argument_group("images", "as rfjax prepare has them: what it would drop is not compared")

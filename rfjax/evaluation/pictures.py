@@ -43,8 +43,8 @@ def write_strip(path: Path, images: Float[np.ndarray, "n h w 3"]) -> int:
 
 
 def write_clips(still: Path, playing: Path, clips: Float[np.ndarray, "n frames h w 3"]) -> int:
-    """Writes clips side by side: as a PNG, frame under frame, and as an animated WebP without loss. Returns a tile's
-    side in pixels."""
+    """Writes clips side by side in two files: a PNG with the frames below each other, and a lossless animated WebP.
+    Returns a tile's side in pixels."""
     rows = [strip(frame) for frame in clips.swapaxes(0, 1)]
     pictures, tile = [picture for picture, _ in rows], rows[0][1]
     write_whole({still: png_bytes(np.concatenate(pictures)), playing: webp_bytes(pictures)})

@@ -1,9 +1,9 @@
 """Writes a tuned run's adapter as a file that diffusers' `load_lora_weights` takes.
 
-The file has PEFT's names: for each linear map `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight`
-[outputs, rank]. Names, splits and orders of halves are those of the network's own layout. alpha / rank is folded into
-B, since the loader of SD3 refuses keys with an alpha. All maps get one rank: factors that rfjax cut to a lower one are
-filled up with zeros, so that older loaders, which take one alpha for all ranks, scale no map wrongly.
+The file has PEFT's names: for each linear map `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight` [outputs,
+rank]. Names, splits and orders of halves are those of diffusers' layout of the network. alpha / rank is folded into B,
+since the loader of SD3 refuses keys with an alpha. All maps in the file have one rank. Factors of a lower rank are
+padded with zeros, because older loaders use one alpha for all ranks and would scale those maps wrongly.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def export_adapter(
 def tensors_of(
     part: LeafPart, factors: Factors, shape: tuple[int, ...], scale: float, rank: int
 ) -> dict[str, Float[np.ndarray, "rows columns"]]:
-    """{name: tensor} of the factors of one layer of a kernel, which has the given shape with its stacked layers."""
+    """{name: tensor} of the factors of one layer of a kernel. The given shape is that of the whole kernel, stacked
+    layers included."""
     axes: MatrixAxes = matrix_axes(part.leaf)
     apart = matrix_shape(shape, axes).apart  # queries, keys and values: a name for each
     a, b = (factors[name] if part.layer is None else factors[name][part.layer] for name in "ab")
@@ -85,7 +86,7 @@ def tensors_of(
 
 
 def _filled(matrix, rank, axis):
-    """A matrix with zeros beyond its own rank."""
+    """A matrix padded with zeros up to the file's rank."""
     width = [(0, 0), (0, 0)]
     width[axis] = (0, rank - matrix.shape[axis])
     return np.pad(np.asarray(matrix, np.float32), width)

@@ -50,8 +50,10 @@ class Gke:
     image: str = option("a container with rfjax, and JAX for the accelerator", needed=True)
     volume: str = option("shared storage, mounted at /rfjax: pvc:CLAIM, or gs://BUCKET by GCS FUSE", needed=True)
     namespace: str | None = option("default: kubectl's own")
-    service_account: str | None = option("of the pods (default: a new one); must be able to use a gs:// volume")
-    max_restarts: int = option("after failures, pre-emptions not counted (default 5)", metavar="N", least=0, default=5)
+    service_account: str | None = option("that of the pods (default: a new one); must be able to use a gs:// volume")
+    max_restarts: int = option(
+        "restarts after failures; pre-emptions are free (default 5)", metavar="N", least=0, default=5
+    )
 
     def config_path(self, config: Path) -> Path:
         return Path(CONFIGS) / config_key(config)

@@ -27,7 +27,7 @@ class Slurm:
     shares_folders: ClassVar[bool] = True
 
     gpus_per_node: int = option("GPUs of a node; 0 for nodes without", metavar="N", least=0, needed=True)
-    nodes: int | None = option("of each point (default: the fewest that its config.mesh takes)", metavar="N", least=1)
+    nodes: int | None = option("nodes of each point (default: the fewest that its mesh takes)", metavar="N", least=1)
     partition: str | None = option("the partition of all jobs")
     account: str | None = option("the account that pays for all jobs")
     time: str | None = option("limit of one start; a run saves before it and is queued again", metavar="D-HH:MM:SS")

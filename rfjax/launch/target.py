@@ -46,7 +46,7 @@ class CommonOptions:
     storage: str | None = option(
         "a lasting folder that all machines share; --workdir defaults to a folder in it", metavar="DIR", path=True
     )
-    grace: int = option("time to save in when told to stop (default 300)", metavar="SECONDS", least=1, default=300)
+    grace: int = option("time that a run gets to save and stop (default 300)", metavar="SECONDS", least=1, default=300)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Evidence:
     frontier: OptimalFrontier | None  # in the table's own FLOPs
     frontier_6nd: OptimalFrontier | None  # in C = 6 N D: with tokens per image where they are known, else of images
     frontier_reason: str
-    parabolas: Line | None  # approach 2's line in the table's FLOPs; None where there is none with an interval
+    parabolas: Line | None  # approach 2's line in the table's FLOPs; None if there is none with an interval
     parabolas_bias: float  # of its exponent, by the parametric law; 0 where it is not known
     tokens: TokensPerImage
     options: FitOptions
@@ -172,7 +172,7 @@ def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float 
 def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """(the last checkpoint of each run, by `images` or `flops`; a sentence that says so, "" if each run has one row).
 
-    Raises `ConfigError` where two rows of a run cannot be ordered.
+    Raises `ConfigError` if two rows of a run cannot be ordered.
     """
     if rows["run"].is_unique:
         return rows, ""

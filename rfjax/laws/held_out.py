@@ -31,7 +31,7 @@ class LeftOut:
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
     reason: str = ""  # why some are None, or ""
-    folds: int | None = None  # in which the runs were left out; None where each was alone
+    folds: int | None = None  # in which the runs were left out; None if each was alone
 
     @property
     def rms(self) -> float | None:

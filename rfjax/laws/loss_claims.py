@@ -22,7 +22,7 @@ COLLAPSED = 0.05  # relative spread of collapsed curves
 
 
 def no_floor(evidence: Evidence) -> Judgement:
-    """Whether E is 0, by the parametric law, or by the saturating law where that is not fitted."""
+    """Whether E is 0, by the parametric law or, if that was not fitted, by the saturating law."""
     if not evidence.floor_law:
         lacking = [evidence.lack(law.name) for law in (PARAMETRIC, SATURATING)]
         return untested(f"{lacking[0]}; or {lacking[1]}")

@@ -30,7 +30,7 @@ class Level:
     coefficients: tuple[Coefficient, ...]
     left_out_rms: float | None  # score predicted by the logistic link, each run from the others
     share_first: float | None  # of resamples in which this level follows the score most closely
-    folds: int | None = None  # in which runs were left out; None where each was alone
+    folds: int | None = None  # in which runs were left out; None if each was alone
 
     def to_json(self) -> dict:
         content = vars(self)

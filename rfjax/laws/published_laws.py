@@ -48,7 +48,7 @@ class Power:
     scale: float = 1.0  # parameters or tokens in the paper's unit of them
 
     def at(self, flops: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
-        """The value for a compute budget in FLOPs. Raises `ConfigError` where the coefficient is not known."""
+        """The value for a compute budget in FLOPs. Raises `ConfigError` if the coefficient is not known."""
         if self.coefficient is None:
             raise ConfigError("of this published law the slope alone is known; it has no value for a compute budget")
         with np.errstate(over="ignore"):
@@ -57,7 +57,7 @@ class Power:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedLaw:
-    """A published law of the compute-optimal runs. Fields are None where the paper gives nothing."""
+    """A published law of the compute-optimal runs. A field is None if the paper does not give its value."""
 
     name: str
     arxiv: str

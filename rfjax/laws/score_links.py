@@ -75,7 +75,7 @@ def _logistic(theta, x):
 
 
 def _grouped(x, scores):
-    """The means (x [m], scores [b, m]) of `MANY_RUNS` groups of runs with alike x, where runs are many."""
+    """If there are many runs, the means (x [m], scores [b, m]) of `MANY_RUNS` groups of runs with similar x."""
     if not are_many(len(x)):
         return x, scores
     groups = np.array_split(np.argsort(x, kind="stable"), MANY_RUNS)

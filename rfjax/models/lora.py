@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rfjax.models.sharding import dimensions, path_name
@@ -47,14 +48,15 @@ MATRICES: tuple[tuple[str, MatrixAxes], ...] = (
 
 
 def matrix_axes(path: str) -> MatrixAxes | None:
-    """How a kernel's axes make a matrix; None for a parameter that no adapter has."""
+    """How a kernel's axes make a matrix; None for a parameter that adapters leave alone."""
     if not dimensions(path):
         return None
     return next((axes for pattern, axes in MATRICES if re.search(pattern, "/" + path)), None)
 
 
 class MatrixShape(NamedTuple):
-    """A kernel's shape, axis by axis: stacked layers, maps apart, inputs, outputs."""
+    """A kernel's shape in groups of axes: stacked layers, separate maps (such as queries, keys and values), inputs,
+    outputs."""
 
     stacked: tuple[int, ...]
     apart: tuple[int, ...]
@@ -68,7 +70,7 @@ class MatrixShape(NamedTuple):
 
     @property
     def maps(self) -> tuple[int, ...]:
-        """The leading axes of the factors: a map for each of their places."""
+        """The leading axes of the factors, which count maps: each place along them is one map."""
         return self.stacked + self.apart
 
 
@@ -109,8 +111,10 @@ def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
     return adapter
 
 
-def product(factors: Mapping[str, Float[Array, " ..."]], path: str, shape: tuple[int, ...]) -> Float[Array, " ..."]:
-    """a b of a kernel's factors, with the kernel's own axes."""
+def product(
+    factors: Mapping[str, Float[Array | np.ndarray, " ..."]], path: str, shape: tuple[int, ...]
+) -> Float[Array | np.ndarray, " ..."]:
+    """The product a b of a kernel's factors, in the kernel's shape."""
     axes = matrix_axes(path)
     parts = matrix_shape(shape, axes)
     delta = jnp.matmul(factors["a"], factors["b"], precision="highest")
@@ -143,7 +147,7 @@ def adapted_leaves(params: Params) -> dict[str, MatrixShape]:
 
 
 def cut_ranks(params: Params, rank: int) -> dict[int, list[str]]:
-    """{rank: the kernels that have it} for the ranks below the one asked for, ascending."""
+    """{rank: the kernels that have it}, in ascending order, for ranks below the rank asked for."""
     cut: dict[int, list[str]] = {}
     for path, shape in adapted_leaves(params).items():
         if (own := rank_of(shape, rank)) < rank:

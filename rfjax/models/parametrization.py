@@ -41,7 +41,7 @@ PARAMETRIZATIONS: dict[str, tuple[bool, bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Powers of v, and of L where said, for a kind of leaf."""
+    """The factors of one kind of leaf, as powers of v and, in some fields, of L."""
 
     rate: float = 0.0  # of Adam's rate, before the forward multiplier
     muon_rate: float = 0.0  # of Muon's, whose updates have the root mean square of Adam's (optimizer.py)

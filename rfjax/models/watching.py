@@ -1,4 +1,4 @@
-"""What a network shows of itself in a forward pass that is watched: its attention logits and its residual streams.
+"""Lets a forward pass be watched: notes a network's attention logits and the sizes of its residual streams.
 
 Blocks note numbers in a Flax collection. A forward pass that does not ask for the collection, as in training, notes
 nothing, and its program is the same as if these calls were not there.
@@ -24,6 +24,10 @@ SQUARE = "mean_square"
 _STACKS = ("dual_blocks", "blocks", "last_block")  # in the order of the layers
 
 
+def _watched(module) -> bool:
+    return module.is_mutable_collection(WATCHED) and not module.is_initializing()
+
+
 def attend(
     module: nn.Module,
     queries: Float[Array, "batch tokens heads head_size"],
@@ -31,15 +35,15 @@ def attend(
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
     """The module's attention, `module.attention`. In a watched pass the module notes the largest logit."""
-    if module.is_mutable_collection(WATCHED):
+    if _watched(module):
         start, logit = lambda: jnp.float32(-math.inf), largest_logit(queries, keys)
         module.sow(WATCHED, LOGIT, logit, reduce_fn=jnp.maximum, init_fn=start)
     return attention(queries, keys, values, module.attention)
 
 
-def note_streams(module: nn.Module, **streams: Float[Array, "batch ... width"]) -> None:
+def note_streams(module: nn.Module, **streams: Float[Array, "batch _ width"]) -> None:
     """In a watched pass the module notes the mean square of each of its outputs."""
-    if module.is_mutable_collection(WATCHED):
+    if _watched(module):
         for name, x in streams.items():
             mean = jnp.mean(jnp.square(x.astype(jnp.float32)))
             module.sow(WATCHED, f"{SQUARE}_{name}", mean, reduce_fn=lambda _, new: new, init_fn=lambda: jnp.float32(0))

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Plans the points of a study; returns 0, or 1 if a point fits in no layout."""
+    """Plans the points of a study. Returns 1 if some point fits in no layout, else 0."""
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with

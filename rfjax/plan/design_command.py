@@ -22,15 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--target", required=True, type=float, metavar="FLOPS", help=target)
     given = "results so far: a study's folder, or a table with params, images, flops and loss (and trunk, seed)"
     add("--given", metavar="TABLE", type=as_path("--given"), help=given)
-    law = "without results: loss = E + A params^-alpha + B images^-beta, with 20 %% of doubt in E and the exponents"
+    law = "without results: the law E + A params^-alpha + B images^-beta; E and the exponents are uncertain by 20 %%"
     add("--law", metavar="E,A,ALPHA,B,BETA", type=as_text("--law"), help=law)
     lengths = "lengths of branches in steps (default: an eighth, a quarter, half and all of the config's most steps)"
     add("--lengths", metavar="STEPS,...", type=as_text("--lengths"), help=lengths)
-    seeds = "the most seeds of one size, with those trained so far (default 2)"
+    seeds = "most seeds of one size, trained ones included (default 2)"
     add("--seeds", type=int, default=2, metavar="N", help=seeds)
-    between = "deviation of log loss between trunks (default: from --given, else 0.01)"
+    between = "standard deviation of log loss between trunks (default: from --given, else 0.01)"
     add("--between", type=float, metavar="SD", help=between)
-    within = "deviation of log loss of branches about their trunk (default: likewise, else 0.005)"
+    within = "standard deviation of log loss of branches about their trunk (default: from --given, else 0.005)"
     add("--within", type=float, metavar="SD", help=within)
     add("--out", metavar="FILE.py", type=as_path("--out"), help="write the config of the study that trains the points")
 

@@ -42,7 +42,7 @@ class Size:
 def sizes_of(study: Study) -> list[Size]:
     """The distinct sizes of a study's points, the smallest first.
 
-    Raises `ConfigError` where two points of one size differ in more than their length and seed: the design could not
+    Raises `ConfigError` if two points of one size differ in more than their length and seed: the design could not
     say which of them it means.
     """
     found: dict[tuple, Size] = {}
@@ -70,7 +70,7 @@ def lengths_of(sizes: Sequence[Size], given: Sequence[int] | None) -> list[int]:
     """The lengths of branches to choose from, in steps.
 
     By default an eighth, a quarter, half and all of the most steps of any size, without those that would leave their
-    trunk before its warm-up is over. Raises `ConfigError` where the warm-up is a share of the steps: branches of
+    trunk before its warm-up is over. Raises `ConfigError` if the warm-up is a share of the steps: branches of
     different trunks would then differ in it.
     """
     share = next((size for size in sizes if size.config.train.warmup_steps == -1), None)

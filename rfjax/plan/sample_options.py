@@ -11,7 +11,7 @@ def add_sample_options(parser: argparse.ArgumentParser, about: str) -> None:
     add("--sample", action="store_true", help=about)
     batch = "with --sample: images at once, over all devices (default: one a device)"
     add("--batch", type=int, metavar="N", help=batch)
-    weights = "with --sample: as the weights are stored, of float32, bfloat16 and int8 (default: all three)"
+    weights = "with --sample: types of the stored weights, of float32, bfloat16 and int8 (default: all three)"
     add("--weights", metavar="NAMES", help=weights)
     size = "with --sample: in latent pixels, such as 128x128 for 1024x1024 (default: the config's)"
     add("--latent-size", metavar="HxW", help=size)

@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
     models.add_argument("--encoders", metavar="NAME,...", help="text encoders: clip_l,clip_g,t5 (default: all)")
     pixels = "identity stores pixels, and needs no autoencoder (default: the one in vae)"
     models.add_argument("--autoencoder", choices=("vae", "identity"), default="vae", help=pixels)
-    settings = "of an encoder in text_encoder_NAME, as minilm.tokens=32; may be given again"
+    settings = "a setting of an encoder in text_encoder_NAME, such as minilm.tokens=32; may be repeated"
     models.add_argument("--text-setting", action="append", default=[], metavar="NAME.FIELD=VALUE", help=settings)
     models.add_argument("--models-variant", metavar="NAME", help="fp16, if files are *.fp16.safetensors")
     models.add_argument("--t5-tokens", type=int, default=77, metavar="N", help="T5's tokens for a caption (default 77)")
@@ -45,9 +45,11 @@ def add_arguments(parser) -> None:
         "--template", default="a photo of a {}", help='caption of a class (default "a photo of a {}")'
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--precision", choices=FLOATS, default="float16", help="latents and contexts (default float16)")
     output.add_argument(
-        "--pooled-precision", choices=FLOATS, default="float32", help="pooled vectors (default float32)"
+        "--precision", choices=FLOATS, default="float16", help="type of stored latents and contexts (default float16)"
+    )
+    output.add_argument(
+        "--pooled-precision", choices=FLOATS, default="float32", help="type of stored pooled vectors (default float32)"
     )
     kinds = "autoencoder|measured|DIR"
     whose = "shift and scale: the autoencoder's (default), the training latents', or those of another corpus"
@@ -55,7 +57,7 @@ def add_arguments(parser) -> None:
     output.add_argument("--latent-scaling", default="autoencoder", metavar=kinds, type=scaling, help=whose)
     share = "share of the images set aside, by a hash of their keys (default 0.01)"
     output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help=share)
-    keys = "the images set aside, by key, one on each line; instead of a share"
+    keys = "keys of the images to set aside, one a line; instead of a share"
     output.add_argument("--validation-keys", metavar="FILE", type=as_path("--validation-keys"), help=keys)
     add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--merge", "--threads")
 

@@ -34,7 +34,12 @@ OPTIONS = {
     "--batch-size": dict(type=int, default=32, metavar="N", help="images that the model sees at once (default 32)"),
     "--compute-dtype": dict(choices=DTYPES, default="float32", help="type of the models' numbers (default float32)"),
     "--device": dict(metavar="NAME", help="the device, as PyTorch names it (default: cuda if there is one, else cpu)"),
-    "--filter": dict(action="append", default=[], metavar="TEST", help="keep what passes, as aesthetic>=5; repeatable"),
+    "--filter": dict(
+        action="append",
+        default=[],
+        metavar="TEST",
+        help="keep only images that pass, such as aesthetic>=5; may be repeated",
+    ),
     "--drop-keys": dict(
         metavar="FILE",
         type=as_path("--drop-keys"),
@@ -44,7 +49,7 @@ OPTIONS = {
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="of a shard that may be corrupt (default 0.1); ten images always may",
+        help="largest share of corrupt images in a shard (default 0.1); ten images are always allowed",
     ),
     "--caption-column": dict(metavar="NAME", help="column of captions (default: caption; for tfds, what it has)"),
     "--synthetic-column": dict(metavar="NAME", help="column of captions made by a model, which training mixes in"),

@@ -26,12 +26,24 @@ def add_arguments(parser) -> None:
     prompt = "an instruction, or the caption's beginning (BLIP, GIT); repeatable: each gives captions"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=prompt)
     writing = parser.add_argument_group("writing")
-    writing.add_argument("--captions", type=int, default=1, metavar="N", help="for an image and prompt (default 1)")
+    writing.add_argument(
+        "--captions", type=int, default=1, metavar="N", help="captions for each image and prompt (default 1)"
+    )
     writing.add_argument("--beams", type=int, default=1, metavar="N", help="width of the beam search (default 1)")
-    writing.add_argument("--temperature", type=float, default=0.0, metavar="T", help="draw captions instead, by --seed")
+    writing.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="draw captions at this temperature; --seed decides the draws (default: beam search)",
+    )
     writing.add_argument("--seed", type=int, default=0, help="decides the draws (default 0)")
-    writing.add_argument("--max-tokens", type=int, default=77, metavar="N", help="of a caption (default 77)")
-    writing.add_argument("--batch-size", type=int, default=16, metavar="N", help="images at once (default 16)")
+    writing.add_argument(
+        "--max-tokens", type=int, default=77, metavar="N", help="most tokens of a caption (default 77)"
+    )
+    writing.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="images that the model sees at once (default 16)"
+    )
     add_options(writing, "--compute-dtype", "--device")
     pictures = parser.add_argument_group("images")
     crop = "what the model sees: the centred square (default), as training does, or the whole image (none)"

@@ -71,7 +71,7 @@ def figure_section(
 
 
 def bullets(items: Sequence[str], kind: str = "") -> str:
-    """A list of safe HTML, of the class `kind`; items beyond `crowds.ROWS` are folded."""
+    """An HTML list of the class `kind`; its items are safe HTML. Items beyond `crowds.ROWS` are folded."""
 
     def listed(items):
         return f"<ul{kind and f' class={kind}'}>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"

@@ -112,7 +112,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
 
 
 def _claims(analysis, rows, results, settings, options):
-    """The claims of published laws with their verdicts; None of a study that compares variants."""
+    """The claims of published laws with their verdicts; None for a study that compares variants."""
     curves = study_fits.counted(rows[rows["loss"].notna()])
     return claims.board(claim_evidence.of_study(analysis, curves, results, settings, options))
 

@@ -80,11 +80,11 @@ images | integer | images | training images seen so far, lineage included
 flops | number | FLOP | training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward
 seconds | number | s | wall time of this evaluation
 train_seconds | number | s | wall time of training up to the checkpoint; of runs trained together, this one's share
-image_tokens | integer | tokens | image tokens trained on so far; empty where the run's folder does not tell, and for \
+image_tokens | integer | tokens | image tokens trained on so far; empty if the run's folder does not tell, and for \
 a run that started from another's checkpoint
 image_tokens_per_param | number | tokens per parameter | image tokens over parameters
 tokens_per_param | number | tokens per parameter | image and text tokens over parameters, padding of the text \
-included; empty where the text is not part of the sequence
+included; empty if the text is not part of the sequence
 times_seen | number | | how often each training image was seen, on average; empty for a corpus that draws its images
 """)
 

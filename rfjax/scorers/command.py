@@ -61,7 +61,9 @@ OPTIONS = {
         type=as_path("--inception"),
         help="FID's Inception: pt_inception-2015-12-05-6726825d.pth",
     ),
-    "images_per_prompt": dict(type=int, metavar="N", help="expected (default: the largest image number + 1)"),
+    "images_per_prompt": dict(
+        type=int, metavar="N", help="images that each prompt should have (default: the largest image number + 1)"
+    ),
     "allow_missing": dict(action="store_true", help="score the images there are, and list the missing ones"),
 }
 
@@ -77,7 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option(name), **{**settings, "help": f"{settings['help']} ({users})"})
     out += " (default: FOLDER.METRIC beside FOLDER)"
     parser.add_argument("--out", metavar="DIR", type=as_path("--out"), help=out)
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at once (default 4)")
+    parser.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="images that the network sees at once (default 4)"
+    )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     group = parser.add_argument_group(
         "the record",

@@ -21,7 +21,7 @@ TOLD = {
 
 
 def dry_run_lines(study: Study) -> Sequence[str]:
-    """A table of the study's runs as lines, with the size and cost of each."""
+    """The lines of a table with the size and cost of each of the study's runs, and notes below it."""
     check_told_apart(study)
     flat = {point.id: configs.flatten(point.config) for point in study.points}
     told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}

@@ -23,7 +23,7 @@ class RateOptimum:
     rate: float
     best: float  # the best rate of the grid
     edge: str  # smallest or largest where `best` is that rate of the grid, else ""
-    low: float | None  # the 95 % interval; None where it is not known
+    low: float | None  # the 95 % interval; None if it is not known
     high: float | None
     interval_note: str  # why there is no interval, or what cuts it
     step: float  # the ratio of neighbouring rates about the best

@@ -1,7 +1,7 @@
-"""Reads the weights of a run, also of a tuned one, whose checkpoints hold an adapter alone (`models/lora.py`).
+"""Reads the weights of any run. The checkpoints of a tuned run hold only an adapter (`models/lora.py`).
 
-run.json of a tuned run names the checkpoint that the adapter belongs to, and a hash of its checksums. So weights are
-never merged with others than those that were tuned.
+run.json of a tuned run names the checkpoint that the adapter belongs to, and a hash of its checksums. So an adapter is
+never merged with weights other than those it was tuned on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEYS = {"ema": "ema", "raw": "params"}  # weights -> their part of a checkpoint
 
 
 def adapter_of(workdir: Path) -> AdapterFacts | None:
-    """What a tuned run's adapter belongs to; None for a run whose checkpoints hold whole weights."""
+    """The checkpoint that a tuned run's adapter belongs to; None for a run whose checkpoints hold whole weights."""
     return (run_folder.read_name(workdir) or {}).get("adapter")
 
 
@@ -45,13 +45,13 @@ def _sums(facts: dict, weights: str) -> str:
 
 
 def scale_of(facts: AdapterFacts) -> float:
-    """The factor of the product of an adapter's factors."""
+    """The number by which the product a b of an adapter's factors is multiplied."""
     return facts["alpha"] / facts["rank"]
 
 
 def base_of(workdir: Path, facts: AdapterFacts) -> Path:
-    """The folder of the run whose weights an adapter changes. Raises `RfjaxError` where its checkpoint is not there, or
-    has other weights than those that were tuned."""
+    """The folder of the run whose weights an adapter changes. Raises `RfjaxError` if its checkpoint is missing, or no
+    longer has the weights that were tuned."""
     folder = Path(os.path.normpath(workdir.absolute() / facts["base"]))
     what = f"{workdir} holds an adapter of step {facts['step']} of {folder}"
     if facts["step"] not in checkpoint.steps_saved(folder):

@@ -110,7 +110,7 @@ def read_departure(text: str) -> Departure:
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
-    """Raises `ConfigError` where the run is no branch of the trunk: up to the departure both must be one run.
+    """Raises `ConfigError` if the run is no branch of the trunk: up to the departure both must be one run.
 
     It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
     leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.

@@ -30,7 +30,7 @@ from rfjax.training import checkpoint_facts
 from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.mesh import path_name
 from rfjax.training.processes import distributed, watch
-from rfjax.training.state import TrainState
+from rfjax.training.state import State
 
 FOLDER = "checkpoints"
 _STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)  # the name of a checkpoint's folder; not 0010, nor other digits
@@ -331,7 +331,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState | Weights, step: int, facts: dict) -> None:
+    def save(self, state: State | Weights, step: int, facts: dict) -> None:
         """Starts saving; returns once the device may overwrite `state`.
 
         Raises `SaveFailed` if this save cannot start, or if the save before it failed.

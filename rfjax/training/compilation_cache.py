@@ -32,8 +32,8 @@ def turn_on(given: str | None, say: Callable[[str], None]) -> Path | None:
     """Turns the cache on for this process, and returns its folder; None if nothing is kept.
 
     `given` is the value of --compilation-cache: a folder, `OFF`, or None for the default. By default the cache is on
-    for accelerators and off on CPUs, and JAX's own setting goes first. `say` gets a line where the folder is new. Call
-    it once JAX's devices may be asked for. Raises `ConfigError` for a folder that cannot be used.
+    for accelerators and off on CPUs. A setting of JAX's own overrides this default. `say` gets a line if the folder is
+    new. Call this only when JAX's devices may be initialised. Raises `ConfigError` for a folder that cannot be used.
     """
     if given == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -85,7 +85,8 @@ def _trouble(folder: Path | None) -> str:
 
 
 def device_name(of_platform: str, kind: str) -> str:
-    """A kind of device as the name of a folder. A CPU's has its features, since code for one may not run on others."""
+    """A kind of device as the name of a folder. The name for a CPU depends on its features, since code for one CPU may
+    not run on another."""
     if of_platform == "cpu":
         kind = f"cpu {platform.machine()} {hashlib.sha256(_cpu_features().encode()).hexdigest()[:8]}"
     return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")

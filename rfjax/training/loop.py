@@ -33,9 +33,9 @@ from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, check_record, describe, write_record
 from rfjax.training.spikes import SpikeDetector
-from rfjax.training.state import TrainState, init_state, start_state
+from rfjax.training.state import State, TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
-from rfjax.training.work import State, Work
+from rfjax.training.work import Work
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -356,7 +356,7 @@ class _Attempt:
         return lambda state, batch: compiled[batch.latents.shape[1:]](state, batch), put
 
     def _compile_diagnostics(self, progress):
-        """The compiled forward pass that shows the network's inside, by latent shape; empty if none is asked for."""
+        """The compiled diagnostic forward pass for each latent shape; empty if the config asks for none."""
         if self.work or not self.config.train.diagnostics_every:
             return {}
         if progress:
@@ -392,7 +392,7 @@ class _Attempt:
         return keeps(self.config.train, self.kept, step)
 
     def check_folder(self) -> None:
-        """Raises `RfjaxError` where the run's folder was moved or removed since this attempt began."""
+        """Raises `RfjaxError` if the run's folder was moved or removed since this attempt began."""
         if self.begun:
             run_folder.check_still_there(self.workdir, self.record)
 

@@ -1,4 +1,5 @@
-"""Notices, in numbers that every step gives anyway, that a run is about to go wrong: spikes, and a loss that climbs.
+"""Warns that a run is about to go wrong, from the numbers that every step returns anyway: spikes, and a loss that
+climbs.
 
 Its memory is part of a checkpoint's facts, so a resumed run warns where an uninterrupted one does.
 """
@@ -20,7 +21,7 @@ QUIET = 128  # steps without another warning of the same kind
 
 
 class Memory(TypedDict):
-    """What the detector remembers. `values` are the last finite ones; `quiet` are the steps of the last warnings."""
+    """What the detector remembers: `values` are the last finite values, `quiet` the steps of the last warnings."""
 
     values: dict[str, list[float]]
     quiet: dict[str, int]
@@ -73,7 +74,8 @@ class SpikeDetector:
         return [f"the loss has climbed: its median over {LEAST} steps is {level:.4g}, and was {self._lowest:.4g}"]
 
     def _speaks(self, kind: str, step: int) -> bool:
-        """Whether a warning of this kind is due at a step; if so, the next ones are not for a while."""
+        """Whether a warning of this kind may be given at a step. After it was given, the same kind stays quiet for a
+        while."""
         last = self._quiet.get(kind)
         if last is not None and step < last + QUIET:
             return False

@@ -1,5 +1,5 @@
-"""What an attempt trains, where that is not the run's network on its corpus: the seam through which `rfjax.tune` uses
-the training loop."""
+"""`Work`: what the training loop trains instead of the run's network on its corpus. `rfjax.tune` uses the loop through
+it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rfjax.training.state import State
 from rfjax.training.step import StepMetrics
 
-State = Any  # a named tuple with the fields of `training.state.TrainState`, and perhaps more
 Take = Callable[[State, Any], tuple[State, StepMetrics]]
 
 
@@ -17,8 +17,8 @@ Take = Callable[[State, Any], tuple[State, StepMetrics]]
 class Work:
     """A state, its step and its batches, in place of those that follow from the run's config.
 
-    A step must be a function of the state and the batch, and a batch of the run's config, the step and the state, so
-    that a run that is started again repeats the same bits.
+    A step must be a function of the state and the batch; a batch must be a function of the run's config, the step and
+    the state. Then a run that is started again repeats the same bits.
     """
 
     abstract: State  # shapes, dtypes and shardings of the state

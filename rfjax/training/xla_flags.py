@@ -124,7 +124,8 @@ def is_known(platform: str, flags: str) -> bool:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The flags that rfjax adds for a kind of chip, and those that it leaves out because the compiler knows none."""
+    """The flags that rfjax adds for a kind of chip, and the flags that it leaves out because the compiler does not know
+    them."""
 
     added: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()

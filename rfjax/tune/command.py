@@ -12,8 +12,8 @@ OVERRIDES = (
 def add_arguments(parser) -> None:
     from rfjax.tune.config import CHOICES
 
-    run = "the run to tune, and the step of its checkpoint (default: the newest)"
-    parser.add_argument("run", metavar="RUN[@STEP]", type=as_text("RUN"), help=run)
+    run = "the run to tune, by its newest checkpoint; RUN@STEP takes another"
+    parser.add_argument("run", metavar="RUN", type=as_text("RUN"), help=run)
     folder = "the tuned run's folder; the same command resumes it"
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
     parser.add_argument("--method", choices=CHOICES["method"], help="default: dpo, or the config's")

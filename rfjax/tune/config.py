@@ -16,7 +16,9 @@ from pathlib import Path
 
 from rfjax import config as schema
 from rfjax.config import Config, SamplerConfig
+from rfjax.config_files import load_file, returned_config
 from rfjax.errors import ConfigError
+from rfjax.inputs.typed_values import parse_value
 from rfjax.limits import BATCH_END, COUNT_END, DECAY, SEED, Range
 
 
@@ -67,7 +69,7 @@ class NFTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """What is measured on prompts that are not tuned on, before, during and after."""
+    """What is measured before, during and after tuning, on prompts that tuning never uses."""
 
     every: int = 0  # steps; 0: before the first step and after the last alone
     prompts_per_task: int = 20
@@ -107,7 +109,7 @@ class TuneConfig:
 
     @property
     def scale(self) -> float:
-        """The factor of the product of an adapter's factors."""
+        """The number by which the product a b of an adapter's factors is multiplied."""
         return self.alpha / self.lora.rank
 
     def sampler(self, own: SamplerConfig) -> SamplerConfig:
@@ -209,10 +211,11 @@ def to_dict(tune: TuneConfig) -> dict:
 
 
 def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
-    """The checked config of a file, or the defaults, with the texts of dotted keys in place of fields."""
+    """The checked config of a file, or the defaults, with the fields that dotted keys name replaced by the keys'
+    texts."""
     values = {}
     if path is not None:
-        values = schema.returned_config(schema.load_file(path), path)
+        values = returned_config(load_file(path), path)
         values = values.to_dict() if hasattr(values, "to_dict") else dict(values)
     _check_keys(TuneConfig, values, "")
     for key, text in overrides.items():
@@ -221,7 +224,7 @@ def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
         target = values
         for section in sections:
             target = target.setdefault(section, {})
-        target[last] = schema._parse(key, text, annotation) if isinstance(text, str) else text
+        target[last] = parse_value(annotation, text, f"config.{key}") if isinstance(text, str) else text
     return from_dict(values)
 
 
@@ -237,10 +240,9 @@ def flatten(tune: TuneConfig) -> dict[str, object]:
 
 
 def run_config(base: Config, tune: TuneConfig) -> Config:
-    """The config of the tuned run: that of the run it starts from, with the tuning's steps, batch and rates.
-
-    So every reader of a run reads a tuned one. It is evaluated at its last step as that run is.
-    """
+    """The config of the tuned run: the config of the run that it starts from, with the tuning's steps, batch and rates.
+    So all that reads runs can read a tuned run. At its last step it gets the same evaluations as the run that it starts
+    from."""
     shared = ("steps", "batch_size", "accumulate", "learning_rate", "warmup_steps", "clip_norm", "weight_decay")
     shared += ("ema_decay", "log_every", "checkpoint_every", "keep_last")
     train = dataclasses.replace(

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +26,7 @@ from rfjax.training.optimizer import make_optimizer
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run
 from rfjax.training.run_folder import AdapterFacts
+from rfjax.training.state import Optimizer
 from rfjax.training.step import step_parts
 from rfjax.training.work import Work
 from rfjax.tune.config import TuneConfig, to_dict
@@ -40,8 +40,9 @@ def tuning_key(tune: TuneConfig) -> jax.Array:
     return run_keys(tune.seed)[1]
 
 
-def optimizer_of(run: Run) -> optax.GradientTransformation:
-    """AdamW as the tuned run's config has it. A network's parametrisation says nothing of its adapter."""
+def optimizer_of(run: Run) -> Optimizer:
+    """AdamW with the settings of the tuned run's config. A network's parametrisation has no rules for an adapter, so
+    none apply."""
     return make_optimizer(replace(run.config, model=replace(run.config.model, parametrization="standard")))
 
 
@@ -173,8 +174,8 @@ class Learning:
         return take
 
     def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator[tuple]:
-        """This process's rows of each step's batch. Each round begins with its images; where the first step lies within
-        a round, they are made again."""
+        """Yields this process's rows of each step's batch. Each round begins by making its images. If the first step
+        lies inside a round, that round's images are made again."""
         tune, steps = self._tune, self._tune.steps
         places = places_here(self._run.mesh, tune.batch_size)
         each, examples = tune.rollout.steps_per_round, None
@@ -188,7 +189,8 @@ class Learning:
 
 
 def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
-    """The examples of a round that step `place` of it takes: all of them in a shuffled order, again and again."""
+    """The examples that step `place` of a round takes. Steps go through all of the round's examples in a shuffled
+    order, again and again."""
     order = np.random.default_rng((tune.seed, number)).permutation(examples)
     return order[np.arange(place * tune.batch_size, (place + 1) * tune.batch_size) % examples]
 

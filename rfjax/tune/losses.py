@@ -15,8 +15,8 @@ SMALLEST_SIZE = 1e-5  # of an error of x0, by which DiffusionNFT's loss is divid
 def error_change(prediction: Latents, reference: Latents, target: Latents) -> Errors:
     """||p - v*||^2 - ||p_ref - v*||^2 as means over an image's elements.
 
-    As a mean of (p - p_ref)(p + p_ref - 2 v*) it keeps its precision where the two errors are nearly equal: their own
-    rounding, times a beta of thousands, would show in the loss.
+    It is computed as a mean of (p - p_ref)(p + p_ref - 2 v*), which stays precise if the two errors are nearly equal.
+    The rounding of each error, multiplied by a beta of thousands, would otherwise show in the loss.
     """
     product = (prediction - reference) * (prediction + reference - 2.0 * target)
     return jnp.mean(product, axis=tuple(range(1, product.ndim)))

@@ -1,4 +1,4 @@
-"""The methods as a table: what each learns from a round's groups, and the loss of what it learns from.
+"""The methods as a table: which examples each takes from a round's groups, and its loss on them.
 
 Sampling, rewards, groups, logging, checkpoints and resuming are the same for all.
 """
@@ -48,7 +48,7 @@ class Draws(NamedTuple):
 
 
 class NetworkInputs(NamedTuple):
-    """What a network sees of noised latents, and the prediction that would be right."""
+    """The inputs of a network for noised latents, and the target of its prediction."""
 
     seen: Float[Array, "batch frames height width channels"]
     condition: Float[Array, " batch"]
@@ -108,8 +108,9 @@ class Pairs(NamedTuple):
 
 
 def choose_pairs(groups: Groups, tune: TuneConfig) -> Pairs:
-    """The best image of each group with the worst, then the second with the second from the end, and so on, as long as
-    their rewards differ. Of equal rewards the earlier image ranks higher. A group of equal rewards gives no pair."""
+    """Pairs the best image of each group with the worst, the second best with the second worst, and so on, as long as
+    the two rewards differ. Among equal rewards the earlier image ranks higher. A group whose rewards are all equal
+    gives no pair."""
     order = np.argsort(-groups.rewards, axis=1, kind="stable")
     prompts, images = order.shape
     rows, places = [], []
@@ -172,7 +173,8 @@ class Rated(NamedTuple):
 
 
 def rate(groups: Groups, tune: TuneConfig) -> Rated:
-    """All images of the groups whose rewards differ; the others' would all have r = 1/2 and pull to the old policy."""
+    """All images of the groups whose rewards differ. In any other group all images would have r = 1/2 and pull towards
+    the old policy."""
     telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
     count = groups.rewards.shape[1]
     reward = losses.advantages(groups.rewards[telling], tune.nft.clip) if len(telling) else np.zeros((0, count))

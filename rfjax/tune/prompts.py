@@ -1,4 +1,4 @@
-"""The prompts of a tuning: those that it learns from, and those that are held out of it. No JAX here."""
+"""The prompts of a tuning: those to tune on, and those held out. No JAX here."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def _place(prompt: str) -> str:
 def split(prompts: Mapping[str, Sequence[dict]], share: float) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """Returns (prompts to tune on, prompts held out), by task.
 
-    Of each task the first `share` is held out, at least one. A prompt with a pair that pretraining never showed is in
-    neither: tuning must not teach what the corpus holds out. Raises `ConfigError` for a task of which nothing is left
-    to tune on.
+    The first `share` of each task's prompts is held out, and at least one. A prompt with a pair that pretraining never
+    showed is in neither part: tuning must not teach what the corpus holds out. Raises `ConfigError` if a task has no
+    prompt left to tune on.
     """
     tuned, held_out = {}, {}
     for task, rows in prompts.items():
@@ -68,8 +68,8 @@ def of_round(tuned: Mapping[str, Sequence[dict]], tune: TuneConfig, number: int)
 
 
 def to_watch(prompts: Mapping[str, Sequence[dict]], held_out: Mapping[str, Sequence[dict]], count: int) -> dict:
-    """{name: rows} of the prompts that are measured: those held out of tuning, and those of pairs that the corpus holds
-    out; at most `count` of each task."""
+    """{name: rows} of the prompts to measure on, at most `count` per task: the prompts held out of tuning, and the
+    prompts with pairs that the corpus holds out."""
     pairs = [row for rows in prompts.values() for row in [row for row in rows if row.get("held_out")][:count]]
     named = {"held_out": [row for rows in held_out.values() for row in rows[:count]], "held_out_pairs": pairs}
     return {name: rows for name, rows in named.items() if rows}

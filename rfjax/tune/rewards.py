@@ -50,11 +50,10 @@ def _geneval_graded(corpus: Corpus) -> RewardFn:
 
 
 def graded(detections: rules.Detections, row: Mapping) -> float:
-    """The mean over a prompt's demands of how far each is met; 1 exactly where GenEval judges the image correct.
-
-    For an `include` item the demands are its count, by the share that was found; its colour, by the share of the wanted
-    objects that have it; and its place, met by all or not at all. An `exclude` item is met or not.
-    """
+    """How far an image meets a prompt's demands, averaged over the demands; 1 exactly if GenEval judges the image
+    correct. An `include` item has up to three demands: its count, met by the share of objects that was found; its
+    colour, met by the share of the wanted objects that have it; and its place, met fully or not at all. An `exclude`
+    item is one demand, met or not."""
     kept, met, groups = rules.keep(detections, row["tag"]), [], []
     for item in row.get("include", ()):
         name, count = item["class"], item["count"]

@@ -22,7 +22,8 @@ MOST_DRAWS = 4  # rounds of images that are drawn until there is something to le
 
 
 def noise_seed(tune: TuneConfig) -> np.uint32:
-    """The seed of the noise of a tuning's images. It is not that of evaluations, whose images must stay unseen."""
+    """The seed of the noise of a tuning's images. It differs from the seed of evaluations, so that tuning never sees an
+    evaluation's images."""
     return np.uint32(zlib.crc32(f"rollouts {tune.seed}".encode()))
 
 
@@ -52,10 +53,8 @@ class Rollouts:
         self._generate = generator(run, sampler, tune.rollout.batch_size, programs)
 
     def examples(self, params, number: int):
-        """(what the method learns from in a round, mean reward of the round's images).
-
-        Where no group's rewards differ, other prompts are drawn; raises `RfjaxError` where that does not help.
-        """
+        """(the examples that the method takes from a round, the mean reward of the round's images). If rewards differ
+        in no group, other prompts are drawn; raises `RfjaxError` if that does not help."""
         for draw in range(MOST_DRAWS):
             groups = self.groups(params, number + draw * 2**20)
             examples = METHODS[self._tune.method].examples(groups, self._tune)

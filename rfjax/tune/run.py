@@ -35,7 +35,8 @@ def tune_run(
     """Tunes the run that `origin` (`RUN@STEP`, or `RUN`) names, in the folder `workdir`, from wherever that stands.
 
     With `evaluate`, the last checkpoint gets the evaluations of the run's own config. The same call resumes. Raises
-    `ConfigError` for a folder of another tuning, and for what cannot be tuned; then as `training.loop.train`.
+    `ConfigError` for a folder of another tuning and for a run that cannot be tuned, and all errors of
+    `training.loop.train`.
     """
     parent = distributed.from_first(lambda: lineage.read_parent(origin))
     base = run_folder.read_config(Path(parent.path))
@@ -79,7 +80,8 @@ def tune_run(
 
 
 def _check_folder(workdir: Path, tune: TuneConfig) -> None:
-    """Raises `ConfigError` where `workdir` holds another tuning, naming the keys that differ, or a run that is none."""
+    """Raises `ConfigError` if `workdir` holds another tuning, naming the keys that differ, or a run that was not
+    tuned."""
     run_folder.check_run_folder(workdir)
     held = read_tuning(workdir)
     if held is None:

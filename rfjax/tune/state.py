@@ -1,4 +1,5 @@
-"""The state that a tuning carries from step to step: that of training, for an adapter, and the sampling policy."""
+"""The state that a tuning carries from step to step: the training state of an adapter, and the sampling policy's
+adapter."""
 
 from __future__ import annotations
 
@@ -6,21 +7,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int
 
 from rfjax.models.lora import Adapter, init_adapter
-from rfjax.training.state import TrainState, start_state
+from rfjax.training.state import Optimizer, OptState, TrainState, start_state
 
 
 class TuneState(NamedTuple):
-    """`TrainState` with an adapter's factors for parameters. The images of a round are made by `sampler`, which changes
-    between rounds alone: so a tuning that is resumed within a round makes the same images again."""
+    """`TrainState` with an adapter's factors for parameters. `sampler` makes the images of a round and changes only
+    between rounds. So a tuning that is resumed inside a round makes the same images again."""
 
     step: Int[Array, ""]
     params: Adapter
     ema: Adapter
-    opt_state: optax.OptState
+    opt_state: OptState
     skipped: Int[Array, ""]
     skipped_in_row: Int[Array, ""]
     sampler: Adapter
@@ -35,7 +35,7 @@ class TuneState(NamedTuple):
         return cls(*trained, sampler)
 
 
-def init_tuning(key: Array, base, rank: int, optimizer: optax.GradientTransformation) -> TuneState:
+def init_tuning(key: Array, base, rank: int, optimizer: Optimizer) -> TuneState:
     """The state before the first step: a new adapter of the parameters `base`, of which only the shapes are used."""
     adapter = init_adapter(key, base, rank)
     average, sampler = (jax.tree.map(jnp.copy, adapter) for _ in range(2))  # a donated state shares no buffer

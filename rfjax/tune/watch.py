@@ -1,9 +1,6 @@
-"""What is measured on prompts that are not tuned on: the trained reward, a held-out one, and diversity. So a reward
-that was only gamed shows.
-
-A row of `held_out.jsonl` is one number: of a reward, on a set of prompts, under a sampler, at a step. Images of all
-steps are made from the same noise.
-"""
+"""Measures a tuning on prompts that it never uses: the trained reward, a reward that is not trained, and diversity. So
+a reward that was only gamed is noticed. A row of `held_out.jsonl` has one number, for a reward, a set of prompts, a
+sampler and a step. Images of all steps are made from the same noise."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ def task_mean(values: Float[np.ndarray, " prompts"], tasks: Sequence[str], seed:
 
 
 class Watch:
-    """Measures a tuning at the steps that its config names; what has its rows already is not measured again."""
+    """Measures a tuning at the steps that its config names. Steps whose rows exist are not measured again."""
 
     def __init__(
         self,

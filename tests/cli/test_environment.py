@@ -69,6 +69,7 @@ def test_a_command_without_a_device_tries_no_plugin(monkeypatch, uses_device, pl
     there is one: the platform was named after JAX had read it."""
     monkeypatch.setattr(environment, "_use_huge_pages", lambda: None)
     monkeypatch.setattr(environment, "leave_out_absent_tpu", lambda environ: None)
+    monkeypatch.setattr(environment, "set_xla_flags", lambda environ, wanted: None)
     monkeypatch.setenv("JAX_PLATFORMS", "")
     environment.prepare_process(uses_device)
     assert (os.environ["JAX_PLATFORMS"] or None) == platform

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.training_tiny import ended, rows, start_processes, tiny_config, tiny_train
 from rfjax.config import Config, TrainConfig, apply_overrides
+from rfjax.config_rules import READ_BY_SCHEDULES
 from rfjax.errors import ConfigError, Diverged, RfjaxError
 from rfjax.training import branches, checkpoint
 from rfjax.training.optimizer import learning_rate
@@ -29,9 +30,10 @@ def flat(config):
 
 
 def overrides_of(config):
-    """The overrides of the toy's config that make it `config`."""
+    """The overrides of the toy's config that make it `config`, without those that its schedule does not read."""
     own, base = flat(config), flat(tiny_config())
-    return {key: value for key, value in own.items() if value != base[key]}
+    unread = {key for key, schedules in READ_BY_SCHEDULES.items() if config.train.schedule not in schedules}
+    return {key: value for key, value in own.items() if value != base[key] and key not in unread}
 
 
 POINT = tiny_config(WHOLE)
@@ -161,8 +163,9 @@ def test_what_is_no_branch_is_refused_by_name(trunk, tmp_path):
 
     def refused(words, length=14, step=None, folder=trunk, **changes):
         place = [str(folder), "trunk", LEAVES[length] if step is None else step]
+        overrides = {key: value for key, value in (BRANCHES[length] | changes).items() if value is not None}
         with pytest.raises(ConfigError, match=words):
-            tiny_train(tmp_path / "no", BRANCHES[length] | changes, trunk=place)
+            tiny_train(tmp_path / "no", overrides, trunk=place)
         assert not (tmp_path / "no").exists()
 
     refused("trunk@20: the branch of 14 steps leaves its trunk at step 10", step=20)
@@ -171,7 +174,8 @@ def test_what_is_no_branch_is_refused_by_name(trunk, tmp_path):
     refused("config.seed is 0 there and 5 here", seed=5)
     refused("config.train.ema_every", **{"train.ema_every": 2})
     refused("the rate of step 0 was .* there and is .* here", **{"train.warmup_steps": 9})
-    refused("the branch of 14 steps leaves", **{"train.schedule": "cosine"})
+    unread = dict.fromkeys(("train.decay_fraction", "train.decay_shape"))
+    refused("the branch of 14 steps leaves", **{"train.schedule": "cosine"}, **unread)
     refused("has no checkpoint of step 10", folder=tmp_path / "nowhere")
 
 

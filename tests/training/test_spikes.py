@@ -29,12 +29,12 @@ def test_noise_and_a_falling_loss_give_no_warning(sigma):
 
 
 def test_a_spike_is_told_once_with_its_size():
-    values = noise(300, 0.1)
+    values = noise(500, 0.1)
     values[200:203] = 20
     [(step, text)] = seen(values, name="gradient norm")
     assert step == 201 and "gradient norm is 20," in text and "median over the 128 steps" in text
-    values[200 + QUIET + 10] = 20
-    assert [step for step, _ in seen(np.append(values, noise(200, 0.1, 2)), name="gradient norm")][0] == 201
+    values[200 + QUIET + 10] = 20  # another one, when the first is told
+    assert [step for step, _ in seen(values, name="gradient norm")] == [201, 201 + QUIET + 10]
 
 
 def test_a_slow_climb_is_told_though_no_step_stands_out():
@@ -65,13 +65,13 @@ def _from(values, detector):
 
 
 def test_a_canary_is_warned_of_before_it_diverges(tmp_path, capfd):
-    """A run whose rate is far too large: its loss climbs until it overflows. The warning comes long before, names the
-    way back, and is kept beside the curve."""
-    rates = {"train.learning_rate": 300.0, "train.warmup_steps": 0, "train.max_skipped_in_row": 3}
+    """A run whose rate grows until its loss overflows. The warning comes before, names the way back, and is kept beside
+    the curve."""
+    rates = {"train.learning_rate": 300.0, "train.warmup_steps": 600, "train.steps": 600}
     with pytest.raises(Diverged) as told:
-        tiny_train(tmp_path / "canary", rates | {"train.steps": 1000, "train.checkpoint_every": 10})
+        tiny_train(tmp_path / "canary", rates | {"train.checkpoint_every": 20})
     rows = [json.loads(line) for line in (tmp_path / "canary" / "diagnostics.jsonl").read_text().splitlines()]
     diverged = int(str(told.value).split("up to step ")[1].split(";")[0])
-    assert rows[0]["step"] <= LEAST + 10 < diverged - 20 and "warning" in rows[0]
+    assert rows[0]["step"] <= LEAST + 20 and rows[0]["step"] < diverged - 10 and "warning" in rows[0]
     said = capfd.readouterr().err
-    assert f"--branch={tmp_path / 'canary'}@" in said and "--skip-batches=" in said
+    assert f"--branch={tmp_path / 'canary'}@20 --skip-batches=" in said

@@ -132,7 +132,8 @@ def test_checkpoints_hold_the_adapter_alone_and_runs_are_read_whole(base, tuned)
     between tuning and reading."""
     folder, tune = tuned
     state = state_of(folder, 5)
-    adapter = jax.eval_shape(lambda: lora.init_adapter(jax.random.key(0), state_of(base[0], 7)["ema"], 4))
+    weights = state_of(base[0], 7)["ema"]
+    adapter = jax.eval_shape(lambda: lora.init_adapter(jax.random.key(0), weights, 4))
     assert jax.tree.structure(state["params"]) == jax.tree.structure(adapter)
     assert set(state) == {"step", "params", "ema", "opt_state", "skipped", "skipped_in_row", "sampler"}
     opened = open_run(folder)

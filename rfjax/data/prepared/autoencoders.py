@@ -170,8 +170,8 @@ class Scaling(TypedDict):
 
 
 def read_scaling(folder: Path, model: str = "AutoencoderKL") -> Scaling:
-    """The shift and scale of an autoencoder's latents. Raises `ConfigError` if the scale is not above 0, and if it is
-    missing: diffusers would then silently take that of Stable Diffusion 1."""
+    """The shift and scale of an autoencoder's latents. Raises `ConfigError` if the scale is missing or not above 0. If
+    it is missing, diffusers would silently take the scale of Stable Diffusion 1."""
     if not KINDS[model].scaled:
         return {"scaling_factor": 1.0, "shift_factor": None}
     path = folder / FOLDER / "config.json"

@@ -22,7 +22,7 @@ POOLED = ("mean", "first", "last", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What of an encoder's features is stored; for kinds other than CLIP and T5."""
+    """Which of an encoder's features are stored. CLIP and T5 have no such settings."""
 
     tokens: int = 77
     layer: int = -1  # of the hidden states; -1 is the last, 0 the embeddings
@@ -34,7 +34,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an encoder of a folder is. `kind` is "" where the class tells it."""
+    """Where an encoder is in a folder. `kind` is "" if the model's class tells it."""
 
     kind: str
     part: str
@@ -154,7 +154,8 @@ SIDE_BY_SIDE = "clip"  # encoders of this kind share their tokens; those of the 
 
 
 def kind_of(folder: Path, name: str, slot: Slot, model: str) -> str:
-    """The kind of an encoder, by its slot or its class. Raises `ConfigError` for a class that it cannot be."""
+    """The kind of an encoder, by its slot or its class. Raises `ConfigError` for a class that does not fit the slot or
+    that no kind has."""
     if slot.kind:
         if model not in KINDS[slot.kind].classes:
             must = " or ".join(KINDS[slot.kind].classes)

@@ -105,7 +105,8 @@ def score_files(
 def check_outputs(
     out_path: str | os.PathLike, reads: Sequence[str | os.PathLike], ours: Callable[[Path], bool]
 ) -> None:
-    """Raises `ConfigError` where results and their summary may not be written; `ours` knows a summary that was."""
+    """Raises `ConfigError` if results and their summary may not be written. `ours` tests whether a file is a summary
+    that this command wrote."""
     summary = summary_path(out_path)
     for output in (summary, Path(out_path)):
         check_output(output, "--out", reads=tuple(map(Path, reads)), made_here=lambda _: ours(summary))

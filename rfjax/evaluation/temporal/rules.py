@@ -66,7 +66,7 @@ class Track:
     item: Mapping[str, object]
     counts: tuple[int, ...]  # objects of its class in each frame
     boxes: Float[np.ndarray, "frames 4"]
-    colors: tuple[str, ...]  # "" where it was not found
+    colors: tuple[str, ...]  # "" if it was not found
     side: float  # of the picture, in pixels
     options: TemporalOptions
 
