@@ -160,16 +160,7 @@ class Monitor:
             if self._writer:
                 self._writer.write_diagnostics({"step": step, "warning": text})
             if self._progress:
-                self._progress.note(f"step {step}: {text}{self._way_back(step)}")
-
-    def _way_back(self, step) -> str:
-        """How to leave the run before a step where it went wrong; empty without a checkpoint."""
-        good = last_good(self._workdir)
-        if good is None:
-            return ""
-        skipped = step - good + SKIPPED_BEYOND
-        again = f"--branch={self._workdir}@{good} --skip-batches={skipped} --workdir=ANOTHER"
-        return f"; if it does not come back, go back and pass over these batches: rfjax train {again}"
+                self._progress.note(f"step {step}: {text}{way_back(self._workdir, step)}")
 
     def note(self, text: str) -> None:
         """Shows a line to whoever follows the run."""
@@ -205,6 +196,15 @@ class Monitor:
             f"training diverged: {self.skipped_in_row} non-finite steps in a row up to step {step}; the largest "
             f"gradient norm is that of parameter group {group} ({norm:g}); {remedy}"
         )
+
+
+def way_back(workdir: Path, step: int) -> str:
+    """How to leave a run before a step where it went wrong, as the end of a sentence; empty without a checkpoint."""
+    good = last_good(workdir)
+    if good is None:
+        return ""
+    again = f"--branch={workdir}@{good} --skip-batches={step - good + SKIPPED_BEYOND} --workdir=ANOTHER"
+    return f"; if it does not come back, go back and pass over these batches: rfjax train {again}"
 
 
 def _rounded(values: dict) -> dict[str, float | None]:

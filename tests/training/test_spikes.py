@@ -7,6 +7,7 @@ import pytest
 
 from helpers.training_tiny import tiny_train
 from rfjax.errors import Diverged
+from rfjax.training.monitor import last_good, way_back
 from rfjax.training.spikes import LEAST, QUIET, SpikeDetector
 
 
@@ -65,13 +66,15 @@ def _from(values, detector):
 
 
 def test_a_canary_is_warned_of_before_it_diverges(tmp_path, capfd):
-    """A run whose rate grows until its loss overflows. The warning comes before, names the way back, and is kept beside
-    the curve."""
+    """A run whose rate grows until its loss overflows. The warning comes before, is shown, and is kept beside the
+    curve; the way back is named as a command."""
     rates = {"train.learning_rate": 300.0, "train.warmup_steps": 600, "train.steps": 600}
     with pytest.raises(Diverged) as told:
         tiny_train(tmp_path / "canary", rates | {"train.checkpoint_every": 20})
     rows = [json.loads(line) for line in (tmp_path / "canary" / "diagnostics.jsonl").read_text().splitlines()]
     diverged = int(str(told.value).split("up to step ")[1].split(";")[0])
     assert rows[0]["step"] <= LEAST + 20 and rows[0]["step"] < diverged - 10 and "warning" in rows[0]
-    said = capfd.readouterr().err
-    assert f"--branch={tmp_path / 'canary'}@20 --skip-batches=" in said
+    assert f"step {rows[0]['step']}: {rows[0]['warning']}" in capfd.readouterr().err
+    good = last_good(tmp_path / "canary")
+    assert f"--branch={tmp_path / 'canary'}@{good} --skip-batches={150 - good} " in way_back(tmp_path / "canary", 50)
+    assert way_back(tmp_path, 50) == ""  # without a checkpoint there is no way back
