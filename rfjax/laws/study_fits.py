@@ -59,6 +59,7 @@ class Prediction:
     actual: float
     relative_error: float  # (predicted - actual) / actual
     covered: bool
+    better: str | None = None  # a run of no more FLOPs and a lower loss: then the law describes that one, not this run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,10 +304,17 @@ def hold_out_largest(points: pd.DataFrame, options: FitOptions) -> tuple[HeldOut
             actual=float(row.loss),
             relative_error=float((value - row.loss) / row.loss),
             covered=bool(lo <= row.loss <= hi),
+            better=_better_than(row, points),
         )
         for row, value, lo, hi in zip(largest.itertuples(), fitted.predict(x), low, high, strict=True)
     )
     return HeldOut(depth=depth, fit=fitted, predictions=predictions), ""
+
+
+def _better_than(row, points) -> str | None:
+    """The run of lowest loss among those with no more FLOPs than a run and a lower loss; None if there is none."""
+    better = points[(points["flops"] <= row.flops) & (points["loss"] < row.loss)]
+    return None if better.empty else str(better.nsmallest(1, "loss")["run"].iloc[0])
 
 
 def _choose_headline(saturating, power):

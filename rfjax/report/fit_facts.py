@@ -163,7 +163,12 @@ def held_out_facts(analysis: Mapping) -> list[Fact]:
         [
             f"held out depth {held['depth']} ({p['run']}): the {held['fit']['law']} law predicted "
             f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error "
-            f"{percent(p['relative_error'])}, {_where(p)}"
+            f"{percent(p['relative_error'])}, {_where(p)}",
+            *(
+                [f"it is off the frontier, which the law describes: {p['better']} got a lower loss for no more FLOPs"]
+                if p.get("better")
+                else []
+            ),
         ]
         for p in held["predictions"]
     ]

@@ -96,6 +96,10 @@ def test_the_held_out_depth_is_predicted_from_the_others_alone():
     assert other.predictions[0].predicted == honest.predictions[0].predicted
     assert other.predictions[0].actual == 0.2 and not other.predictions[0].covered
     assert other.predictions[0].relative_error == pytest.approx(truth / 0.2 - 1, rel=1e-6)
+    # It is then off the frontier, and says which run is better for no more FLOPs.
+    assert honest.predictions[0].better is None
+    least = planted_points().iloc[:-1].nsmallest(1, "loss")
+    assert least["loss"].iloc[0] < 0.2 and other.predictions[0].better == least["run"].iloc[0]
 
 
 def test_the_law_of_compute_is_fitted_on_the_frontier_only():
