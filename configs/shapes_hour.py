@@ -1,7 +1,7 @@
 """The default study at three times its compute: five depths, longer branches, a second size with two seeds.
 
 All else is as in `shapes`. Its 1.45e14 FLOPs took 60 minutes of training on two busy CPU cores. The law, and what it
-says of published claims: analysis/results/shapes_hour. Depth 5 is trained on too few images to be on the frontier.
+says of published claims: analysis/results/shapes_hour. Depth 5 has too few images to be on the frontier.
 """
 
 from rfjax.config_files import load_file
