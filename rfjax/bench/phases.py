@@ -126,7 +126,7 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
             found[name] = f"does not fit alone: {str(error).splitlines()[0]}"
 
     measure("forward", forward, (state.params, batch, places, state.step), out_shardings=whole)
-    outputs = (split.params, whole, (whole, whole))
+    outputs = (split.params, whole, whole)
     measure("forward_backward", parts.gradients, (state.params, batch, state.step), out_shardings=outputs)
     gradients = jax.tree.map(lambda p: 1e-3 * p, state.params)
     bins = (np.zeros(TIME_BINS, np.float32), np.zeros(TIME_BINS, np.float32))

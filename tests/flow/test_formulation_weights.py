@@ -218,7 +218,7 @@ def monte_carlo(name, batches):
     batch = Batch(
         jnp.zeros((BATCH, *VALUES)), jnp.zeros((BATCH, 1, 1)), jnp.zeros((BATCH, 1)), jnp.zeros(BATCH, jnp.uint32)
     )
-    one = jax.jit(lambda step: loss_fn(None, batch, step, jnp.arange(BATCH))[1])
+    one = jax.jit(lambda step: loss_fn(None, batch, step, jnp.arange(BATCH))[1][:2])
     t, losses = (
         np.concatenate(part) for part in zip(*(jax.device_get(one(step)) for step in range(batches)), strict=True)
     )

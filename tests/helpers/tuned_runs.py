@@ -99,7 +99,7 @@ def random_adapter(params, rank: int, seed: int):
     """An adapter none of whose factors is zero."""
     shapes = jax.eval_shape(lambda key: lora.init_adapter(key, params, rank), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jax.numpy.asarray(0.2 * rng.standard_normal(leaf.shape), "float32"), shapes)
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(0.1 * rng.standard_normal(leaf.shape), "float32"), shapes)
 
 
 def write_tuned(folder: Path, base: Path, step: int, params, rank: int = 4, alpha: float = 6.0):
