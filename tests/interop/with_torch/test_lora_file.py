@@ -1,6 +1,5 @@
 """An adapter's file against diffusers: its names are those of linear maps there, and the adapted network is ours."""
 
-import importlib.util
 import json
 
 import jax
@@ -83,7 +82,6 @@ def test_all_maps_have_one_rank(adapted):
     assert not [name for name in tensors if "alpha" in name]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")
 def test_diffusers_loads_the_file(adapted):
     run, merged, network, _, _, file = adapted
     arrays = inputs(run.config, 8, 20)
