@@ -291,9 +291,9 @@ def test_all_blocks_in_one_iteration_leave_no_loop_and_the_same_gradient(remat):
     _, whole = lowered(4)
     loops = [program.as_text().count("stablehlo.while") for program in (plain, whole)]
     assert loops[0] == 2 and loops[1] == 0
-    # the last block has a barrier of its own, in both; equal blocks of the stack share the text of theirs
+    # the last block has a barrier of its own, in both; equal blocks of the stack share a text, or each has its own
     barriers = [program.as_text().count("optimization_barrier") for program in (plain, whole)]
-    assert barriers == ([1, 2] if remat == "full" else [0, 0])
+    assert barriers in (([1, 2], [1, 4]) if remat == "full" else ([0, 0],))
     if remat == "full":
         got, want = (program.compile()(params) for program in (whole, plain))
         jax.tree.map(

@@ -1,5 +1,6 @@
 """Compiled programs kept on disk: where, how many, and that a program read back computes the same bits."""
 
+import importlib.util
 import os
 from types import SimpleNamespace
 
@@ -42,14 +43,19 @@ def gpu():
     return SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3")
 
 
-def test_a_gpu_keeps_programs_by_default_and_a_cpu_does_not(monkeypatch, tmp_path):
+@pytest.mark.parametrize("filelock", (True, False))
+def test_a_gpu_keeps_programs_by_default_and_a_cpu_does_not(filelock, monkeypatch, tmp_path):
+    """Catches a limit that JAX is given where it cannot keep to it: without filelock it would then keep nothing."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: filelock if name == "filelock" else find(name))
+    jax.config.update("jax_compilation_cache_max_size", -1)
     said = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert turn_on(None, said.append) is None and not said and jax.config.jax_compilation_cache_dir is None
     monkeypatch.setattr(jax, "local_devices", lambda: [gpu()])
     folder = turn_on(None, said.append)
     assert folder == tmp_path / "rfjax" / "compiled" / f"jaxlib-{jax.lib.__version__}" / "nvidia-h100-80gb-hbm3"
-    assert jax.config.jax_compilation_cache_max_size == 10 * 2**30
+    assert jax.config.jax_compilation_cache_max_size == (10 * 2**30 if filelock else -1)
     assert len(said) == 1 and str(folder) in said[0] and "10 GiB" in said[0] and "--compilation-cache=off" in said[0]
     jax.config.update("jax_compilation_cache_dir", None)
     assert turn_on(None, said.append) == folder and len(said) == 1  # said once, not at every start
