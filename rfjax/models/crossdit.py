@@ -7,7 +7,6 @@ text is zero, the network is PixArt's.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import flax.linen as nn
@@ -24,8 +23,10 @@ from rfjax.models.layers import (
     RMSNorm,
     added_positions,
     condition_vector,
+    gelu,
     modulate,
     patch_tokens,
+    unstack,
 )
 from rfjax.models.patches import unpatchify
 from rfjax.models.rotary import make_rotation, rotate
@@ -33,7 +34,6 @@ from rfjax.models.stack import stack_blocks
 from rfjax.models.watching import attend, note_streams
 
 ZEROS = nn.initializers.zeros
-gelu = functools.partial(nn.gelu, approximate=True)
 
 
 def _table(module, rows, width):
@@ -65,7 +65,7 @@ class CrossBlock(nn.Module):
             return RMSNorm(size, name=f"{prefix}query_norm")(queries), RMSNorm(size, name=f"{prefix}key_norm")(keys)
 
         qkv = Linear((width,), (3, heads, size), dtype, name="qkv")(modulate(x, chunks[0], chunks[1]))
-        q, k, v = jnp.moveaxis(checkpoint_name(qkv, "qkv"), 2, 0)
+        q, k, v = unstack(checkpoint_name(qkv, "qkv"), 2)
         q, k = (rotate(each, rotation) for each in normed(q, k))
         attended = attend(self, q, k, v)
         attended = checkpoint_name(Linear((heads, size), (width,), dtype, name="proj")(attended), "proj")
@@ -73,7 +73,7 @@ class CrossBlock(nn.Module):
 
         q = checkpoint_name(Linear((width,), (heads, size), dtype, name="cross_q")(x), "qkv")
         kv = checkpoint_name(Linear((width,), (2, heads, size), dtype, name="cross_kv")(text), "qkv")
-        k, v = jnp.moveaxis(kv, 2, 0)
+        k, v = unstack(kv, 2)
         crossed = attend(self, *normed(q, k, "cross_"), v)
         x = x + checkpoint_name(Linear((heads, size), (width,), dtype, ZEROS, name="cross_proj")(crossed), "proj")
 

@@ -93,6 +93,35 @@ def modulate(
     return layer_norm(x) * (1.0 + scale[:, None]) + shift[:, None]
 
 
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x Phi(x) by the tanh formula (Hendrycks & Gimpel 2016, arXiv 1606.08415). In bfloat16 it is computed in float32
+    and rounded once, as PyTorch does, and the backward pass keeps only `x`, not the tanh beside it."""
+    return nn.gelu(x, approximate=True) if x.dtype == jnp.float32 else _low_precision_gelu(x)
+
+
+def _gelu_in_float32(x):
+    return nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _low_precision_gelu(x):
+    return _gelu_in_float32(x)
+
+
+def _gelu_backward(x, cotangent):
+    x = jax.lax.optimization_barrier(x)  # else the compiler keeps the forward pass's tanh, in float32
+    return jax.vjp(_gelu_in_float32, x)[1](cotangent)
+
+
+_low_precision_gelu.defvjp(lambda x: (_gelu_in_float32(x), x), _gelu_backward)
+
+
+def unstack(x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*slice"]]:
+    """The slices along an axis, for example queries, keys and values. The gradient is joined along the same axis, so
+    that the product which made `x` reads it as it is; the gradient of `jnp.moveaxis` would be transposed first."""
+    return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
+
+
 def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "batch size"]:
     """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
 

@@ -21,9 +21,11 @@ from rfjax.models.layers import (
     RMSNorm,
     added_positions,
     condition_vector,
+    gelu,
     modulate,
     patch_tokens,
     position_formula,
+    unstack,
 )
 from rfjax.models.patches import unpatchify
 from rfjax.models.positions import POSITIONS, centre_crop
@@ -79,7 +81,7 @@ class StreamBlock(nn.Module):
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):
-        q, k, v = jnp.moveaxis(checkpoint_name(linear(x), "qkv"), 2, 0)
+        q, k, v = unstack(checkpoint_name(linear(x), "qkv"), 2)
         if self.config.qk_norm:
             q, k = query_norm(q), key_norm(k)
         return rotate(q, rotation), rotate(k, rotation), v
@@ -103,7 +105,7 @@ class StreamBlock(nn.Module):
         if self.times is not None:
             x = x + self.time(x, *time)
         hidden = checkpoint_name(self.mlp_in(modulate(x, chunks[3], chunks[4])), "mlp_in")
-        return x + chunks[5][:, None] * checkpoint_name(self.mlp_out(nn.gelu(hidden, approximate=True)), "mlp_out")
+        return x + chunks[5][:, None] * checkpoint_name(self.mlp_out(gelu(hidden)), "mlp_out")
 
 
 class JointBlock(nn.Module):

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from rfjax.config import ModelConfig
-from rfjax.models.layers import Linear, RMSNorm, modulate
+from rfjax.models.layers import Linear, RMSNorm, modulate, unstack
 from rfjax.models.positions import time_positions
 from rfjax.models.rotary import Rotation, make_rotation, rotate
 from rfjax.models.watching import attend
@@ -72,7 +72,7 @@ class TimeAttention(nn.Module):
         x = modulate(x, shift, scale)
         if places.added is not None:
             x = x + jnp.repeat(places.added, shape[1], axis=0).astype(x.dtype)
-        q, k, v = jnp.moveaxis(checkpoint_name(Linear((width,), (3, heads, size), dtype, name="qkv")(x), "qkv"), 2, 0)
+        q, k, v = unstack(checkpoint_name(Linear((width,), (3, heads, size), dtype, name="qkv")(x), "qkv"), 2)
         if c.qk_norm:
             q, k = RMSNorm(size, name="query_norm")(q), RMSNorm(size, name="key_norm")(k)
         attended = attend(self, rotate(q, places.rotation), rotate(k, places.rotation), v)
