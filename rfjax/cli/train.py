@@ -22,12 +22,17 @@ def add_arguments(parser) -> None:
 
 def run(args, overrides) -> int:
     """Trains the run, or resumes it."""
+    import jax
+
     from rfjax import config as configs
     from rfjax import config_files
     from rfjax.errors import ConfigError
+    from rfjax.models.attention import platform_of
     from rfjax.study.run import run_config
     from rfjax.study.size import describe, size_of
     from rfjax.training import branches
+    from rfjax.training.advice import advice
+    from rfjax.training.run import plan_run
     from rfjax.training.run_folder import check_run_folder
 
     check_run_folder(args.workdir)
@@ -49,6 +54,8 @@ def run(args, overrides) -> int:
         given = f"config.train.branches is {config.train.branches}, which is several runs"
         raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")
     say(describe(str(args.workdir), config, size_of(config)))
+    for line in advice(config, plan_run(config).corpus.shapes, platform_of(jax.devices()[0])):
+        say(line)
     run_config(config, args.workdir, init_from=args.init, **place, evaluate=not args.no_evaluation)
     say(f"trained: {args.workdir}")
     return 0
