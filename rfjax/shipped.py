@@ -14,11 +14,17 @@ from rfjax.errors import ConfigError
 from rfjax.inputs.files import why_not_plain
 
 _PACKAGE = Path(__file__).parent
+TUNINGS = ("preference",)  # shipped configs of `rfjax tune`, which no run or study takes
 
 
 def list_configs() -> dict[str, Path]:
-    """The shipped configs by name: `shapes`, `sd3_depth` and so on."""
-    return _list("configs")
+    """The shipped configs of runs and studies by name: `shapes`, `sd3_depth` and so on."""
+    return {name: path for name, path in _list("configs").items() if name not in TUNINGS}
+
+
+def list_tunings() -> dict[str, Path]:
+    """The shipped configs of `rfjax tune` by name."""
+    return {name: path for name, path in _list("configs").items() if name in TUNINGS}
 
 
 def list_sites() -> dict[str, Path]:
@@ -33,7 +39,7 @@ def find_config(text: str) -> Path:
     the current folder has. `name.py` means the shipped `name` if there is no such file. Raises `ConfigError`, with the
     nearest name and with all shipped names.
     """
-    return _find("config", text, list_configs())
+    return _find("config", text, list_configs() | list_tunings())
 
 
 def find_site(text: str) -> Path:

@@ -38,6 +38,8 @@ def test_a_checkout_ships_its_top_level_folders():
     for folder, found in (("configs", shipped.list_configs()), ("launch", shipped.list_sites())):
         for name, path in found.items():
             assert path.samefile(ROOT / folder / f"{name}.py")
+    assert list(shipped.list_tunings()) == list(shipped.TUNINGS)
+    assert shipped.find_config("preference").samefile(ROOT / "configs" / "preference.py")
     for name in TEMPLATES:
         assert "Made by `rfjax launch`" in shipped.find_template(name).read_text()
 

@@ -68,6 +68,16 @@ class NFTConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GRPOConfig:
+    """Flow-GRPO (Liu et al. 2025, arXiv 2505.05470). A step of its loss is one of a path's, not an image."""
+
+    noise: float = 0.7  # a of sigma = a sqrt(t / (1 - t)), the noise of the sampler's steps
+    clip_ratio: float = 1e-4  # ratios of probabilities count as 1 +- this, beyond it
+    clip: float = 5.0  # advantages beyond it count as it
+    kl: float = 0.04  # of the divergence of the policy's steps from the run's own
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchConfig:
     """What is measured before, during and after tuning, on prompts that tuning never uses."""
 
@@ -87,7 +97,7 @@ class TuneConfig:
     held_out_reward: str = "cleanness"  # is measured and never trained on
     held_out_prompts: float = 0.25  # share of each task's prompts that are never trained on
     steps: int = 200
-    batch_size: int = 32  # pairs (dpo) or images (nft) of a step
+    batch_size: int = 32  # pairs (dpo), images (nft) or steps of images' paths (grpo) of a step
     accumulate: int = 1
     learning_rate: float = 3e-4
     warmup_steps: int = 10
@@ -101,6 +111,7 @@ class TuneConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     nft: NFTConfig = field(default_factory=NFTConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
 
     @property
@@ -124,7 +135,7 @@ class TuneConfig:
 
 # Names of the tables of methods and rewards; tests/tune holds them equal to the tables, which need JAX.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("dpo", "nft"),
+    "method": ("dpo", "nft", "grpo"),
     "weights": ("ema", "raw"),
     "dpo.error": ("velocity", "noise"),
     "dpo.noise": ("fresh", "own"),
@@ -163,6 +174,10 @@ RANGES: dict[str, Range] = {
     "nft.kl": _FACTOR,
     "nft.keep_growth": Range(0, 1),
     "nft.keep_most": DECAY,
+    "grpo.noise": Range(0, 100, open_low=True),
+    "grpo.clip_ratio": Range(0, 1, open_low=True),
+    "grpo.clip": Range(0, 1e6, open_low=True),
+    "grpo.kl": _FACTOR,
     "watch.every": Range(0, COUNT_END),
     "watch.prompts_per_task": Range(1, 10**6),
     "watch.images_per_prompt": Range(2, 10**6),

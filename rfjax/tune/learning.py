@@ -30,7 +30,8 @@ from rfjax.training.state import Optimizer
 from rfjax.training.step import step_parts
 from rfjax.training.work import Work
 from rfjax.tune.config import TuneConfig, to_dict
-from rfjax.tune.methods import METHODS, Draws, Networks
+from rfjax.tune.method import Draws, Networks, take
+from rfjax.tune.methods import METHODS
 from rfjax.tune.rollouts import Rollouts, noise_seed
 from rfjax.tune.state import TuneState, init_tuning
 
@@ -53,6 +54,7 @@ def make_loss(run: Run, tune: TuneConfig) -> Callable:
     with the sampling policy's adapter. No condition is dropped.
     """
     method, key, scale = METHODS[tune.method], tuning_key(tune), tune.scale
+    sampler_config = tune.sampler(run.config.evaluation.sampler)
     shape = run.corpus.shapes.latents
     formulation = formulation_at(run.config, shape)
 
@@ -66,7 +68,8 @@ def make_loss(run: Run, tune: TuneConfig) -> Callable:
         draws = draw(key, step, places, shape, 1, 0.0)
         t = formulation.density.quantile(draws.u)
         networks = Networks(network(policy), network(base), network(old))
-        losses, measures = method.loss(networks, formulation, Draws(t, draws.noise, noise_seed(tune)), batch, tune)
+        given = Draws(t, draws.noise, noise_seed(tune))
+        losses, t, measures = method.loss(networks, formulation, given, batch, tune, sampler_config)
         return jnp.mean(losses), ExampleLosses(t, losses, jax.lax.stop_gradient(measures))
 
     return loss
@@ -185,7 +188,7 @@ class Learning:
             if examples is None or place == 0:
                 examples, _ = self._rollouts.examples(self.merged(newest().sampler), number)
             rows = rows_of_step(tune, len(examples.latents), number, place)[places]
-            yield jax.tree.map(lambda array, rows=rows: array[rows], examples)
+            yield take(examples, rows)
 
 
 def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
@@ -198,9 +201,11 @@ def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np
 def flops_per_example(run: Run, tune: TuneConfig) -> int:
     """FLOPs of an example of a step: its forward and backward passes, and its share of the round's images."""
     forward, both = (count(run.config.model, run.corpus.shapes) for count in (forward_flops, training_flops))
-    plain, trained = METHODS[tune.method].evaluations
+    method = METHODS[tune.method]
     sampler, rollout = tune.sampler(run.config.evaluation.sampler), tune.rollout
-    evaluations = sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 if sampler.guidance_scale == 1 else 2)
+    guided = 1 if sampler.guidance_scale == 1 else 2
+    plain, trained = (count * (guided if method.stochastic else 1) for count in method.evaluations)
+    evaluations = sampler.steps * guided * (1 if method.stochastic else EVALUATIONS_PER_STEP[sampler.method])
     images = rollout.prompts * rollout.images_per_prompt / (rollout.steps_per_round * tune.batch_size)
     return round(plain * forward + trained * both + images * evaluations * forward)
 

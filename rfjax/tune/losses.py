@@ -64,9 +64,27 @@ def nft(
     return reward * error(ahead) + (1.0 - reward) * error(behind)
 
 
+def grpo(log_ratio: Errors, advantage: Errors, clip_ratio: float) -> tuple[Errors, Errors]:
+    """Returns (each step's loss -min(r A, clip(r) A), its ratio r): r is the step's probability under the policy,
+    divided by that under the policy that made it, and clip(r) is within 1 +- clip_ratio (Liu et al. 2025, eq. 7, where
+    the logarithm of a probability is a mean over an image's elements)."""
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)
+    return -jnp.minimum(ratio * advantage, clipped * advantage), ratio
+
+
+def shares(rewards: Float[np.ndarray, "prompts images"], clip: float) -> Float[np.ndarray, "prompts images"]:
+    """Rewards as r in [0, 1]: 1/2 + A / (2 clip), with the advantages A."""
+    return 0.5 + 0.5 * _within(rewards, clip)
+
+
 def advantages(rewards: Float[np.ndarray, "prompts images"], clip: float) -> Float[np.ndarray, "prompts images"]:
-    """Rewards as r in [0, 1]: 1/2 + A / (2 clip), with A the difference to the group's mean, in standard deviations
-    over all groups, and clipped."""
+    """The differences of rewards to their group's mean, in standard deviations over all groups, and clipped."""
+    return clip * _within(rewards, clip)
+
+
+def _within(rewards, clip):
+    """Advantages as shares of `clip`, in [-1, 1]."""
     centred = rewards - rewards.mean(axis=1, keepdims=True)
     spread = centred.std() if centred.any() else 1.0
-    return 0.5 + 0.5 * (centred / spread / clip).clip(-1.0, 1.0)
+    return (centred / spread / clip).clip(-1.0, 1.0)

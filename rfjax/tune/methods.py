@@ -5,95 +5,19 @@ Sampling, rewards, groups, logging, checkpoints and resuming are the same for al
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Float, Int
 
+from rfjax.config import SamplerConfig
 from rfjax.data.batch import Conditions
 from rfjax.evaluation.generate import noise_for
 from rfjax.flow.formulation import Formulation
-from rfjax.flow.objective import NetworkFn, examples_at
-from rfjax.flow.path import expand_time
-from rfjax.tune import losses
+from rfjax.tune import grpo, losses
 from rfjax.tune.config import TuneConfig
-
-
-class Groups(NamedTuple):
-    """The images of a round and their rewards, in host memory: a group for each prompt."""
-
-    latents: Float[np.ndarray, "prompts images frames height width channels"]
-    ids: Int[np.ndarray, "prompts images 2"]  # by which their noise is keyed
-    conditions: Conditions  # of each prompt
-    rewards: Float[np.ndarray, "prompts images"]
-
-
-class Networks(NamedTuple):
-    """The adapted network, and two that no gradient reaches: the run as it was, and the policy that made the images."""
-
-    policy: NetworkFn
-    reference: NetworkFn
-    sampler: NetworkFn
-
-
-class Draws(NamedTuple):
-    """A step's random numbers for its examples, and the seed of the noise that images were made from."""
-
-    t: Float[Array, " batch"]
-    noise: Float[Array, "batch frames height width channels"]
-    seed: UInt32[np.ndarray, ""] | int
-
-
-class NetworkInputs(NamedTuple):
-    """The inputs of a network for noised latents, and the target of its prediction."""
-
-    seen: Float[Array, "batch frames height width channels"]
-    condition: Float[Array, " batch"]
-    target: Float[Array, "batch frames height width channels"]
-    weight: Float[Array, " batch"] | float  # the formulation's, of a squared error
-
-    def predict(self, network: NetworkFn, conditions: Conditions) -> Float[Array, "batch ..."]:
-        return network(self.seen, self.condition, *conditions).astype(jnp.float32)
-
-    def error(self, prediction: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-        """Each image's mean squared error."""
-        return mean_square(prediction - self.target)
-
-
-def mean_square(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-    """The mean square of each image's elements."""
-    return jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))
-
-
-def network_inputs(formulation: Formulation, t: Float[Array, " batch"], latents, noise) -> NetworkInputs:
-    """The inputs and target of a formulation's network for latents noised to times t, as in `flow.objective`."""
-    mixing, scale, condition, weight = examples_at(formulation, t)
-    a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
-    z = a * latents + b * noise
-    seen = (scale if isinstance(scale, float) else expand_time(scale, z)) * z
-    return NetworkInputs(seen, condition, m * latents + n * noise, weight)
-
-
-Loss = tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the table."""
-
-    about: str
-    # (groups, config) -> what a step draws its examples from: a named tuple of arrays with a leading axis
-    examples: Callable[[Groups, TuneConfig], NamedTuple]
-    # (networks, formulation, draws, examples, config) -> each example's loss, and measures to show beside it
-    loss: Callable[[Networks, Formulation, Draws, NamedTuple, TuneConfig], Loss]
-    # (config, number of the round that ends) -> the share of its adapter that the sampling policy keeps
-    kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
-    # evaluations of the network in a step, per example: forward passes, and forward passes with gradients
-    evaluations: tuple[int, int]
-
+from rfjax.tune.method import Draws, Groups, Loss, Method, Networks, mean_square, network_inputs
 
 # Diffusion-DPO
 
@@ -126,7 +50,14 @@ def choose_pairs(groups: Groups, tune: TuneConfig) -> Pairs:
     return Pairs(groups.latents[rows[:, None], places], *chosen, groups.ids[rows[:, None], places])
 
 
-def dpo_loss(networks: Networks, formulation: Formulation, draws: Draws, pairs: Pairs, tune: TuneConfig) -> Loss:
+def dpo_loss(
+    networks: Networks,
+    formulation: Formulation,
+    draws: Draws,
+    pairs: Pairs,
+    tune: TuneConfig,
+    sampler: SamplerConfig | None = None,
+) -> Loss:
     """The loss of each pair. Winner and loser, policy and reference see the same t and, where noise is fresh, the same
     noise."""
     count = pairs.latents.shape[0]
@@ -157,7 +88,7 @@ def dpo_loss(networks: Networks, formulation: Formulation, draws: Draws, pairs: 
         "margin": margin,
         "margin_size": jnp.abs(margin),
     }
-    return loss, measures
+    return loss, draws.t, measures
 
 
 # DiffusionNFT
@@ -177,13 +108,20 @@ def rate(groups: Groups, tune: TuneConfig) -> Rated:
     the old policy."""
     telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
     count = groups.rewards.shape[1]
-    reward = losses.advantages(groups.rewards[telling], tune.nft.clip) if len(telling) else np.zeros((0, count))
+    reward = losses.shares(groups.rewards[telling], tune.nft.clip) if len(telling) else np.zeros((0, count))
     rows = np.repeat(telling, count)
     latents = groups.latents[telling].reshape(-1, *groups.latents.shape[2:])
     return Rated(latents, *groups.conditions.rows(rows), reward.reshape(-1).astype(np.float32))
 
 
-def nft_loss(networks: Networks, formulation: Formulation, draws: Draws, rated: Rated, tune: TuneConfig) -> Loss:
+def nft_loss(
+    networks: Networks,
+    formulation: Formulation,
+    draws: Draws,
+    rated: Rated,
+    tune: TuneConfig,
+    sampler: SamplerConfig | None = None,
+) -> Loss:
     """The loss of each image, and `kl` times the squared difference to the run's own prediction."""
     given = network_inputs(formulation, draws.t, rated.latents, draws.noise)
     conditions, target = Conditions(rated.context, rated.pooled), given.target
@@ -201,7 +139,7 @@ def nft_loss(networks: Networks, formulation: Formulation, draws: Draws, rated: 
         "moved_from_sampler": moved_from_sampler,
         "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: nearer to what was rated well
     }
-    return loss + tune.nft.kl * moved, measures
+    return loss + tune.nft.kl * moved, draws.t, measures
 
 
 METHODS: dict[str, Method] = {
@@ -218,5 +156,13 @@ METHODS: dict[str, Method] = {
         loss=nft_loss,
         kept=lambda tune, number: jnp.minimum(tune.nft.keep_growth * number, tune.nft.keep_most),
         evaluations=(2, 1),
+    ),
+    "grpo": Method(
+        "Flow-GRPO: make the steps of images above their group's mean more likely",
+        examples=grpo.transitions,
+        loss=grpo.loss,
+        kept=lambda tune, number: 0.0,
+        evaluations=(2, 1),
+        stochastic=True,
     ),
 }

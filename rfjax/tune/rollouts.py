@@ -13,9 +13,11 @@ from rfjax.errors import RfjaxError
 from rfjax.evaluation.generate import compile_sampler, generator_of, prompt_ids, whole_batch
 from rfjax.evaluation.schedule import Programs
 from rfjax.training.run import Run
+from rfjax.tune import grpo
 from rfjax.tune import prompts as prompt_lists
 from rfjax.tune.config import TuneConfig
-from rfjax.tune.methods import METHODS, Groups
+from rfjax.tune.method import Groups
+from rfjax.tune.methods import METHODS
 from rfjax.tune.rewards import RewardFn
 
 MOST_DRAWS = 4  # rounds of images that are drawn until there is something to learn from
@@ -37,6 +39,21 @@ def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Progr
     return generator_of(run, sampler, size, program=programs[sampler, size])
 
 
+def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
+    """As `generator`, but it returns the whole paths of stochastic steps, [images, levels, ...]."""
+    sampler, size = tune.sampler(run.config.evaluation.sampler), whole_batch(run, tune.rollout.batch_size)
+    key = (sampler, size, "paths")
+    if key not in programs:
+        programs[key] = grpo.compile_paths(
+            run.backbone.apply,
+            sampler,
+            run.corpus.shapes.latents,
+            tune.grpo.noise,
+            batch_sharding=run.batch_sharding,
+        )
+    return generator_of(run, sampler, size, program=programs[key])
+
+
 class Rollouts:
     """Makes the images of rounds, each a function of (config, number of the round, parameters)."""
 
@@ -49,8 +66,12 @@ class Rollouts:
         programs: Programs,
     ):
         self._run, self._tune, self._tuned, self._reward = run, tune, tuned, reward
-        sampler = tune.sampler(run.config.evaluation.sampler)
-        self._generate = generator(run, sampler, tune.rollout.batch_size, programs)
+        self._stochastic = METHODS[tune.method].stochastic
+        if self._stochastic:
+            self._generate = path_generator(run, tune, programs)
+        else:
+            sampler = tune.sampler(run.config.evaluation.sampler)
+            self._generate = generator(run, sampler, tune.rollout.batch_size, programs)
 
     def examples(self, params, number: int):
         """(the examples that the method takes from a round, the mean reward of the round's images). If rewards differ
@@ -74,7 +95,8 @@ class Rollouts:
         ids = prompt_ids(len(rows), count) + np.array([number * tune.rollout.prompts % 2**30, 0])
         each = np.repeat(np.arange(len(rows)), count)
         conditions = corpus.encode([row["prompt"] for row in rows])
-        latents = self._generate(params, noise_seed(tune), ids, conditions.rows(each))
+        made = self._generate(params, noise_seed(tune), ids, conditions.rows(each))
+        states, latents = (made, made[:, -1]) if self._stochastic else (None, made)
         rewards: Float[np.ndarray, " images"] = self._reward(corpus.to_images(latents), [rows[row] for row in each])
         shape = len(rows), count
         return Groups(
@@ -82,4 +104,5 @@ class Rollouts:
             ids.reshape(*shape, 2).astype(np.int32),
             conditions,
             rewards.reshape(shape),
+            None if states is None else states.reshape(*shape, *states.shape[1:]),
         )

@@ -14,10 +14,11 @@ from rfjax.training.loop import evaluated_steps, train
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import make_run
+from rfjax.tune import grpo, watch
 from rfjax.tune import prompts as prompt_lists
-from rfjax.tune import watch
 from rfjax.tune.config import TuneConfig, differences, from_dict, run_config, to_dict
 from rfjax.tune.learning import Learning
+from rfjax.tune.methods import METHODS
 from rfjax.tune.rewards import make_reward
 from rfjax.tune.rollouts import Rollouts
 
@@ -46,6 +47,8 @@ def tune_run(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())
         run = make_run(run_config(base, tune), workdir, role="tuned")
+        if METHODS[tune.method].stochastic:
+            grpo.check(tune, tune.sampler(run.config.evaluation.sampler))
         if len(run.corpus.parts) > 1:
             raise ConfigError(f"{parent.path} was trained on several latent shapes; tuning takes runs of one shape")
         run_folder.check_corpus(Path(parent.path), run_folder.read_run(Path(parent.path)), run.corpus)

@@ -42,7 +42,7 @@ def test_dpo_gradient_is_that_of_the_closed_form(error):
 
     def loss(theta):
         networks = Networks(linear(theta), linear(reference), linear(reference))
-        each, _ = methods.dpo_loss(networks, parse_formulation("rf"), draws, pairs, tune)
+        each, _, _ = methods.dpo_loss(networks, parse_formulation("rf"), draws, pairs, tune)
         return jnp.mean(each)
 
     got = jax.grad(loss)(jnp.asarray(theta, jnp.float32))
@@ -85,7 +85,7 @@ def test_dpo_measures_are_of_each_network_alone():
     tune, pairs, draws = from_dict({"dpo": {"beta": 1.0}}), pairs_of(3), draws_of(3)
     policy, reference = linear(jnp.array([0.7, 0.4])), linear(jnp.array([0.3, -0.2]))
     formulation = parse_formulation("rf")
-    loss, measures = methods.dpo_loss(Networks(policy, reference, reference), formulation, draws, pairs, tune)
+    loss, _, measures = methods.dpo_loss(Networks(policy, reference, reference), formulation, draws, pairs, tune)
     for place, name in enumerate(("winner", "loser")):
         for network, end in ((policy, ""), (reference, "_reference")):
             examples = examples_at(formulation, draws.t)
@@ -97,7 +97,7 @@ def test_dpo_measures_are_of_each_network_alone():
     np.testing.assert_allclose(measures["margin"], -0.5 * (rises[0] - rises[1]), rtol=1e-4)
     np.testing.assert_allclose(loss, np.log1p(np.exp(-measures["margin"])), rtol=1e-5)
     np.testing.assert_array_equal(measures["accuracy"], measures["margin"] > 0)
-    _, tied = methods.dpo_loss(Networks(policy, policy, policy), formulation, draws, pairs, tune)
+    _, _, tied = methods.dpo_loss(Networks(policy, policy, policy), formulation, draws, pairs, tune)
     assert tied["accuracy"].tolist() == [0.5] * 3
 
 

@@ -31,7 +31,7 @@ def test_a_file_and_overrides_give_a_config(tmp_path):
         ({"step": "3"}, "unknown config key config.step of a tuning; did you mean config.steps?"),
         ({"lora.rnk": "3"}, "did you mean config.lora.rank?"),
         ({"lora": "3"}, "config.lora is a section; name one of its fields: rank, alpha"),
-        ({"method": "dppo"}, "config.method is 'dppo'; it must be one of dpo, nft; did you mean dpo?"),
+        ({"method": "dppo"}, "config.method is 'dppo'; it must be one of dpo, nft, grpo; did you mean dpo?"),
         ({"lora.rank": "0"}, "config.lora.rank is 0; it must be at least 1"),
         ({"steps": "many"}, "config.steps is 'many'; it must be an integer"),
         ({"reward": "beauty"}, "config.reward is 'beauty'; it must be one of geneval, geneval_graded, cleanness"),

@@ -20,7 +20,8 @@ from rfjax.training import adapted, checkpoint, lineage
 from rfjax.training.run import make_run, open_run
 from rfjax.tune import learning, watch
 from rfjax.tune.config import run_config
-from rfjax.tune.methods import METHODS, Groups
+from rfjax.tune.method import Groups, take
+from rfjax.tune.methods import METHODS
 from rfjax.tune.run import tune_run
 
 
@@ -39,10 +40,13 @@ def groups_of(run, prompts=4, images=2):
         rng.standard_normal((prompts, *shapes.context)).astype(np.float32),
         rng.standard_normal((prompts, shapes.pooled)).astype(np.float32),
     )
-    return Groups(latents, ids, text, rng.uniform(size=(prompts, images)))
+    states = rng.standard_normal((prompts, images, run.config.evaluation.sampler.steps + 1, *shapes.latents)).astype(
+        np.float32
+    )
+    return Groups(latents, ids, text, rng.uniform(size=(prompts, images)), states)
 
 
-@pytest.mark.parametrize("method, start", [("dpo", math.log(2)), ("nft", None)])
+@pytest.mark.parametrize("method, start", [("dpo", math.log(2)), ("nft", None), ("grpo", None)])
 def test_at_the_first_step_policy_and_reference_are_one(tmp_path, base, method, start):
     """Catches unlike t or noise for policy and reference, a reference of other weights, and an adapter that already
     changes the network: DPO's loss is ln 2, A has no gradient, and B has one."""
@@ -51,7 +55,7 @@ def test_at_the_first_step_policy_and_reference_are_one(tmp_path, base, method, 
     run = make_run(run_config(open_run(folder).config, tune), tmp_path / "tuned", role="tuned")
     params, _ = checkpoint.restore_params(folder, 7, "ema")
     adapter = lora.init_adapter(jax.random.key(0), params, tune.lora.rank)
-    examples = METHODS[method].examples(groups_of(run), tune)
+    examples = take(METHODS[method].examples(groups_of(run), tune), np.arange(4))
     loss_fn = learning.make_loss(run, tune)
 
     def loss(adapter, params, batch):
@@ -63,6 +67,9 @@ def test_at_the_first_step_policy_and_reference_are_one(tmp_path, base, method, 
     if start is not None:
         assert abs(float(value) - start) <= 1e-8 * tune.dpo.beta + 1e-6
         np.testing.assert_allclose(measures["winner_error"], measures["winner_error_reference"], rtol=1e-6)
+    if method == "grpo":
+        assert float(jnp.abs(measures["ratio_change"]).max()) <= 1e-5
+        assert float(measures["kl"].max()) < 1e-12
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert bool(jnp.any(leaf)) == (path[-1].key == "b"), path_name(path)
 
@@ -112,15 +119,21 @@ def test_a_tuning_that_is_stopped_within_a_round_ends_with_the_same_bits(base, t
     assert watch.read(tmp_path / "dpo") == watch.read(folder)
 
 
-def test_nft_resumes_exactly_too(base, tmp_path):
-    """Its sampling policy keeps a share of its adapter, so it is neither the base nor the policy."""
-    tune = tuned_runs.tuning(tmp_path, method="nft", **{"nft.keep_growth": 0.25, "watch.every": 0})
+@pytest.mark.parametrize("method", ["nft", "grpo"])
+def test_other_methods_resume_exactly_too(base, tmp_path, method):
+    """NFT's sampling policy keeps a share of its adapter, so it is neither the base nor the policy. GRPO's images have
+    paths, which are made again, and whose steps have the same probability as when they were made."""
+    tune = tuned_runs.tuning(tmp_path, method=method, **{"nft.keep_growth": 0.25, "watch.every": 0})
     tune_run(str(base[0]), tmp_path / "whole", tune, evaluate=False)
     with pytest.raises(Preempted):
         tune_run(str(base[0]), tmp_path / "halted", tune, evaluate=False, stop=StopsAfter(3))
     tune_run(str(base[0]), tmp_path / "halted", tune, evaluate=False)
     whole = state_of(tmp_path / "whole", 5)
     assert_equal_trees(whole, state_of(tmp_path / "halted", 5))
+    if method == "grpo":
+        first, second = (row["measures"]["ratio_change"] for row in curve(tmp_path / "whole")[:2])
+        assert first == 0.0 < second
+        return
     flat = [
         np.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(whole[name])]) for name in ("sampler", "params")
     ]
