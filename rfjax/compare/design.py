@@ -17,11 +17,11 @@ from rfjax.compare.prompts import questions_of
 from rfjax.compare.study_files import NOISE, SCHEMA, Check, Key, KeyImage, Name, Pair, Prompt, Question, Study
 from rfjax.errors import ConfigError
 
-# The criteria of SD3's section 5.4, in the order in which they are asked.
+# The criteria of SD3's section 5.4, in the order in which they are asked. A page calls the prompt "the text".
 TEXTS: dict[Name, str] = {
     "aesthetics": "Which image is of higher quality and more pleasing to look at?",
-    "prompt": "Which image shows what the prompt says, and follows it more faithfully?",
-    "typography": "Which image shows the text that the prompt asks for more accurately? Judge the spelling alone.",
+    "prompt": "Which image shows what the text says, and follows it more faithfully?",
+    "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
 }
 REPEATED_FROM = 0.4  # pairs that are shown again come from this first part of a rater's pairs
 REPEATED_AFTER = 0.5  # and are shown again after this part
@@ -80,7 +80,8 @@ def make_study(
     for number, rater in enumerate(raters):
         dealt = _deal(grid, number, wish.pairs)
         checks = 0 if not wish.checks else max(2, round(wish.checks * len(dealt)))
-        wrong = [_wrong(study_id, rater, k, dealt, prompts, wish.questions) for k in range(checks // 2)]
+        like = sorted(dealt, key=lambda pair: draw(study_id, rater, "wrong", pair.pair))[: checks // 2]
+        wrong = [_wrong(study_id, rater, pair) for pair in like]
         noises |= {noise: pair.prompt for pair, noise in wrong}
         shown = in_order(study_id, rater, [*dealt, *(pair for pair, _ in wrong)], checks - checks // 2)
         pairs |= {pair.pair: pair for pair in (*dealt, *shown)}
@@ -130,7 +131,10 @@ def _grid(study, prompts, images, names, questions):
             shown = sorted(images[name, prompt.id] for name in both[(place + turn) % len(both)])
             pair = hash_of(study, "pair", *shown).hex()[:12]
             pairs.append(Pair(pair, prompt.id, shown, questions_of(prompt, questions)))
-    return [pair for pair in pairs if pair.questions]
+    asked = [pair for pair in pairs if pair.questions]
+    if not asked:
+        raise ConfigError("no prompt asks for text, so typography alone has nothing to ask; add questions or prompts")
+    return asked
 
 
 def _deal(grid, number, count):
@@ -140,13 +144,12 @@ def _deal(grid, number, count):
     return [grid[(number * count + k) % len(grid)] for k in range(count)]
 
 
-def _wrong(study, rater, number, dealt, prompts, questions):
-    """Returns (a pair of a dealt image and noise, the noise's id). Typography is not asked: noise has no text, and the
-    other image may have none either."""
-    like = dealt[int(draw(study, rater, "wrong", number) * len(dealt))]
-    image = like.images[int(draw(study, rater, "better", number) * 2)]
-    noise = hash_of(study, "noise", like.prompt).hex()[:12]
-    asked = [name for name in questions if name != "typography"] or list(like.questions)
+def _wrong(study, rater, like):
+    """Returns (a pair of an image of the pair `like` and noise, the noise's id). Typography is not asked: noise has no
+    text, and the other image may have none either."""
+    image = like.images[int(draw(study, rater, "better", like.pair) * 2)]
+    noise = hash_of(study, "noise", like.pair).hex()[:12]
+    asked = [name for name in like.questions if name != "typography"] or list(like.questions)
     pair = hash_of(study, "wrong", image, noise).hex()[:12]
     return Pair(pair, like.prompt, sorted((image, noise)), asked, Check(right=image)), noise
 
