@@ -23,7 +23,7 @@ READERS = (local_path, local_text, mounted_text, source_text)
 WORDS = {
     "--accelerator --account --caption-column --coordinator --corpus --device --encoders --filter --gcloud --image",
     "--label-column --latent-size --metric --model-mean --model-output --model-std --models-variant --namespace",
-    "--negative --on --partition --point --project --prompt --rename --runtime-version --sampler --sampling-steps",
+    "--negative --on --partition --point --project --prompt --questions --rename --runtime-version --sampler --sampling-steps",
     "--sbatch --service-account --setup --buckets --synthetic-column --target --task --template --text-setting --time",
     "--volume --weights --zone",
 }

@@ -86,16 +86,11 @@ class Browser:
         )
         options += " --no-first-run --disable-background-networking --disable-component-update --disable-dev-shm-usage"
 
-        def place():  # the protocol's pipes are the descriptors 3 and 4
-            os.dup2(to_browser, 13)
-            os.dup2(from_browser, 14)
-            os.dup2(13, 3)
-            os.dup2(14, 4)
-
+        # The protocol's pipes are the descriptors 3 and 4. A shell sets them: Python would have to fork its threads.
+        script = f'exec "$@" 3</dev/fd/{to_browser} 4>/dev/fd/{from_browser}'
         self._process = subprocess.Popen(
-            [find(), *options.split(), "about:blank"],
-            preexec_fn=place,
-            pass_fds=(3, 4),
+            ["sh", "-c", script, "sh", find(), *options.split(), "about:blank"],
+            pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -122,7 +117,9 @@ class Browser:
         if not select.select([self._read], [], [], 1)[0]:
             assert self._process.poll() is None, "Chromium has ended"
             return
-        self._buffer += os.read(self._read, 1 << 20)
+        content = os.read(self._read, 1 << 20)
+        assert content, "Chromium has ended"
+        self._buffer += content
         *messages, self._buffer = self._buffer.split(b"\0")
         for text in messages:
             message = json.loads(text)
