@@ -23,13 +23,14 @@ FOUNDATION = (
 )
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
-PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch", "tune")
+PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch", "tune", "compare")
 ORDER = (*FOUNDATION, *CORE, *STUDY, *PRODUCT, "cli", "__main__")
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 SHARE = 0.14  # of the lines of rfjax/, that one package holds at most
 # Readable in a notebook, or by the command's --help, without JAX.
 WITHOUT_JAX = (
     "rfjax.cli",
+    "rfjax.compare.study_files",
     "rfjax.config",
     "rfjax.config_files",
     "rfjax.files",

@@ -11,14 +11,16 @@ from rfjax.inputs.paths import as_path
 from rfjax.inputs.text import split_names
 from rfjax.option_limits import parse_latent_size
 
+METRICS = {"geneval": "geneval", "compbench": "compbench", "numbered": "clip-score"}  # layout -> metric that reads it
+
 
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--prompt", action="append", help="a caption; may be repeated")
-    prompts = "instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`"
+    prompts = "instead: GenEval's metadata, or (other layouts) a prompt a line; makes a folder for `rfjax score`"
     parser.add_argument("--prompts", metavar="FILE", type=as_path("--prompts"), help=prompts)
-    layout = "layout of that folder (default geneval)"
-    parser.add_argument("--layout", choices=("geneval", "compbench"), default="geneval", help=layout)
+    layout = "layout of that folder (default geneval); numbered: 00000-0.png with its caption in 00000-0.txt"
+    parser.add_argument("--layout", choices=tuple(METRICS), default="geneval", help=layout)
     negative = 'negative prompt to encode; "" is one, too (default: the null condition, zeros)'
     parser.add_argument("--negative", metavar="TEXT", help=negative)
     sigmas = (
@@ -62,5 +64,5 @@ def run(args, overrides) -> int:
         return 0
     out = Path("samples") if args.out is None else args.out
     path = sample_folder(run, overrides, wanted, prompts_file=args.prompts, layout=args.layout, out=out)
-    say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
+    say(f"samples: {path}\nscore them with: rfjax score {path} --metric={METRICS[args.layout]} --run={args.run}")
     return 0

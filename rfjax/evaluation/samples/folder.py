@@ -1,4 +1,4 @@
-"""Samples images for a file of prompts, in the layout that GenEval's or T2I-CompBench's scorers read.
+"""Samples images for a file of prompts, in a layout that scorers read: GenEval's, T2I-CompBench's or numbered.
 
 Noise is a function of (seed, prompt, sample), so the images do not depend on the batches. The same command, given
 again, makes the images that are missing. `OUT/generation.json` holds the settings that made the images.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import generator_of, prompt_ids, whole_batch
 from rfjax.evaluation.geneval.files import read_metadata
-from rfjax.evaluation.image_folders import compbench, geneval_folder
+from rfjax.evaluation.image_folders import compbench, geneval_folder, numbered
 from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
@@ -28,25 +29,66 @@ from rfjax.training.processes import distributed
 from rfjax.training.progress import bar
 
 FACTS = geneval_folder.GENERATION
-LAYOUTS = ("geneval", "compbench")
 
 
-def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
-    """Returns (prompts, rows of GenEval's metadata) of a file. With the layout "geneval" the file has JSON lines. Else
-    it has T2I-CompBench's text, with a prompt a line, up to the first tab, and there are no rows.
+class Layout(NamedTuple):
+    """A layout of a folder of images, as functions of its prompts."""
 
-    Raises `ConfigError` for a file of another layout, and for a prompt that no file name can hold.
-    """
-    if layout == "geneval":
-        rows = read_metadata(file)
-        return [row["prompt"] for row in rows], rows
+    # (file of prompts) -> (prompts, rows of GenEval's metadata, if it has them)
+    read: Callable[[Path], tuple[list[str], list[dict]]]
+    # (folder, prompts, index of the prompt, sample, samples of each prompt) -> path of the image
+    path: Callable[[Path, Sequence[str], int, int, int], Path]
+    # (folder, prompts, rows, images as (index, sample, PNG), samples of each prompt)
+    write: Callable[[Path, Sequence[str], Sequence[dict], Sequence[tuple[int, int, bytes]], int], None]
+
+
+def _read_metadata(file: Path) -> tuple[list[str], list[dict]]:
+    rows = read_metadata(file)
+    return [row["prompt"] for row in rows], rows
+
+
+def _read_lines(file: Path) -> tuple[list[str], list[dict]]:
+    """The prompts of a text with a prompt a line, up to the first tab."""
     lines = read_text(file, "--prompts").split("\n")
     prompts = [line.split("\t")[0].strip() for line in lines if line.strip()]
     if not prompts:
         raise ConfigError(f"{file} has no prompts; write a prompt a line")
+    return prompts, []
+
+
+def _read_names(file: Path) -> tuple[list[str], list[dict]]:
+    prompts, rows = _read_lines(file)
     for prompt in prompts:
         compbench.image_name(prompt, 0)
-    return prompts, []
+    return prompts, rows
+
+
+LAYOUTS = {  # the names that `rfjax sample --layout` takes
+    "geneval": Layout(
+        _read_metadata,
+        lambda out, prompts, index, sample, samples: geneval_folder.image_path(out, index, sample),
+        lambda out, prompts, rows, made, samples: geneval_folder.write(out, rows, made),
+    ),
+    "compbench": Layout(
+        _read_names,
+        lambda out, prompts, i, j, samples: Path(out) / "samples" / compbench.image_name(prompts[i], i * samples + j),
+        lambda out, prompts, rows, made, samples: compbench.write(out, prompts, made, samples),
+    ),
+    "numbered": Layout(
+        _read_lines,
+        lambda out, prompts, index, sample, samples: numbered.image_path(out, index, sample),
+        lambda out, prompts, rows, made, samples: numbered.write(out, prompts, made),
+    ),
+}
+
+
+def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
+    """Returns (prompts, rows of GenEval's metadata) of a file. With the layout "geneval" the file has JSON lines. Else
+    it is a text with a prompt a line, up to the first tab, and there are no rows.
+
+    Raises `ConfigError` for a file of another layout, and, for "compbench", a prompt that no file name can hold.
+    """
+    return LAYOUTS[layout].read(file)
 
 
 def sample_folder(
@@ -83,16 +125,9 @@ def sample_folder(
                 if distributed.is_first():
                     images = np.clip(run.corpus.to_images(latents), 0.0, 1.0)
                     made = [(int(i), int(j), png_bytes(image)) for (i, j), image in zip(chosen, images, strict=True)]
-                    _write(out, layout, prompts, rows, made, samples)
+                    LAYOUTS[layout].write(out, prompts, rows, made, samples)
                 shown.update(len(chosen))
     return out
-
-
-def _write(out, layout, prompts, rows, made, samples):
-    if layout == "geneval":
-        geneval_folder.write(out, rows, made)
-    else:
-        compbench.write(out, prompts, made, samples)
 
 
 def _lacking(out, facts, layout, prompts, ids, samples):
@@ -108,12 +143,5 @@ def _lacking(out, facts, layout, prompts, ids, samples):
         if Path(out).is_dir() and any(Path(out).iterdir()):
             raise ConfigError(f"{out} has files, and no {FACTS} that says what made them; give another --out")
         write_whole({path: json.dumps(facts, indent=1) + "\n"})
-    return [
-        place for place, (i, j) in enumerate(ids) if not _file(out, layout, prompts, int(i), int(j), samples).exists()
-    ]
-
-
-def _file(out, layout, prompts, index, sample, samples):
-    if layout == "geneval":
-        return geneval_folder.image_path(out, index, sample)
-    return Path(out) / "samples" / compbench.image_name(prompts[index], index * samples + sample)
+    path_of = LAYOUTS[layout].path
+    return [place for place, (i, j) in enumerate(ids) if not path_of(out, prompts, int(i), int(j), samples).exists()]
