@@ -74,6 +74,7 @@ ROWS = (
     Verb("score", "after", "rfjax.scorers.command", "score a folder of images: GenEval, FID, CMMD, CLIP score"),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
     Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips: do objects move as the prompt says"),
+    Verb("votes", "after", "rfjax.votes.command", "count a preference study's votes, or tell its power"),
     Verb("export", "after", "rfjax.cli.export", "write a checkpoint for PyTorch", **UNCHANGED, tidies=True),
 )
 VERBS = {verb.name: verb for verb in ROWS}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from rfjax.votes.reading import Vote
-from rfjax.votes.study import Study
+from rfjax.votes.study import KeyedStudy
 
 
 def nominal_alpha(units: Iterable[Sequence[object]]) -> float | None:
@@ -31,7 +31,7 @@ def nominal_alpha(units: Iterable[Sequence[object]]) -> float | None:
     return float(1 - observed / expected)
 
 
-def alpha_of_votes(study: Study, votes: Iterable[Vote], question: str) -> tuple[float | None, int]:
+def alpha_of_votes(study: KeyedStudy, votes: Iterable[Vote], question: str) -> tuple[float | None, int]:
     """Alpha of the votes on a question, and the number of pairs that two raters or more voted on.
 
     The values are the first image, the second and a tie. Which image is first means nothing, so each pair enters twice,

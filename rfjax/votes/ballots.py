@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rfjax.votes.reading import Vote
-from rfjax.votes.study import Study
+from rfjax.votes.study import KeyedStudy
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Ballots:
         return self.chosen(has if other is None else has & ((self.left == other) | (self.right == other)))
 
 
-def ballots_of(study: Study, votes: Iterable[Vote], question: str) -> Ballots:
+def ballots_of(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Ballots:
     """The votes on a question that count: those of pairs that are no checks."""
     own = [vote for vote in votes if vote.question == question and vote.pair in study.compared]
     raters = {rater: place for place, rater in enumerate(study.raters)}

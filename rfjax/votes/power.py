@@ -11,7 +11,6 @@ the interval leaves out one half.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from scipy.special import expit
 
 from rfjax.evaluation.intervals import ENDS
 from rfjax.votes.clusters import LEAST_RATERS
-from rfjax.votes.study import Study
+from rfjax.votes.study import KeyedStudy
 
 RATES = (0.52, 0.55, 0.6, 0.65, 0.7)  # win rates whose power is shown
 WANTED = 0.8  # power at which a difference is called detectable
@@ -92,25 +91,24 @@ def _scaled_chi2(freedom: int, count: int = 101) -> Float[np.ndarray, " quantile
     return stats.chi2.ppf((np.arange(count) + 0.5) / count, freedom) / freedom
 
 
-def designs(study: Study, *, votes_per_rater: int | None = None, **assumed: float) -> dict[str, dict[str, Design]]:
-    """{question: {"run against run": its design}}, if each rater votes on `votes_per_rater` pairs (default: all)."""
-    share = min(1.0, (votes_per_rater or len(study.compared)) / max(1, len(study.compared)))
-    found: dict[str, dict[str, Design]] = {}
-    for question in study.questions:
-        pairs: Counter[tuple[int, int]] = Counter()
-        prompts: dict[tuple[int, int], set[int]] = {}
-        for pair in study.compared.values():
-            if question.name in pair.questions:
-                runs = tuple(sorted(study.run_of[image] for image in pair.images))
-                pairs[runs] += 1
-                prompts.setdefault(runs, set()).add(pair.prompt)
-        found[question.name] = {
+def designs(study: KeyedStudy, **assumed: float) -> dict[str, dict[str, Design]]:
+    """{question: {"one against other": the design of their comparison}}; `assumed` are `Design`'s effects and ties."""
+    found: dict[str, dict[tuple[int, int], list[tuple[str, int]]]] = {q.name: {} for q in study.questions}
+    for rater in study.raters:
+        for name in study.asked.pairs_of(rater):
+            pair = study.compared.get(name)
+            for question in pair.questions if pair else ():
+                one, other = sorted(study.run_of[image] for image in pair.images)
+                found[question].setdefault((one, other), []).append((rater, pair.prompt))
+    return {
+        question: {
             f"{study.runs[one]} against {study.runs[other]}": Design(
-                raters=len(study.raters),
-                prompts=len(prompts[one, other]),
-                votes=round(count * share * len(study.raters)),
+                raters=len({rater for rater, _ in asked}),
+                prompts=len({prompt for _, prompt in asked}),
+                votes=len(asked),
                 **assumed,
             )
-            for (one, other), count in sorted(pairs.items())
+            for (one, other), asked in sorted(pairs.items())
         }
-    return found
+        for question, pairs in found.items()
+    }

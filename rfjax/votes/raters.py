@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from statistics import median
 
 from rfjax.votes.reading import Vote
-from rfjax.votes.study import PLAIN, REPEAT, Study
+from rfjax.votes.study import PLAIN, REPEAT, KeyedStudy, purpose
 
 LEAST_CHECKS = 3  # answers to plain checks by which a rater is judged
 LEAST_RIGHT = 0.75  # of them, the share that must be right
 LEAST_VOTES = 20  # votes by which a rater who gives one answer is judged
 SAME_ANSWER = 0.95  # of them, the share of equal answers (left, right or tie) that is too much
 RULE = (
-    f"a rater is left out who is right in less than {LEAST_RIGHT:.0%} of at least {LEAST_CHECKS} plain checks, or "
-    f"gives the same answer (left, right or tie) in at least {SAME_ANSWER:.0%} of at least {LEAST_VOTES} votes; answers to "
+    f"a rater is left out who is right in less than {LEAST_RIGHT:.0%} of at least {LEAST_CHECKS} plain checks, or who "
+    f"gives one answer (left, right or tie) in at least {SAME_ANSWER:.0%} of at least {LEAST_VOTES} votes; answers to "
     "repeated pairs are reported and decide nothing, since two runs may be nearly equal"
 )
 
@@ -27,6 +27,8 @@ class Rater:
     and those that chose the same image again. `left_out` says why the rater's votes do not count; "" if they do."""
 
     rater: str
+    answers: int  # all that were handed in
+    asked: int  # all that the rater was asked for
     votes: int  # of pairs that are no checks
     seconds: float | None  # median of a vote
     plain: int
@@ -41,7 +43,7 @@ class Rater:
         return self.plain >= LEAST_CHECKS
 
 
-def judge(study: Study, votes: Iterable[Vote]) -> list[Rater]:
+def judge(study: KeyedStudy, votes: Iterable[Vote]) -> list[Rater]:
     """Reports every rater of the study, in its order, also those who handed in nothing."""
     own: dict[str, list[Vote]] = {rater: [] for rater in study.raters}
     for vote in votes:
@@ -49,17 +51,17 @@ def judge(study: Study, votes: Iterable[Vote]) -> list[Rater]:
     return [_judge_one(study, rater, given) for rater, given in own.items()]
 
 
-def _judge_one(study: Study, rater: str, votes: Sequence[Vote]) -> Rater:
+def _judge_one(study: KeyedStudy, rater: str, votes: Sequence[Vote]) -> Rater:
     answers = {(vote.pair, vote.question): vote.chosen for vote in votes}
     plain = right = repeats = same = 0
     for (name, question), chosen in answers.items():
         pair = study.pairs[name]
-        if pair.purpose == PLAIN:
-            plain, right = plain + 1, right + (chosen == pair.check.right)
-        elif pair.purpose == REPEAT and (pair.check.repeats, question) in answers:
+        if purpose(pair) == PLAIN:
+            plain, right = plain + 1, right + (chosen == pair.check["right"])
+        elif purpose(pair) == REPEAT and (pair.check["repeats"], question) in answers:
             repeats, same = (
                 repeats + 1,
-                same + (_run(study, chosen) == _run(study, answers[pair.check.repeats, question])),
+                same + (_run(study, chosen) == _run(study, answers[pair.check["repeats"], question])),
             )
     compared = [vote for vote in votes if vote.pair in study.compared]
     why = ""
@@ -71,6 +73,8 @@ def _judge_one(study: Study, rater: str, votes: Sequence[Vote]) -> Rater:
             why = f"answered {({1: 'left', 0: 'tie', -1: 'right'})[choice]} in {count} of {len(compared)} votes"
     return Rater(
         rater=rater,
+        answers=len(votes),
+        asked=study.questions_for(rater),
         votes=len(compared),
         seconds=median(vote.seconds for vote in votes) if votes else None,
         plain=plain,
@@ -81,6 +85,6 @@ def _judge_one(study: Study, rater: str, votes: Sequence[Vote]) -> Rater:
     )
 
 
-def _run(study: Study, image: str | None) -> object:
+def _run(study: KeyedStudy, image: str | None) -> object:
     """What an answer chose: the run of the image, since a repeated pair may have other blind names; None for a tie."""
     return None if image is None else study.run_of.get(image, image)

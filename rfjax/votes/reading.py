@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rfjax.compare.study_files import VOTE_COLUMNS, VOTES
 from rfjax.errors import ConfigError
-from rfjax.inputs.files import read_bytes
-from rfjax.inputs.text import UndecodableText, decode_text
-from rfjax.votes.study import Study
+from rfjax.inputs.text import read_text
+from rfjax.results.text_rows import split_rows
+from rfjax.votes.study import KeyedStudy
 
-HEADER = ("study", "rater", "pair", "question", "left", "right", "choice", "seconds", "at")
-CHOICES = {"left": 1, "tie": 0, "right": -1}
-LONGEST = 1 << 26  # bytes of a file of votes
+NUMBERS = {"left": 1, "tie": 0, "right": -1}  # a choice, as a number that is larger the better the left image is
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,14 @@ class Joined:
 
 def vote_files(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
     """The files of votes: those given, or every CSV of the study's folder `votes`. Raises `ConfigError` for none."""
-    found = list(given) or sorted((folder / "votes").glob("*.csv"))
+    found = list(given) or sorted((folder / VOTES).glob("*.csv"))
     if not found:
         remedy = "put the raters' files there, or name them after the folder"
-        raise ConfigError(f"no votes: {folder / 'votes'} has no .csv file; {remedy}")
+        raise ConfigError(f"no votes: {folder / VOTES} has no .csv file; {remedy}")
     return found
 
 
-def read_votes(study: Study, files: Iterable[Path]) -> Joined:
+def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
     """Reads and joins files of votes, in any order.
 
     Equal rows are one vote. Of different answers of one rater to one question of one pair, the latest counts. Raises
@@ -68,58 +65,43 @@ def read_votes(study: Study, files: Iterable[Path]) -> Joined:
     files = list(files)
     rows = [vote for path in files for vote in _read_file(study, path)]
     latest: dict[tuple[str, str, str], Vote] = {}
-    seen: set[tuple] = set()
     doubled = replaced = 0
-    for vote in sorted(rows, key=lambda vote: (vote.at, vote.rater, vote.pair, vote.question)):
-        content = (vote.rater, vote.pair, vote.question, vote.left, vote.right, vote.choice, vote.seconds, vote.at)
-        if content in seen:
-            doubled += 1
-            continue
-        seen.add(content)
+    for vote in sorted(rows, key=lambda vote: (vote.at, vote.seconds, vote.where)):
         place = vote.rater, vote.pair, vote.question
         before = latest.get(place)
-        if before is not None:
-            if before.at == vote.at and before.chosen == vote.chosen:
-                doubled += 1
-                continue
-            if before.at == vote.at:
-                raise ConfigError(
-                    f"{before.where} and {vote.where} are two answers of rater {vote.rater} to {vote.question} of pair "
-                    f"{vote.pair} at the same time; ask the rater which holds, and remove the other row"
-                )
+        if before is None:
+            latest[place] = vote
+        elif before.at < vote.at:
             replaced += 1
-        latest[place] = vote
+            latest[place] = vote
+        elif before.chosen == vote.chosen:
+            doubled += 1
+        else:
+            raise ConfigError(
+                f"{before.where} and {vote.where} are two answers of rater {vote.rater} to {vote.question} of pair "
+                f"{vote.pair} at the same time; ask the rater which holds, and remove the other row"
+            )
     votes = tuple(latest[place] for place in sorted(latest))
     return Joined(votes=votes, files=len(files), doubled=doubled, replaced=replaced)
 
 
-def _read_file(study: Study, path: Path) -> list[Vote]:
-    try:
-        text = decode_text(read_bytes(path, LONGEST)).text
-    except (OSError, UndecodableText) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"votes at {path} cannot be read: {reason}; ask the rater to export them again") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {error}; ask the rater to export the votes again") from None
-    if not rows:
-        raise ConfigError(f"{path} is empty; ask the rater to export the votes again")
-    (_, header), *rows = rows
-    names = [name.strip() for name in header]
-    lacking = [name for name in HEADER if name not in names]
+def _read_file(study: KeyedStudy, path: Path) -> list[Vote]:
+    table = split_rows(read_text(path, "the file of votes"), path)
+    names = table.header
+    lacking = [name for name in VOTE_COLUMNS if name not in names]
     if lacking or len(set(names)) != len(names):
         raise ConfigError(
-            f"{path} has the columns {', '.join(names)}; a file of votes has {', '.join(HEADER)}: export it again"
+            f"{path} has the columns {', '.join(names)}; a file of votes has {', '.join(VOTE_COLUMNS)}: export it again"
         )
-    return [_parse(study, dict(zip(names, row, strict=False)), f"line {line} of {path}") for line, row in rows]
+    asked = {rater: set(study.asked.pairs_of(rater)) for rater in study.raters}
+    rows = zip(table.rows, table.lines, strict=True)
+    return [_parse(study, asked, dict(zip(names, row, strict=True)), f"line {line} of {path}") for row, line in rows]
 
 
-def _parse(study: Study, row: dict[str, str], where: str) -> Vote:
+def _parse(study: KeyedStudy, asked: dict[str, set[str]], row: dict[str, str], where: str) -> Vote:
     """One vote of a file's row. Raises `ConfigError`, naming the line and the cell."""
     row = {name: cell.strip() for name, cell in row.items()}
-    lacking = [name for name in HEADER if not row.get(name)]
+    lacking = [name for name in VOTE_COLUMNS if not row.get(name)]
     if lacking:
         raise ConfigError(f"{where} has no {lacking[0]}; the file was cut or edited: export the votes again")
     pair = study.pairs.get(row["pair"])
@@ -127,8 +109,9 @@ def _parse(study: Study, row: dict[str, str], where: str) -> Vote:
         ("study", row["study"] == study.id, f"this study is {study.id}: take the file out"),
         ("rater", row["rater"] in study.raters, f"the study's raters are {', '.join(study.raters)}"),
         ("pair", pair is not None, "the study has no such pair"),
+        ("pair", row["pair"] in asked.get(row["rater"], ()), f"rater {row['rater']} was not asked about it"),
         ("question", pair is not None and row["question"] in pair.questions, "the pair is not asked it"),
-        ("choice", row["choice"] in CHOICES, f"it must be {', '.join(CHOICES)}"),
+        ("choice", row["choice"] in NUMBERS, f"it must be {', '.join(NUMBERS)}"),
     )
     for name, holds, remedy in facts:
         if not holds:
@@ -139,7 +122,7 @@ def _parse(study: Study, row: dict[str, str], where: str) -> Vote:
             f"{pair.images[1]}; the file was edited: export the votes again"
         )
     cells = {name: row[name] for name in ("rater", "pair", "question", "left", "right")}
-    choice = CHOICES[row["choice"]]
+    choice = NUMBERS[row["choice"]]
     return Vote(**cells, choice=choice, seconds=_seconds(row, where), at=_time(row, where), where=where)
 
 
