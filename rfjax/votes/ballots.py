@@ -33,7 +33,7 @@ class Ballots:
         return (self.choice + 1) / 2
 
     def chosen(self, kept: Bool[np.ndarray, " votes"]) -> Ballots:
-        """The votes where `kept` is true; runs keep their places."""
+        """The votes where `kept` is true. Runs keep their places."""
         parts = (getattr(self, name)[kept] for name in ("rater", "prompt", "left", "right", "choice"))
         return Ballots(self.runs, *parts)
 

@@ -49,7 +49,7 @@ class Strengths:
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class Problem:
     """The rows of a fit: design [rows, k] of d, choices, weights, and whether there is a threshold log theta."""
 
     design: Float[np.ndarray, "rows k"]
@@ -103,7 +103,7 @@ def _log_expit(x):
     return -np.logaddexp(0, -x)
 
 
-def maximise(problem: _Problem) -> Float[np.ndarray, " k"]:
+def maximise(problem: Problem) -> Float[np.ndarray, " k"]:
     """The parameters of greatest likelihood. The problem must have a maximum (`has_maximum`)."""
     parameters = np.zeros(problem.design.shape[1] + problem.ties)
     if problem.ties:
@@ -113,8 +113,8 @@ def maximise(problem: _Problem) -> Float[np.ndarray, " k"]:
         rows, hessian = problem.slopes(parameters)
         gradient = problem.weight @ rows
         step = np.linalg.solve(hessian, -gradient)
-        if abs(gradient @ step) < 1e-18 * max(1.0, problem.weight.sum()):
-            break
+        if abs(gradient @ step) < 1e-16 * problem.weight.sum():  # the step is exact but for rounding
+            return parameters + step
         size = 1.0
         while size > 1e-12 and not (new := problem.likelihood(parameters + size * step)) > value:
             size /= 2
@@ -124,7 +124,7 @@ def maximise(problem: _Problem) -> Float[np.ndarray, " k"]:
     return parameters
 
 
-def has_maximum(problem: _Problem) -> bool:
+def has_maximum(problem: Problem) -> bool:
     """Whether the likelihood has its maximum at finite parameters.
 
     It has none if some direction lowers no row's likelihood and raises one's. A linear programme looks for it.
@@ -178,7 +178,7 @@ def fit_strengths(ballots: Ballots, model: str) -> Strengths:
     ties = model == RAO_KUPPER and bool((ballots.choice == 0).any())
     if model == RAO_KUPPER and not ties:
         notes.append("nobody chose a tie, so theta is 1 and the model is Bradley and Terry's")
-    problem = _Problem(design, ballots.choice.astype(float), np.ones(len(ballots)), ties)
+    problem = Problem(design, ballots.choice.astype(float), np.ones(len(ballots)), ties)
     finite = has_maximum(problem)
     groups = np.zeros(len(runs), int)
     if not finite:
@@ -237,7 +237,7 @@ def _with_added_votes(problem, ballots, basis, sided):
             row = [*(basis[left] - basis[right]), *([1.0] if sided else [])]
             rows += [row, row]
             choices += [1.0, -1.0]
-    return _Problem(
+    return Problem(
         np.concatenate([problem.design, rows]),
         np.concatenate([problem.choice, choices]),
         np.concatenate([problem.weight, np.full(len(rows), ADDED / 4)]),
