@@ -30,14 +30,22 @@ def summary_lines(analysis: Mapping) -> list[str]:
 
 
 def _rater_lines(analysis):
-    rows = [("rater", "answers", "seconds each", "checks right", "repeats alike", "")]
+    rows, remarks = [("rater", "answers", "seconds each", "checks right", "repeats alike")], [""]
     for one in analysis["raters"]:
-        remark = f"left out: {one['left_out']}" if one["left_out"] else ""
-        remark = remark or ("handed in nothing" if not one["answers"] else "" if one["judged"] else "too few checks")
         seconds = NONE if one["seconds"] is None else f"{one['seconds']:.1f}"
         checks = f"{one['right']}/{one['plain']}", f"{one['same']}/{one['repeats']}"
-        rows.append((one["rater"], f"{one['answers']}/{one['asked']}", seconds, *checks, remark))
-    return [*(line.rstrip() for line in format_table(rows)), f"rule: {analysis['rule']}"]
+        rows.append((one["rater"], f"{one['answers']}/{one['asked']}", seconds, *checks))
+        remarks.append(_remark(one))
+    table = [f"{line}  {remark}".rstrip() for line, remark in zip(format_table(rows), remarks, strict=True)]
+    return [*table, f"rule: {analysis['rule']}"]
+
+
+def _remark(rater):
+    if rater["left_out"]:
+        return f"left out: {rater['left_out']}"
+    if not rater["answers"]:
+        return "handed in nothing"
+    return "" if rater["judged"] else "kept, but too few checks to judge"
 
 
 def _question_lines(question):
