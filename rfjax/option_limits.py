@@ -45,6 +45,8 @@ OPTION_ENDS: dict[str, float | int] = {
     "probes": 10**7,
     "process_id": 10**6,
     "processes": 10**6,
+    "prompt_effect": 100,  # log odds
+    "rater_effect": 100,
     "resamples": 10**5,
     "sample.samples": 10**5,  # of each prompt
     "seed": 2**32 - 1,
@@ -59,6 +61,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "temperature": 1e6,
     "threads": 4096,
     "threshold": 1,
+    "ties": 1,
     "tokens_per_image": 10**9,
     "validation_share": 1,
     "within": 1,

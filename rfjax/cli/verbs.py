@@ -75,6 +75,7 @@ ROWS = (
     Verb("compare", "after", "rfjax.compare.command", "make pages for people to vote on", **WITH_JAX, tidies=True),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
     Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips: do objects move as the prompt says"),
+    Verb("votes", "after", "rfjax.votes.command", "count a preference study's votes, or tell its power"),
     Verb("export", "after", "rfjax.cli.export", "write a checkpoint for PyTorch", **UNCHANGED, tidies=True),
 )
 VERBS = {verb.name: verb for verb in ROWS}

@@ -24,7 +24,7 @@ from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
-from rfjax.report import rates, scores, temporal_scores
+from rfjax.report import preference_numbers, rates, scores, temporal_scores
 from rfjax.report.rates import sweep_points
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
@@ -97,6 +97,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "rate_agreement": rates.agreement(learning_rates),
             "other_settings": _other_settings(results, ends),
             "temporal": clips,
+            "preference": preference_numbers.preference(results, points, settings, resamples=2 * resamples, seed=seed),
             "samples": sheets,
             "gallery": _gallery(results.runs, sheets),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],

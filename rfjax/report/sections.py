@@ -20,6 +20,7 @@ from rfjax.report.fit_sections import compute_section
 from rfjax.report.formats import count, duration, loss, power, score, sentence, text
 from rfjax.report.frontier_figure import optimal_frontier
 from rfjax.report.html_parts import bullets, figure_section
+from rfjax.report.preference_section import preference_against_scores, preference_section
 from rfjax.report.ranking_figures import average_ranks, quality_against_steps
 from rfjax.report.ranking_section import ranking_section
 from rfjax.report.rates import learning_rate_figure, rates_section
@@ -223,6 +224,9 @@ FIGURES: dict[str, Drawing] = {
         learning_rate_figure, "Validation loss against learning rate", studies=("sizes", "rates")
     ),
     "temporal_against_compute": Drawing(temporal_against_compute, "Temporal GenEval against training FLOPs"),
+    "preference_against_scores": Drawing(
+        preference_against_scores, "Human preference against validation loss and GenEval"
+    ),
     "loss_against_temporal": Drawing(loss_against_temporal, "Validation loss against temporal scores"),
 }
 
@@ -239,6 +243,7 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("GenEval against depth", geneval_section),
         ("Held-out pairs", _pairs_section),
         ("Loss against GenEval", correlation_section),
+        ("Human preference", preference_section),
         ("Motion against compute", temporal_section),
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),

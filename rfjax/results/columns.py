@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from rfjax.data.geneval_names import TASKS
+from rfjax.evaluation import preference
 from rfjax.evaluation.image_folders import compbench
 from rfjax.evaluation.temporal import scores as temporal
 from rfjax.results import tokens
@@ -255,6 +256,7 @@ ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("compbench", "compbench"): tuple(compbench.RESULTS),
     **{(temporal.METRIC, metric): temporal.ITEMS for metric in temporal.METRICS},
     (temporal.CEILING, temporal.METRIC): temporal.ITEMS,
+    **{(preference.EVALUATION, metric): preference.QUESTIONS for metric in preference.METRICS},
 }
 _KNOWN = {
     measure.format(): measure for named, items in ITEMS.items() for measure in (Measure(*named, i) for i in items)
@@ -345,6 +347,10 @@ way; of prompts that say slow, or fast |
 | `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), \
 in a row of its own |
 | `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
+| `preference_win_rate_aesthetics`, ... | share of votes that preferred the run's images to those of the study's other \
+runs, a tie being half (`rfjax votes`, docs/votes.md), by question: `aesthetics`, `prompt`, `typography` |
+| `preference_strength_aesthetics`, ... | strength of Bradley and Terry's model, in log odds; the runs' add up to \
+zero |
 | `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over \
 images |
 

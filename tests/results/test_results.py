@@ -13,7 +13,7 @@ import pytest
 from helpers import planted_study
 from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation import control_measures, mlperf_loss
+from rfjax.evaluation import control_measures, mlperf_loss, preference
 from rfjax.evaluation.image_folders import compbench
 from rfjax.laws import study_fits
 from rfjax.laws.fit_points import check, rename_hint
@@ -113,6 +113,7 @@ WRITTEN = {
     (control_measures.EVALUATION, control_measures.DISTANCE, control_measures.TRUTH),
     ("sampling_steps", "sampling_path_length", "mean"),
     ("sampling_steps", "sampling_distance", "mean"),
+    *((preference.EVALUATION, metric, item) for metric in preference.METRICS for item in preference.QUESTIONS),
     *(("compbench", "compbench", item) for item in compbench.RESULTS),
     *((name, name.replace("-", "_"), "mean") for name in ("clip-score", *distances.MODELS, "cmmd-other-model")),
     *(

@@ -1,0 +1,14 @@
+"""The names of what people prefer, as records and the results table have them."""
+
+from __future__ import annotations
+
+EVALUATION = "preference"
+WIN_RATE, STRENGTH = "preference_win_rate", "preference_strength"
+METRICS = (WIN_RATE, STRENGTH)
+QUESTIONS = ("aesthetics", "prompt", "typography")  # of SD3's section 5.4
+_PREFIX = "votes-"
+
+
+def corpus_of(study: str) -> str:
+    """The corpus of a study's records: win rates of two studies cannot be compared."""
+    return _PREFIX + study

@@ -1,0 +1,144 @@
+"""Reads the files that raters hand in, and joins them: each rater's last answer to each question counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rfjax.compare.study_files import VOTE_COLUMNS, VOTES
+from rfjax.errors import ConfigError
+from rfjax.inputs.text import read_text
+from rfjax.results.text_rows import split_rows
+from rfjax.votes.study import KeyedStudy
+
+NUMBERS = {"left": 1, "tie": 0, "right": -1}  # a choice, as a number that is larger the better the left image is
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One answer: which image stood left and right, and the choice (1 left, 0 tie, -1 right)."""
+
+    rater: str
+    pair: str
+    question: str
+    left: str
+    right: str
+    choice: int
+    seconds: float
+    at: datetime
+    where: str  # file and line, for messages
+
+    @property
+    def chosen(self) -> str | None:
+        """The image that was chosen; None for a tie."""
+        return {1: self.left, -1: self.right}.get(self.choice)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The votes that count, in an order that does not depend on the files', and what was joined."""
+
+    votes: tuple[Vote, ...]
+    files: int
+    doubled: int  # equal rows, each counted once
+    replaced: int  # answers that the same rater changed later
+
+
+def vote_files(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
+    """The files of votes: those given, or every CSV of the study's folder `votes`. Raises `ConfigError` for none."""
+    found = list(given) or sorted((folder / VOTES).glob("*.csv"))
+    if not found:
+        remedy = "put the raters' files there, or name them after the folder"
+        raise ConfigError(f"no votes: {folder / VOTES} has no .csv file; {remedy}")
+    return found
+
+
+def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
+    """Reads and joins files of votes, in any order.
+
+    Equal rows are one vote. Of different answers of one rater to one question of one pair, the latest counts. Raises
+    `ConfigError`, naming the file and the line, for a row of another study, an unknown rater, pair, question or choice,
+    images that are not the pair's, and two different answers at the same time.
+    """
+    files = list(files)
+    rows = [vote for path in files for vote in _read_file(study, path)]
+    latest: dict[tuple[str, str, str], Vote] = {}
+    doubled = replaced = 0
+    for vote in sorted(rows, key=lambda vote: (vote.at, vote.seconds, vote.where)):
+        place = vote.rater, vote.pair, vote.question
+        before = latest.get(place)
+        if before is None:
+            latest[place] = vote
+        elif before.at < vote.at:
+            replaced += 1
+            latest[place] = vote
+        elif before.chosen == vote.chosen:
+            doubled += 1
+        else:
+            raise ConfigError(
+                f"{before.where} and {vote.where} are two answers of rater {vote.rater} to {vote.question} of pair "
+                f"{vote.pair} at the same time; ask the rater which holds, and remove the other row"
+            )
+    votes = tuple(latest[place] for place in sorted(latest))
+    return Joined(votes=votes, files=len(files), doubled=doubled, replaced=replaced)
+
+
+def _read_file(study: KeyedStudy, path: Path) -> list[Vote]:
+    table = split_rows(read_text(path, "the file of votes"), path)
+    names = table.header
+    lacking = [name for name in VOTE_COLUMNS if name not in names]
+    if lacking or len(set(names)) != len(names):
+        raise ConfigError(
+            f"{path} has the columns {', '.join(names)}; a file of votes has {', '.join(VOTE_COLUMNS)}: export it again"
+        )
+    asked = {rater: set(study.asked.pairs_of(rater)) for rater in study.raters}
+    rows = zip(table.rows, table.lines, strict=True)
+    return [_parse(study, asked, dict(zip(names, row, strict=True)), f"line {line} of {path}") for row, line in rows]
+
+
+def _parse(study: KeyedStudy, asked: dict[str, set[str]], row: dict[str, str], where: str) -> Vote:
+    """One vote of a file's row. Raises `ConfigError`, naming the line and the cell."""
+    row = {name: cell.strip() for name, cell in row.items()}
+    lacking = [name for name in VOTE_COLUMNS if not row.get(name)]
+    if lacking:
+        raise ConfigError(f"{where} has no {lacking[0]}; the file was cut or edited: export the votes again")
+    pair = study.pairs.get(row["pair"])
+    facts = (
+        ("study", row["study"] == study.id, f"this study is {study.id}: take the file out"),
+        ("rater", row["rater"] in study.raters, f"the study's raters are {', '.join(study.raters)}"),
+        ("pair", pair is not None, "the study has no such pair"),
+        ("pair", row["pair"] in asked.get(row["rater"], ()), f"rater {row['rater']} was not asked about it"),
+        ("question", pair is not None and row["question"] in pair.questions, "the pair is not asked it"),
+        ("choice", row["choice"] in NUMBERS, f"it must be {', '.join(NUMBERS)}"),
+    )
+    for name, holds, remedy in facts:
+        if not holds:
+            raise ConfigError(f"{where} has {name} {row[name]!r}; {remedy}")
+    if sorted((row["left"], row["right"])) != sorted(pair.images):
+        raise ConfigError(
+            f"{where} has images {row['left']} and {row['right']}, and pair {pair.pair} shows {pair.images[0]} and "
+            f"{pair.images[1]}; the file was edited: export the votes again"
+        )
+    cells = {name: row[name] for name in ("rater", "pair", "question", "left", "right")}
+    choice = NUMBERS[row["choice"]]
+    return Vote(**cells, choice=choice, seconds=_seconds(row, where), at=_time(row, where), where=where)
+
+
+def _seconds(row, where):
+    try:
+        seconds = float(row["seconds"])
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise ConfigError(f"{where} has seconds {row['seconds']!r}; it must be a number from 0")
+    return seconds
+
+
+def _time(row, where):
+    try:
+        at = datetime.fromisoformat(row["at"])
+    except ValueError:
+        raise ConfigError(f"{where} has at {row['at']!r}; it must be a time such as 2026-11-27T10:00:00Z") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

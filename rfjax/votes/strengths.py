@@ -1,0 +1,288 @@
+"""Strengths of runs from comparisons: the models of Bradley and Terry, and of Rao and Kupper, with a side effect.
+
+With d = strength of the left run - strength of the right run + side, and s the logistic function:
+
+    Bradley and Terry (1952):  P(left) = s(d); a tie is half a win and half a loss.
+    Rao and Kupper (1967):     P(left) = s(d - log theta), P(right) = s(-d - log theta), P(tie) = the rest.
+
+Strengths are in units of log odds and add up to zero. Both likelihoods are concave, so damped Newton steps from zero
+find the maximum where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import optimize, sparse
+from scipy.sparse import csgraph
+from scipy.special import expit
+
+from rfjax.votes.ballots import Ballots
+from rfjax.votes.clusters import Clusters, Number
+
+ELO_PER_UNIT = 400 / math.log(10)  # a unit of strength on Elo's scale
+ELO_MEAN = 1000.0
+ADDED = 1.0  # votes added to each compared pair of runs where a maximum lies at infinity
+START_THRESHOLD = 0.5  # log theta before the first step
+ITERATIONS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strengths:
+    """Strengths of the runs under one model.
+
+    `strengths` and `differences` are in log odds; `side` is the advantage of the left image, None where it cannot be
+    told; `theta` is Rao and Kupper's, None for Bradley and Terry. `notes` say what was added or left out. A number
+    without an interval could be arbitrarily large for all that the votes say.
+    """
+
+    model: str
+    strengths: dict[str, Number]
+    differences: dict[tuple[str, str], Number]
+    side: Number | None
+    theta: float | None
+    log_likelihood: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The rows of a fit: design [rows, k] of d, choices, weights, and whether there is a threshold log theta."""
+
+    design: Float[np.ndarray, "rows k"]
+    choice: Float[np.ndarray, " rows"]
+    weight: Float[np.ndarray, " rows"]
+    ties: bool
+
+    def likelihood(self, parameters: Float[np.ndarray, " k"]) -> float:
+        """The log likelihood; -inf where log theta is not above zero."""
+        d, threshold = self._split(parameters)
+        if not self.ties:
+            score = (self.choice + 1) / 2
+            return float(self.weight @ (score * _log_expit(d) + (1 - score) * _log_expit(-d)))
+        if threshold <= 0:
+            return -math.inf
+        tie = _log_expit(d + threshold) + _log_expit(threshold - d) + math.log(-math.expm1(-2 * threshold))
+        terms = np.select(
+            [self.choice > 0, self.choice < 0], [_log_expit(d - threshold), _log_expit(-d - threshold)], tie
+        )
+        return float(self.weight @ terms)
+
+    def slopes(
+        self, parameters: Float[np.ndarray, " k"]
+    ) -> tuple[Float[np.ndarray, "rows k"], Float[np.ndarray, "k k"]]:
+        """Each row's gradient of its log likelihood, not weighted, and the Hessian of the whole, weighted."""
+        d, threshold = self._split(parameters)
+        if not self.ties:
+            p = expit(d)
+            rows = self.design * ((self.choice + 1) / 2 - p)[:, None]
+            return rows, -(self.design * (self.weight * p * (1 - p))[:, None]).T @ self.design
+        low, high = expit(d - threshold), expit(d + threshold)  # P(left), and P(left or tie)
+        left, right = self.choice > 0, self.choice < 0
+        by_d = np.select([left, right], [1 - low, -high], 1 - low - high)
+        of_tie = (1 - high) + low + 2 / math.expm1(2 * threshold)
+        by_threshold = np.select([left, right], [low - 1, -high], of_tie)
+        rows = np.column_stack([self.design * by_d[:, None], by_threshold])
+        # log s(u) bends by -s(u) s(-u); u is d - log theta, d + log theta, or both for a tie.
+        bend_low, bend_high = np.where(right, 0, low * (1 - low)), np.where(left, 0, high * (1 - high))
+        hessian = np.zeros((rows.shape[1],) * 2)
+        for bend, sign in ((bend_low, -1.0), (bend_high, 1.0)):
+            direction = np.column_stack([self.design, np.full(len(d), sign)])
+            hessian -= (direction * (self.weight * bend)[:, None]).T @ direction
+        hessian[-1, -1] -= self.weight @ (self.choice == 0) / math.sinh(threshold) ** 2
+        return rows, hessian
+
+    def _split(self, parameters):
+        return (self.design @ parameters[:-1], parameters[-1]) if self.ties else (self.design @ parameters, 0.0)
+
+
+def _log_expit(x):
+    return -np.logaddexp(0, -x)
+
+
+def maximise(problem: Problem) -> Float[np.ndarray, " k"]:
+    """The parameters of greatest likelihood. The problem must have a maximum (`has_maximum`)."""
+    parameters = np.zeros(problem.design.shape[1] + problem.ties)
+    if problem.ties:
+        parameters[-1] = START_THRESHOLD
+    value = problem.likelihood(parameters)
+    for _ in range(ITERATIONS):
+        rows, hessian = problem.slopes(parameters)
+        gradient = problem.weight @ rows
+        step = np.linalg.solve(hessian, -gradient)
+        if abs(gradient @ step) < 1e-16 * problem.weight.sum():  # the step is exact but for rounding
+            return parameters + step
+        size = 1.0
+        while size > 1e-12 and not (new := problem.likelihood(parameters + size * step)) > value:
+            size /= 2
+        if size <= 1e-12:  # rounding allows no further gain
+            break
+        parameters, value = parameters + size * step, new
+    return parameters
+
+
+def has_maximum(problem: Problem) -> bool:
+    """Whether the likelihood has its maximum at finite parameters.
+
+    It has none if some direction lowers no row's likelihood and raises one's. A linear programme looks for it.
+    """
+    design, choice = problem.design, problem.choice
+    one = np.ones(len(choice)) if problem.ties else None
+
+    def rows(sign, of, threshold):
+        part = sign * design[of]
+        return part if one is None else np.column_stack([part, threshold * one[of]])
+
+    left, right, tie = choice > 0, choice < 0, choice == 0
+    never_fall = [rows(1, left, -1), rows(-1, right, -1), rows(1, tie, 1), rows(-1, tie, 1)]
+    margins = np.unique(np.concatenate(never_fall), axis=0)
+    found = optimize.linprog(
+        -margins.sum(axis=0), A_ub=-margins, b_ub=np.zeros(len(margins)), bounds=(-1, 1), method="highs"
+    )
+    return not (found.status == 0 and -found.fun > 1e-7)
+
+
+def unconnected_groups(ballots: Ballots) -> list[list[int]]:
+    """The runs that comparisons connect, in groups; runs without a comparison are groups of their own."""
+    labels = _components(ballots, strongly=False)
+    return [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
+
+
+def _components(ballots, strongly):
+    """A label for each run: equal where comparisons connect two runs, or where wins and ties lead both ways."""
+    count = len(ballots.runs)
+    beats = np.zeros((count, count))
+    np.add.at(beats, (ballots.left, ballots.right), ballots.choice >= 0)
+    np.add.at(beats, (ballots.right, ballots.left), ballots.choice <= 0)
+    kind = "strong" if strongly else "weak"
+    return csgraph.connected_components(sparse.csr_matrix(beats), directed=True, connection=kind)[1]
+
+
+def fit_strengths(ballots: Ballots, model: str) -> Strengths:
+    """Fits one of `MODELS` to votes that connect all runs of `ballots` (`unconnected_groups` gives one group)."""
+    runs, notes = ballots.runs, []
+    basis = _zero_sum_basis(len(runs))
+    contrast = np.zeros((len(ballots), len(runs)))
+    contrast[np.arange(len(ballots)), ballots.left] += 1
+    contrast[np.arange(len(ballots)), ballots.right] -= 1
+    design = np.column_stack([contrast @ basis, np.ones(len(ballots))])
+    sided = np.linalg.matrix_rank(design) == design.shape[1]
+    if not sided:
+        design = design[:, :-1]
+        notes.append(
+            "the side effect cannot be told from the strengths, as every run stood on one side; it is left out"
+        )
+    ties = model == RAO_KUPPER and bool((ballots.choice == 0).any())
+    if model == RAO_KUPPER and not ties:
+        notes.append("nobody chose a tie, so theta is 1 and the model is Bradley and Terry's")
+    problem = Problem(design, ballots.choice.astype(float), np.ones(len(ballots)), ties)
+    finite = has_maximum(problem)
+    groups = np.zeros(len(runs), int)
+    if not finite:
+        groups = _components(ballots, strongly=True)
+        notes.append(_separation_note(ballots, groups))
+        groups = groups if groups.any() else np.arange(len(runs))  # the side decides: no difference has an interval
+        problem = _with_added_votes(problem, ballots, basis, sided)
+    parameters = maximise(problem)
+    rows, hessian = problem.slopes(parameters)
+    influence = np.linalg.solve(-hessian, rows[: len(ballots)].T).T  # what each vote adds to the parameters
+    clusters = Clusters(ballots.rater, ballots.prompt)
+    whole, alone = clusters.meat(influence)
+
+    def number(direction, told):
+        value = float(direction @ parameters)
+        if not told:
+            return Number(value=value, n=len(ballots))
+        variance = max(direction @ whole @ direction, direction @ alone @ direction)
+        return clusters.number(value, float(variance), len(ballots))
+
+    padded = np.zeros((len(runs), len(parameters)))
+    padded[:, : len(runs) - 1] = basis
+    side = np.zeros(len(parameters))
+    side[len(runs) - 1 : len(runs)] = 1.0
+    return Strengths(
+        model=model,
+        strengths={run: number(padded[i], finite) for i, run in enumerate(runs)},
+        differences={
+            (runs[i], runs[j]): number(padded[i] - padded[j], bool(groups[i] == groups[j]))
+            for i in range(len(runs))
+            for j in range(len(runs))
+            if i != j
+        },
+        side=number(side, finite) if sided else None,
+        theta=(math.exp(parameters[-1]) if ties else 1.0) if model == RAO_KUPPER else None,
+        log_likelihood=problem.likelihood(parameters),
+        notes=tuple(notes),
+    )
+
+
+def _zero_sum_basis(count: int) -> Float[np.ndarray, "runs directions"]:
+    """Orthonormal directions in which strengths change and still add up to zero (Helmert's)."""
+    basis = np.zeros((count, count - 1))
+    for k in range(1, count):
+        basis[:k, k - 1], basis[k, k - 1] = 1.0, -k
+        basis[:, k - 1] /= math.sqrt(k * (k + 1))
+    return basis
+
+
+def _with_added_votes(problem, ballots, basis, sided):
+    """The problem with `ADDED` votes more on each compared pair of runs: as many wins as losses, on either side."""
+    pairs = sorted({(min(pair), max(pair)) for pair in zip(ballots.left.tolist(), ballots.right.tolist(), strict=True)})
+    rows, choices = [], []
+    for one, other in pairs:
+        for left, right in ((one, other), (other, one)):
+            row = [*(basis[left] - basis[right]), *([1.0] if sided else [])]
+            rows += [row, row]
+            choices += [1.0, -1.0]
+    return Problem(
+        np.concatenate([problem.design, rows]),
+        np.concatenate([problem.choice, choices]),
+        np.concatenate([problem.weight, np.full(len(rows), ADDED / 4)]),
+        problem.ties,
+    )
+
+
+def _separation_note(ballots, groups):
+    """Says which runs win or lose all comparisons with the others, and what was done."""
+    done = (
+        f"the best fit lies at infinity, so {ADDED:g} vote, half won and half lost, is added to each compared pair of "
+        "runs; numbers without an interval follow from it"
+    )
+    told = []
+    for label in dict.fromkeys(groups.tolist()):
+        inside = groups == label
+        crossing = ballots.chosen(inside[ballots.left] != inside[ballots.right])
+        if not len(crossing):
+            continue
+        won = np.where(inside[crossing.left], crossing.choice, -crossing.choice)
+        names = " and ".join(run for run, own in zip(ballots.runs, inside, strict=True) if own)
+        if (won > 0).all() or (won < 0).all():
+            told.append(f"{names} {'wins' if won[0] > 0 else 'loses'} every comparison with the other runs")
+    reason = "; ".join(told) or "the votes order the runs, or the sides, without exception"
+    return f"{reason}: {done}"
+
+
+BRADLEY_TERRY, RAO_KUPPER = "bradley-terry", "rao-kupper"
+MODELS = {
+    BRADLEY_TERRY: "Bradley and Terry's model; a tie is half a win",
+    RAO_KUPPER: "Rao and Kupper's model, which has ties of its own",
+}
+
+
+def as_elo(strength: Number) -> Number:
+    """A strength on Elo's scale: 400 points are odds of ten to one, and the runs' mean is 1,000."""
+
+    def scaled(value, shift=ELO_MEAN):
+        return None if value is None else shift + ELO_PER_UNIT * value
+
+    ends = {"low": scaled(strength.low), "high": scaled(strength.high), "stderr": scaled(strength.stderr, 0.0)}
+    return Number(value=ELO_MEAN + ELO_PER_UNIT * strength.value, n=strength.n, **ends)
+
+
+def wins_of(ballots: Ballots, run: int) -> tuple[Float[np.ndarray, " votes"], Bool[np.ndarray, " votes"]]:
+    """The scores of a run in its comparisons (1 win, 0.5 tie, 0 loss), and which of them were ties."""
+    scores = np.where(ballots.left == run, ballots.score, 1 - ballots.score)
+    return scores, ballots.choice == 0
