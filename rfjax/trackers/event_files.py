@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import time
 import uuid
@@ -55,7 +54,7 @@ class Events:
         folder.mkdir(parents=True, exist_ok=True)
         # Viewers read the files of a folder in the order of their names, so a later start has a later name.
         path = folder / f"events.out.tfevents.{time.time():017.6f}.{uuid.uuid4().hex[:8]}"
-        self._path, self._writer = path, RecordWriter(str(path))
+        self._writer = RecordWriter(str(path))
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def __enter__(self):
@@ -64,7 +63,7 @@ class Events:
     def __exit__(self, *_):
         self.close(True)
 
-    def add(self, name: str, value: float, step: int, at: float) -> None:
+    def add(self, name: str, value: float | int, step: int, at: float) -> None:
         """Adds one value to a curve."""
         self._write(Event(wall_time=at, step=step, summary=scalar(name, value)))
 
@@ -76,10 +75,8 @@ class Events:
         self._write(Event(wall_time=at, step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
 
     def flush(self) -> None:
-        """Returns once the events are on disk."""
+        """Returns once the events are on disk: tensorboardX waits for it."""
         self._writer.flush()
-        with open(self._path, "rb") as file:
-            os.fsync(file.fileno())
 
     def close(self, done: bool) -> None:
         self._writer.close()

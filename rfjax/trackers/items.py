@@ -28,7 +28,7 @@ class Item(TypedDict):
     """Values of one step, or one picture. It is plain JSON."""
 
     step: int
-    values: dict[str, float]
+    values: dict[str, float | int]
     picture: str | None  # a PNG, as a path from the run's folder; its name is `label`
     label: str
     time: float  # seconds since 1970 when the item was read; it stays the same if the item is sent again
@@ -101,7 +101,7 @@ def _rows(workdir: Path) -> Iterator[dict]:
             yield row
 
 
-def values_of_row(row: Mapping) -> dict[str, float]:
+def values_of_row(row: Mapping) -> dict[str, float | int]:
     """The numbers of a row by name: `loss`, `loss_by_t/0.5`, `group_norms/blocks`. What is null has no value."""
     values = {}
     for name, value in row.items():
@@ -123,7 +123,7 @@ def _item_of_record(record: Mapping) -> Item:
     return _item(key["step"], {k: v for k, v in named if v is not None}, record["extra"].get("png"), label)
 
 
-def _item(step: int, values: dict[str, float], picture: str | None = None, label: str = "") -> Item:
+def _item(step: int, values: dict[str, float | int], picture: str | None = None, label: str = "") -> Item:
     return {"step": step, "values": values, "picture": picture, "label": label, "time": time.time()}
 
 

@@ -145,10 +145,11 @@ def tiny_train(
     devices=None,
     trunk=None,
     look=None,
+    last=60.0,
     **arguments,
 ):
     """Trains the toy; `trunk` is [folder, name, step] of what a branch leaves. With `look`, trackers are fed, and look
-    at the folder every so many seconds."""
+    at the folder every so many seconds; at the end training waits `last` seconds for them."""
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
     poison = {
@@ -163,7 +164,7 @@ def tiny_train(
     run = run_in(workdir, config, corpus, devices=devices, **place)
     if look is None:
         return train(run, **arguments)
-    feeding.LOOK_SECONDS = look
+    feeding.LOOK_SECONDS, feeding.LAST_SECONDS = look, last
     with feeding.follow([run]):
         return train(run, **arguments)
 
