@@ -120,20 +120,26 @@ class LogScan:
         self._path, self._from, self.last = path, 0, None
 
     def go_on(self) -> None:
-        """Reads what is new since the last call, from the block on in which that ended."""
+        """Reads on from the block in which the last whole record ended."""
         with open(self._path, "rb") as file:
             file.seek(self._from)
             content = file.read()
-        for record in records(content, self._from == 0):
+        begin = self._from
+        for record, end in _whole(content, begin == 0):
+            self._from = (begin + end) // BLOCK * BLOCK
             if record.HasField("history"):
                 self.last = record.history.step.num
-        self._from += len(content) // BLOCK * BLOCK
 
 
-def records(content: bytes, first: bool = True) -> Iterator[Record]:
-    """The whole records in a transaction log, or in what follows a block of it if it is not the `first` part.
+def records(content: bytes) -> Iterator[Record]:
+    """The whole records in a transaction log."""
+    return (record for record, _ in _whole(content, True))
 
-    A record that begins before the part or is not complete is left out.
+
+def _whole(content: bytes, first: bool) -> Iterator[tuple[Record, int]]:
+    """The whole records in a transaction log, or in the blocks of it that follow the `first`, and where each ends.
+
+    A record that begins before these blocks or is not complete is left out.
     """
     whole: bytes | None = None
     place = 7 if first else 0  # the file begins with its kind and version
@@ -152,5 +158,5 @@ def records(content: bytes, first: bool = True) -> Iterator[Record]:
         elif whole is not None:  # it goes on, or ends
             whole += piece
         if kind in (1, 4) and whole is not None:
-            yield Record.FromString(whole)
+            yield Record.FromString(whole), end
             whole = None
