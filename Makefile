@@ -11,11 +11,14 @@ TORCH ?= yes
 # One test compiles for a TPU slice, which needs no TPU but its compiler, a download of 210 MB. LIBTPU=no
 # leaves both out, where that is too much, or where there is none: it is made for Linux on x86-64.
 LIBTPU ?= yes
-TEST_EXTRAS := [test$(if $(filter no,$(TORCH)),,$(comma)torch)$(if $(filter no,$(LIBTPU)),,$(comma)tpu-plan)]
+# Full tests write with W&B and MLflow, a download of 60 MB. TRACKERS=no leaves both out.
+TRACKERS ?= yes
+TEST_EXTRAS := [test$(if $(filter no,$(TORCH)),,$(comma)torch)$(if $(filter no,$(LIBTPU)),,$(comma)tpu-plan)$(if $(filter no,$(TRACKERS)),,$(comma)trackers)]
 PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore-glob="*/with_torch") \
-	$(if $(filter no,$(LIBTPU)),--ignore=tests/plan/with_libtpu)
+	$(if $(filter no,$(LIBTPU)),--ignore=tests/plan/with_libtpu) \
+	$(if $(filter no,$(TRACKERS)),--ignore=tests/trackers/with_libraries)
 INSTALLED := $(VENV)/.installed
-TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)
+TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)-trackers-$(TRACKERS)
 
 .PHONY: study test test-full test-newest wheel-test format lint clean
 
@@ -43,7 +46,7 @@ test-newest:
 	$(NEWEST) -m pip install --quiet --no-deps -e .
 	$(NEWEST) -m pip list 2>/dev/null | grep -E '^(jax|jaxlib|flax|orbax-checkpoint) '
 	$(NEWEST) -m pytest -m "not full" -n 2 --dist worksteal --tb=line -r fE \
-		--ignore-glob="*/with_torch" --ignore=tests/plan/with_libtpu
+		--ignore-glob="*/with_torch" --ignore=tests/plan/with_libtpu --ignore=tests/trackers/with_libraries
 
 # What is long or needs a system service; leaves a dated row in analysis/test_records.md.
 test-full: $(TESTS_INSTALLED)

@@ -52,7 +52,7 @@ def shapes_run(runner: Runner, devices: int) -> Path:
 def shapes(runner: Runner, devices: int) -> dict:
     """Pins a run's weights, evaluations, metrics, samples and detections."""
     run = shapes_run(runner, devices)
-    facts: dict[str, object] = {"files": files(runner, run, leave=("checkpoints", "tensorboard", "lock"))}
+    facts: dict[str, object] = {"files": files(runner, run, leave=("checkpoints", "tensorboard", "trackers", "lock"))}
     for weights in ("raw", "ema"):
         out = runner.folder / f"shapes-{devices}-{weights}"
         runner.must("export", str(run), "--format=plain", f"--weights={weights}", f"--out={out}")

@@ -21,12 +21,16 @@ from pathlib import Path
 
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
+from rfjax.laws.design import Information, Rules, design
 from rfjax.plan.compiled import COMPILERS, Compiled, check_compiler, why_not_compiled
+from rfjax.plan.design_law import of_typed_law
+from rfjax.plan.design_trunks import candidates_of, sizes_of
 from rfjax.plan.point_plan import plan_point
 from rfjax.plan.sampling import Request, plan_sampling
 from rfjax.plan.targets import Target, parse_target
 from rfjax.report.formats import amount
 from rfjax.study.study import load_study
+from rfjax.training.branches import steps_taken
 from rfjax.training.chips import GIB
 
 ROOT = Path(__file__).parents[1]
@@ -51,13 +55,25 @@ SAMPLING = (
     ("h100x1", ("bfloat16", "int8"), "default"),
     ("rtx4090x1", ("bfloat16", "int8"), "default"),
 )
+# configs/node_depth.py: its smallest points first
+NODE = "h100x8"
+NODE_POINTS = tuple(f"depth{depth}-seed0" for depth in (6, 8, 10, 12, 15, 18, 21))
+# The share of the peak, which an H100 has too, that a step of depth 18 reached on one H200 (docs/speed.md).
+REACHED = 0.39
+PRICE = 2.5  # of an H100 for an hour, in dollars: an assumption
+EPOCH = 10_000_000  # images of the corpus
+# What the node's law is expected to be: E, A, alpha, B, beta. The exponents are within Chimera's for images
+# (laws/published_laws.py); E, A and B are assumed.
+ASSUMED_LAW = "0.5,20,0.315,30,0.365"
+TARGETS = (1e20, 3e20, 1e21)  # training FLOPs
+CONFIGS = {"training": "sd3_depth", "node": "node_depth"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A row of a table: what is planned, and the level at which it is compiled."""
 
-    table: str  # training | sampling
+    table: str  # training | node | sampling
     target: str
     point: str
     weights: str
@@ -74,6 +90,8 @@ def rows() -> Iterator[Row]:
     for point in DEPTHS:
         for target, overrides, level in TRAINING:
             yield Row("training", target, point, "", level, tuple(overrides.items()))
+    for point in NODE_POINTS:
+        yield Row("node", NODE, point, "", "default")
     for point in FAMILY:
         for target, types, level in SAMPLING:
             for weights in types:
@@ -83,13 +101,17 @@ def rows() -> Iterator[Row]:
 def plan(row: Row, level: str | None) -> dict:
     """Plans a row, compiled at a level, or by formulas for None; returns its facts."""
     target = parse_target(row.target)
-    if row.table == "training":
-        point = load_study(ROOT / "configs/sd3_depth.py", dict(row.overrides)).point(row.point)
+    if row.table in CONFIGS:
+        point = load_study(ROOT / f"configs/{CONFIGS[row.table]}.py", dict(row.overrides)).point(row.point)
         made = plan_point(
             point, target, compiles=level is not None, optimisation=level or "default", say=lambda _: None
         )
         found = {"params": made.size.params, "mesh": list(made.estimate.mesh.values()), "searched": made.searched}
         found |= {"limits": dataclasses.asdict(made.limits), **_cost(made.cost)} if made.limits else {}
+        if row.table == "node":
+            train = made.config.train
+            found |= {"microbatches": train.accumulate, "images": [n * train.batch_size for n in train.branches]}
+            found |= {"steps": steps_taken(train), "trunks": _trunks(row.point)}
     else:
         point = load_study(ROOT / "configs/sd3_family.py", {}).point(row.point)
         latents = (1, 128, 128, 16)
@@ -100,6 +122,37 @@ def plan(row: Row, level: str | None) -> dict:
         found |= {"seconds_per_image": made.seconds_per_image, "images_per_chip_hour": made.images_per_chip_hour}
     found |= {"peak_bytes": made.peak_bytes, "of_bytes": target.chip.device_bytes, "fits": made.fits}
     return found | {"attention": made.attention, "compiled": _compiled(made.compiled, target, made.estimate)}
+
+
+def _trunks(point: str) -> int:
+    """The number of the node's trunks of a point's depth: one for each seed."""
+    depth = point.partition("-")[0]
+    return sum(other.id.partition("-")[0] == depth for other in load_study(ROOT / "configs/node_depth.py", {}).points)
+
+
+def expected_law() -> dict:
+    """What the node's runs are expected to tell of the loss at each target, and what `rfjax design` would choose for
+    the same FLOPs, from the same sizes and lengths."""
+    study = load_study(ROOT / "configs/node_depth.py", {})
+    sizes = sizes_of(study)
+    lengths = sorted({length for point in study.points for length in point.config.train.branches})
+    candidates, _ = candidates_of(sizes, lengths)
+    number = {size.config.model.depth: place for place, size in enumerate(sizes)}
+    places = {(each.size, each.images): place for place, each in enumerate(candidates)}
+    own = []
+    for point in study.points:
+        train = point.config.train
+        images = tuple(float(length * train.batch_size) for length in train.branches)
+        own.append(places[number[point.config.model.depth], images])
+    found: dict = {"law": ASSUMED_LAW, "targets": {}}
+    for target in TARGETS:
+        problem, _ = of_typed_law(ASSUMED_LAW, None, None).problem(candidates, sizes, target)
+        information = Information(problem, candidates)
+        chosen = information.chosen(own)
+        best = design(information, Rules(budget=chosen.flops, most_seeds=2))
+        found |= {"flops": chosen.flops, "trunks": len(own), "runs": sum(len(each.images) for each in chosen.trunks)}
+        found["targets"][f"{target:g}"] = {"own": chosen.half_width, "design": best.half_width}
+    return found
 
 
 def _cost(spent) -> dict:
@@ -128,6 +181,10 @@ def make(record: dict, row: Row, level: str | None) -> None:
     if level is None and record.get(row.key, {}).get("compiled"):
         return
     record[row.key] = found
+    _write(record)
+
+
+def _write(record: dict) -> None:
     write_whole({RECORD: json.dumps(dict(sorted(record.items())), indent=1, allow_nan=False) + "\n"})
 
 
@@ -152,7 +209,8 @@ def render(record: dict) -> dict[str, str]:
     """Renders each table, by name, from the record."""
     limits = ("compute", "memory", "links", "network")
     training = []
-    ordered = sorted(rows(), key=lambda row: (row.table, [t for t, *_ in TRAINING + SAMPLING].index(row.target)))
+    paper = (row for row in rows() if row.table != "node")
+    ordered = sorted(paper, key=lambda row: (row.table, [t for t, *_ in TRAINING + SAMPLING].index(row.target)))
     for row in sorted((row for row in ordered if row.table == "training"), key=_place):
         facts = record[row.key]
         times = [amount(1e3 * facts["limits"][name]) for name in limits]
@@ -170,9 +228,39 @@ def render(record: dict) -> dict[str, str]:
     layout = ["target", "point", "mesh, data × fsdp", "peak, GiB", "of", *(f"{name}, ms" for name in limits)]
     images = ["target", "point", "weights", "stored, GiB", "peak", "of", "seconds an image", "images a chip-hour"]
     return {
+        "node": _node(record),
         "training": _table([*layout, "days", "chip-hours", "compiled"], training),
         "sampling": _table([*images, "compiled"], sampling),
     }
+
+
+def _node(record: dict) -> str:
+    """Renders the node's tables: what each depth takes, and what the law is expected to be."""
+    lines, total = [], {"days": 0.0, "reached": 0.0, "cost": 0.0}
+    for row in (row for row in rows() if row.table == "node"):
+        facts = record[row.key]
+        limits, trunks = facts["limits"], facts["trunks"]
+        step = max(*limits.values(), limits["compute"] / REACHED)
+        days, reached = trunks * facts["days"], trunks * facts["steps"] * step / 86400
+        cost = reached * 24 * parse_target(NODE).devices * PRICE
+        for name, value in {"days": days, "reached": reached, "cost": cost}.items():
+            total[name] += value
+        epochs = " ".join(f"{images / EPOCH:.2g}" for images in facts["images"])
+        sides = " × ".join(map(str, facts["mesh"][:2]))
+        times = [amount(1e3 * limits[name]) for name in ("compute", "memory", "links")]
+        cells = [row.point.partition("-")[0], amount(facts["params"] / 1e6), str(trunks), epochs]
+        cells += [sides, str(facts["microbatches"]), _gib(facts["peak_bytes"]), _gib(facts["of_bytes"]), *times]
+        lines.append([*cells, f"{days:.3f}", f"{reached:.3f}", f"{cost:,.0f}", _how(row, facts)])
+    blank = [""] * 10
+    lines.append(["all", *blank, f"{total['days']:.2f}", f"{total['reached']:.2f}", f"{total['cost']:,.0f}", ""])
+    header = ["depth", "params, M", "trunks", "epochs of the branches", "data × fsdp", "microbatches", "peak, GiB"]
+    header += ["of"]
+    header += ["compute, ms", "memory, ms", "links, ms", "days by the roofline", f"days at {REACHED:g} of the peak"]
+    law = record["node law"]
+    told = [[name, f"± {each['own']:.1%}", f"± {each['design']:.1%}"] for name, each in law["targets"].items()]
+    said = f"{law['trunks']} trunks with {law['runs']} runs take {law['flops']:.3g} FLOPs."
+    table = _table(["FLOPs of the target", "these runs", "the best choice for as many FLOPs"], told)
+    return _table([*header, f"dollars at {PRICE:g} a GPU-hour", "compiled"], lines) + f"\n{said}\n\n{table}"
 
 
 def _place(row: Row) -> tuple:
@@ -208,6 +296,9 @@ def main() -> None:
     for row in chosen:
         if args.again or row.key not in record:
             make(record, row, None)
+    if args.again or "node law" not in record:
+        record["node law"] = expected_law()
+        _write(record)
     write_page(record)
     began = time.monotonic()
     for row in chosen:

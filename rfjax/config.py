@@ -177,6 +177,8 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep_last: int = 2
     stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never
+    # Where the curve is shown: any of tensorboard, wandb and mlflow
+    trackers: tuple[str, ...] = field(default=("tensorboard",), metadata=WRITTEN_WHERE_SET)
     keep_every: int = 0  # checkpoints at multiples of it are kept for good; 0: only those that are evaluated
 
     @property

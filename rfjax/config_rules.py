@@ -15,6 +15,7 @@ from rfjax.limits import (
     POSITION_MULTIPLE,
     RANGES,
     SCORES,
+    TRACKERS,
     WIDTH,
     Network,
     Rule,
@@ -55,6 +56,11 @@ RULES: tuple[Rule, ...] = (
         ("model.depth", WIDTH),
         lambda depth, width: depth * width**2 <= 10**14,
         "a network of these has more than 10^15 parameters, which no machine holds; lower one of the two",
+    ),
+    (
+        ("train.trackers",),
+        lambda names: len(set(names)) == len(names) and set(names) <= set(TRACKERS),
+        f"it may list {', '.join(TRACKERS)}, each once, or nothing, as ()",
     ),
     (
         ("train.branches", "train.steps"),

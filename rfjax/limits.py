@@ -72,6 +72,9 @@ BACKBONES: dict[str, Network] = {
     ),
 }
 
+# Names that `config.train.trackers` may list. metrics.jsonl is always written.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
 CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.backbone": tuple(BACKBONES),
     "model.weight_sets": (2, 3),

@@ -22,7 +22,7 @@ FOUNDATION = (
     *("mesh_axes", "limits", "option_limits", "config_rules", "shipped", "config", "config_files"),
 )
 CORE = ("data", "flow", "models", "training", "evaluation")
-STUDY = ("study", "results", "laws", "ranking", "report")
+STUDY = ("trackers", "study", "results", "laws", "ranking", "report")
 PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch", "tune", "compare", "votes")
 ORDER = (*FOUNDATION, *CORE, *STUDY, *PRODUCT, "cli", "__main__")
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other

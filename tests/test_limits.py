@@ -21,6 +21,7 @@ from rfjax.models.flops import RECOMPUTED
 from rfjax.models.parametrization import PARAMETRIZATIONS
 from rfjax.models.stack import REMAT_POLICIES
 from rfjax.plan.estimate import KEPT
+from rfjax.trackers.table import TRACKERS
 from rfjax.training.optimizer import DECAYS, OPTIMIZERS, SCHEDULES
 
 
@@ -45,6 +46,11 @@ from rfjax.training.optimizer import DECAYS, OPTIMIZERS, SCHEDULES
 def test_a_choice_has_the_names_of_the_table_that_implements_it(field, table):
     """Catches a row that no config can choose, and a choice that ends in a KeyError."""
     assert set(limits.CHOICES[field]) == set(table)
+
+
+def test_trackers_that_a_config_may_list_are_those_that_there_are():
+    """Catches a row that no config can choose, and a choice that ends in a KeyError."""
+    assert set(limits.TRACKERS) == set(TRACKERS)
 
 
 def test_limits_name_fields_that_there_are():

@@ -22,6 +22,7 @@ CONFIGS = [
     "formulations",
     "motion",
     "motion_full",
+    "node_depth",
     "sd3_depth",
     "sd3_family",
     "shapes",

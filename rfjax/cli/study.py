@@ -84,6 +84,20 @@ def _collect(study, root):
         raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
     table = collect(runs, root / "results", passed_over=[folder for folder in there if folder.name not in known])
     numbers = write_report(root / "results", root / "report")
+    _show_figures(study, root)
     print("\n".join(summary_lines(numbers)))
     print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")
     return table
+
+
+def _show_figures(study, root):
+    """Puts the report's figures before TensorBoard, if the study's runs are shown there."""
+    from rfjax.trackers.event_files import FOLDER, write_figures
+
+    if not any("tensorboard" in point.config.train.trackers for point in study.points):
+        return
+    figures = {path.stem: path.read_bytes() for path in sorted((root / "report" / "figures").glob("*.png"))}
+    try:
+        write_figures(root / "report" / FOLDER, figures)
+    except OSError as error:
+        say(f"tensorboard: the report's figures cannot be written: {error.strerror or error}")

@@ -11,6 +11,7 @@ from rfjax.config import Config
 from rfjax.errors import Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
 from rfjax.study.planned_runs import PlannedRun
+from rfjax.trackers import follow
 from rfjax.training import run_folder
 from rfjax.training.cohort import may_join, train_cohort
 from rfjax.training.loop import evaluated_steps
@@ -86,9 +87,10 @@ def run_cohort(
             if run.workdir.name not in failures:
                 measure(run, [step], weights)
 
-    ended = train_cohort(runs, on_checkpoint=on_checkpoint, keep_steps=planned[0].keeps, stop=stop)
-    failures |= {workdir.name: failure_text(error, workdir) for workdir, error in ended.items()}
-    for run in runs:
-        if run.workdir.name not in failures:
-            measure(run, sorted(evaluated_steps(run)))
+    with follow(runs):
+        ended = train_cohort(runs, on_checkpoint=on_checkpoint, keep_steps=planned[0].keeps, stop=stop)
+        failures |= {workdir.name: failure_text(error, workdir) for workdir, error in ended.items()}
+        for run in runs:
+            if run.workdir.name not in failures:
+                measure(run, sorted(evaluated_steps(run)))
     return failures

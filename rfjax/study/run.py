@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rfjax.config import Config
 from rfjax.evaluation.evaluate import Evaluator
+from rfjax.trackers import follow
 from rfjax.training.loop import evaluated_steps, train
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import Trunk, make_run
@@ -34,6 +35,7 @@ def run_config(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())
         run = make_run(config, workdir, study=study, point=point, role=role, trunk=trunk)
+        stack.enter_context(follow([run]))
         evaluator = Evaluator(run) if evaluate else None
 
         def on_checkpoint(step, state):

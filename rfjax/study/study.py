@@ -25,6 +25,7 @@ from rfjax.study.run import run_config
 from rfjax.study.settled_rate import KEY as RATE
 from rfjax.study.settled_rate import settled_rate, sweep_folder
 from rfjax.study.size import describe, size_of, spent_flops
+from rfjax.trackers.table import check as check_trackers
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
@@ -199,6 +200,8 @@ def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = pr
             "process points of its own with --point, or set config.train.together=1"
         )
     check_told_apart(study)
+    trackers = sorted({name for point in study.points for name in point.config.train.trackers})
+    distributed.from_first(lambda: check_trackers(trackers))
     root = local_path(root, "the study's folder")
     _check_folder(study, root)
     with StopSignal() as stop:

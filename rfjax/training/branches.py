@@ -42,6 +42,7 @@ _MAY_DIFFER = (
     "train.diagnostics_every",
     "train.max_skipped_in_row",
     "train.stall_seconds",
+    "train.trackers",
     "train.together",
     "train.attention",
     "train.remat",

@@ -1,4 +1,4 @@
-"""The training curve on disk: metrics.jsonl, and the same rows as TensorBoard events; diagnostics.jsonl beside it.
+"""The training curve on disk: metrics.jsonl, and diagnostics.jsonl beside it. Trackers are fed from these files.
 
 No interruption changes the rows. A row is on disk before the checkpoint of its step. Resuming from a step drops the
 rows after it, and training writes them again.
@@ -19,7 +19,6 @@ from rfjax.inputs.files import why_not_plain
 from rfjax.inputs.json_files import parse_json
 from rfjax.outputs import open_to_append
 from rfjax.training.step import TIME_BINS, StepMetrics
-from rfjax.training.tensorboard_events import Events
 
 CURVE = "metrics.jsonl"
 DIAGNOSTICS = "diagnostics.jsonl"  # what diagnostics showed, and warnings; there only if there were any
@@ -113,7 +112,6 @@ class MetricsWriter:
         for path in self._paths.values():
             truncate(path, step)
         self._files = {CURVE: open_to_append(self._paths[CURVE])}
-        self._events = Events(Path(workdir) / "tensorboard", step)
 
     def __enter__(self):
         return self
@@ -121,32 +119,19 @@ class MetricsWriter:
     def __exit__(self, *_):
         for file in self._files.values():
             file.close()
-        self._events.close()
 
     def write(self, row: dict) -> None:
         """Writes a row, which has a "step". Values are numbers, null, or lists and mappings of numbers and nulls."""
         self._append(CURVE, row)
-        self._add_events(row)
 
     def write_diagnostics(self, row: dict) -> None:
-        """Writes a row of diagnostics, or a warning, as `write` does. Texts do not become events."""
+        """Writes a row of diagnostics, or a warning, as `write` does."""
         self._append(DIAGNOSTICS, row)
-        self._add_events({name: value for name, value in row.items() if not isinstance(value, str) and name != "loss"})
 
     def _append(self, name: str, row: dict) -> None:
         if name not in self._files:
             self._files[name] = open_to_append(self._paths[name])
         self._files[name].write(json.dumps(row, allow_nan=False) + "\n")
-
-    def _add_events(self, row: dict) -> None:
-        for name, value in row.items():
-            if isinstance(value, list):
-                value = {f"{index / len(value):.1f}": item for index, item in enumerate(value)}
-            value = value if isinstance(value, dict) else {"": value}
-            for key, item in value.items():
-                if item is not None and name != "step":
-                    self._events.add(f"{name}/{key}".rstrip("/"), item, row["step"])
-        self._events.flush()
 
     def sync(self) -> None:
         """Waits until the rows are on disk."""

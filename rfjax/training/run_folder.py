@@ -41,6 +41,7 @@ _MAY_CHANGE = (
     "train.stall_seconds",
     "train.together",
     "train.diagnostics_every",
+    "train.trackers",
     "data.prepared.path",
     "data.prepared.models",
 )

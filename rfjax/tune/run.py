@@ -9,6 +9,7 @@ from pathlib import Path
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
 from rfjax.inputs.json_files import read_json
+from rfjax.trackers import follow
 from rfjax.training import adapted, lineage, run_folder
 from rfjax.training.loop import evaluated_steps, train
 from rfjax.training.processes import distributed
@@ -75,6 +76,7 @@ def tune_run(
                 evaluator.measure(evaluator.missing([step]), weights, stop)
 
         _note_tuning(workdir, tune)
+        stack.enter_context(follow([run]))
         train(run, init_from=origin, on_checkpoint=on_checkpoint, stop=stop, work=learning.work)
         with run.computing():
             measure(tune.steps, lambda: run.restore_params(tune.steps, "ema"))

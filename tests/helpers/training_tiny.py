@@ -27,6 +27,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.data.random import RandomCorpus
 from rfjax.errors import RfjaxError
 from rfjax.models.backbone import Backbone
+from rfjax.trackers import feeding
 from rfjax.training import checkpoint
 from rfjax.training.loop import train
 from rfjax.training.mesh import make_mesh
@@ -143,9 +144,12 @@ def tiny_train(
     damaged=None,
     devices=None,
     trunk=None,
+    look=None,
+    last=60.0,
     **arguments,
 ):
-    """Trains the toy; `trunk` is [folder, name, step] of what a branch leaves."""
+    """Trains the toy; `trunk` is [folder, name, step] of what a branch leaves. With `look`, trackers are fed, and look
+    at the folder every so many seconds; at the end training waits `last` seconds for them."""
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
     poison = {
@@ -157,7 +161,12 @@ def tiny_train(
     }
     corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
     place = {"role": "branch", "trunk": Trunk(*trunk)} if trunk else {}
-    return train(run_in(workdir, config, corpus, devices=devices, **place), **arguments)
+    run = run_in(workdir, config, corpus, devices=devices, **place)
+    if look is None:
+        return train(run, **arguments)
+    feeding.LOOK_SECONDS, feeding.LAST_SECONDS = look, last
+    with feeding.follow([run]):
+        return train(run, **arguments)
 
 
 def rows(workdir):

@@ -239,6 +239,37 @@ def test_the_papers_smallest_point_takes_a_step_on_tiny_dimensions(tmp_path):
     assert losses["raw"] == pytest.approx(2.0, abs=0.4)
 
 
+def test_a_study_whose_tracker_cannot_be_used_is_refused_before_it_trains(tmp_path, monkeypatch):
+    """Catches a study whose points fail one after another, each after it was compiled."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = load_study(ROOT / "configs" / "shapes.py", {"train.trackers": ("mlflow",)})
+    with pytest.raises(ConfigError, match="trackers has mlflow"):
+        run_study(study, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_nodes_smallest_point_takes_steps_on_tiny_dimensions(tmp_path):
+    """configs/node_depth.py as it is but for its sizes and lengths: mup, bfloat16, no loop. Of its branches one run."""
+    tiny = {
+        "model.depth": 2,
+        "model.hidden": 32,
+        "model.head_size": 16,
+        "model.base_width": 16,
+        "data.image_size": 4,
+        "mesh.fsdp": 1,
+        "train.batch_size": 4,
+        "train.warmup_steps": 1,
+        "train.steps": 3,
+        "train.branches": (),
+        "evaluation.validation.examples": 4,
+        "evaluation.validation.batch_size": 4,
+    }
+    study = load_study(ROOT / "configs" / "node_depth.py", tiny)
+    run_config(study.point("depth6-seed0").config, tmp_path / "run")
+    losses = {r["key"]["weights"]: r["values"][0]["value"] for r in read_records(tmp_path / "run")}
+    assert losses["raw"] == pytest.approx(2.0, abs=0.4)
+
+
 def test_sizes_of_a_point():
     study = load_study(ROOT / "configs" / "sd3_depth.py")
     size = size_of(study.point("depth38").config)

@@ -1,4 +1,3 @@
-import errno
 import io
 import json
 import math
@@ -6,7 +5,6 @@ import time
 
 import numpy as np
 import pytest
-from tensorboardX.event_file_writer import EventsWriter
 
 from helpers.training_tiny import tiny_train
 from rfjax.training.hardware import peak_flops
@@ -53,14 +51,6 @@ def test_rows_after_the_step_and_a_torn_line_are_dropped(tmp_path):
     with MetricsWriter(tmp_path, 4) as writer:
         writer.write({"step": 8, "loss": 0.5, "loss_by_t": [None, 1.0], "group_norms": {"blocks": 2.0}, "mfu": None})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [4, 8]
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-
-
-def test_event_files_hold_the_rows(tmp_path):
-    with MetricsWriter(tmp_path, 0) as writer:
-        writer.write({"step": 7, "loss": 0.25, "loss_by_t": [None, 1.0]})
-    content = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
-    assert b"loss" in content and b"loss_by_t/0.5" in content and b"loss_by_t/0.0" not in content
 
 
 def test_rows_that_are_no_json_are_refused(tmp_path):
@@ -90,20 +80,6 @@ def test_progress_is_lines_where_there_is_no_terminal():
         progress.row(row)
     assert quiet.getvalue() == ""
     assert engineering(1.234e15, "FLOP/s") == "1.23 PFLOP/s"
-
-
-def test_events_that_cannot_be_written_hold_nothing_up(tmp_path, monkeypatch):
-    """Catches a full queue that training waits for, after the thread that empties it has ended with its disk."""
-
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(EventsWriter, "write_event", refuse)
-    with MetricsWriter(tmp_path, 0) as writer:
-        for step in range(50):
-            writer.write({"step": step, "loss": 1.0})
-        writer.sync()
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 50
 
 
 def test_a_clock_that_goes_backwards_ends_no_training(tmp_path, monkeypatch):

@@ -1,0 +1,178 @@
+"""`follow` feeds the trackers while runs train, each from a thread of its own.
+
+Training neither waits for a tracker nor fails with it. A thread looks at the run's folder now and then, and sends what
+is final (`items`) from the cursor on (`cursor`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rfjax.config import flatten
+from rfjax.outputs import open_to_append
+from rfjax.trackers.cursor import FOLDER, Cursor, read_cursor, write_cursor
+from rfjax.trackers.items import Final, final_of, next_batch
+from rfjax.trackers.table import About, Tracker, check, opener
+from rfjax.training.processes import distributed
+from rfjax.training.progress import note
+from rfjax.training.run import Run
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: as in training/run_folder.py
+    fcntl = None
+
+LOOK_SECONDS = 5.0  # between looks at the folder
+AGAIN_SECONDS = (15.0, 60.0, 300.0)  # pauses after the first, second and any further failure in a row
+LAST_SECONDS = 60.0  # how long the end of training waits for what is not sent yet
+HASTY_SECONDS = 5.0  # the same after an error or a signal: a scheduler may kill the process soon
+
+
+@contextlib.contextmanager
+def follow(runs: Sequence[Run]) -> Iterator[None]:
+    """Feeds the trackers of `config.train.trackers` with runs of one config while the body trains them.
+
+    Process 0 alone sends. At the end of the body what is left is sent; what could not be sent in time is sent by the
+    next start in the same folder. Raises `ConfigError` for a tracker that cannot be used here, before the body.
+    """
+    names = runs[0].config.train.trackers
+    distributed.from_first(lambda: check(names))
+    followers = [Follower(name, runs) for name in names] if distributed.is_first() else []
+    for follower in followers:
+        follower.start()
+    seconds = HASTY_SECONDS
+    try:
+        yield
+        seconds = LAST_SECONDS
+    finally:
+        deadline = time.monotonic() + seconds
+        for follower in followers:
+            follower.ending.set()
+        for follower in followers:
+            follower.join(max(0.0, deadline - time.monotonic()))
+            if follower.is_alive():
+                note(f"{follower.tracker}: not everything is sent yet; the same command sends the rest")
+
+
+class Follower(threading.Thread):
+    """Feeds one tracker with some runs. A daemon, so that a tracker that hangs does not keep the process."""
+
+    def __init__(self, tracker: str, runs: Sequence[Run]):
+        super().__init__(name=f"tracker {tracker}", daemon=True)
+        self.tracker, self.ending = tracker, threading.Event()
+        self._runs = [_Fed(tracker, run) for run in runs]
+        self._failures = 0
+        self._warned = False
+
+    def run(self) -> None:
+        with contextlib.ExitStack() as locks:
+            last = False
+            while not last:
+                last = self.ending.wait(self._pause())
+                self._look(locks)
+            for fed in self._runs:
+                self._try(fed.close)
+
+    def _pause(self) -> float:
+        return AGAIN_SECONDS[min(self._failures, len(AGAIN_SECONDS)) - 1] if self._failures else LOOK_SECONDS
+
+    def _look(self, locks: contextlib.ExitStack) -> None:
+        fine = [self._try(lambda fed=fed: fed.feed(locks)) for fed in self._runs]
+        if all(fine) and self._failures:
+            note(f"{self.tracker}: goes on; nothing was lost")
+        self._failures = 0 if all(fine) else self._failures + 1
+
+    def _try(self, do) -> bool:
+        """Whether `do()` went well. The first failure of this start is shown, and training goes on."""
+        try:
+            do()
+            return True
+        except Exception as error:
+            if not self._warned:
+                self._warned = True
+                why = " ".join(str(error).split())[:300] or type(error).__name__
+                note(f"{self.tracker}: {why}. Training goes on, and what was not sent is sent later")
+            return False
+
+
+class _Fed:
+    """One run as one tracker gets it."""
+
+    def __init__(self, tracker: str, run: Run):
+        self._tracker, self._run, self._workdir = tracker, run, run.workdir
+        self._open: Tracker | None = None
+        self._sent: Final | None = None  # what was final when all of it had been sent
+        self._locked = False
+
+    def feed(self, locks: contextlib.ExitStack) -> None:
+        """Sends what is final and not sent yet."""
+        if not (self._workdir / "run.json").exists():
+            return
+        final = final_of(self._workdir)
+        if final == self._sent or not self._lock(locks):
+            return
+        cursor = read_cursor(self._workdir, self._tracker)
+        if cursor.outbox is not None:
+            cursor = self._deliver(cursor)
+        while True:
+            batch = next_batch(self._workdir, final, cursor.step, cursor.records)
+            if batch.step == cursor.step and not batch.records:
+                break
+            sending = cursor.sending(batch)
+            write_cursor(self._workdir, self._tracker, sending)
+            cursor = self._deliver(sending)
+        self._sent = final
+
+    def _deliver(self, cursor: Cursor) -> Cursor:
+        """Sends the cursor's outbox. Returns the cursor after it, once that is on disk."""
+        try:
+            if self._open is None:
+                self._open = opener(self._tracker)(self._about(cursor))
+            self._open.send(cursor.outbox or (), cursor.number)
+            self._open.flush()
+        except Exception:
+            self._abandon()
+            raise
+        after = cursor.sent()
+        write_cursor(self._workdir, self._tracker, after)
+        return after
+
+    def _about(self, cursor: Cursor) -> About:
+        config = {key: value for key, value in flatten(self._run.config).items() if value is not None}
+        about = {"name": self._run.name, "group": self._run.study or "", "workdir": self._workdir}
+        return About(id=cursor.id, config=config, begun=cursor.number > 0, **about)
+
+    def _abandon(self) -> None:
+        """Drops a run whose tracker has failed; the next try opens it anew."""
+        broken, self._open = self._open, None
+        if broken is not None:
+            with contextlib.suppress(Exception):
+                broken.close(False)
+
+    def close(self) -> None:
+        if self._open is not None:
+            done = self._run.config.train.steps == getattr(self._sent, "step", None)
+            self._open.close(done)
+
+    def _lock(self, locks: contextlib.ExitStack) -> bool:
+        """Whether no other process feeds this tracker with this run; then none will until `locks` ends."""
+        if not self._locked:
+            self._locked = _take(locks, self._workdir / FOLDER / f"{self._tracker}.lock")
+        return self._locked
+
+
+def _take(locks: contextlib.ExitStack, path: Path) -> bool:
+    path.parent.mkdir(exist_ok=True)
+    file = locks.enter_context(open_to_append(path, "lock"))
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without locks
+    return True

@@ -1,0 +1,136 @@
+"""`Item`: what trackers are sent, and how items are read from a run's folder.
+
+Only what is final is sent: rows up to the newest complete checkpoint, which no resumed run writes again, and the
+records of evaluations up to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+from rfjax.errors import RfjaxError
+from rfjax.evaluation.records import read_records, record_name
+from rfjax.inputs.files import why_not_plain
+from rfjax.inputs.json_files import parse_json
+from rfjax.training.checkpoint import steps_saved
+from rfjax.training.metrics import CURVE, DIAGNOSTICS
+from rfjax.training.run_folder import read_status
+
+BATCH = 200  # items that are sent before the cursor is saved
+
+
+class Item(TypedDict):
+    """Values of one step, or one picture. It is plain JSON."""
+
+    step: int
+    values: dict[str, float | int]
+    picture: str | None  # a PNG, as a path from the run's folder; its name is `label`
+    label: str
+    time: float  # seconds since 1970 when the item was read; it stays the same if the item is sent again
+
+
+class Batch(NamedTuple):
+    """Items in the order of their steps, and where the cursor stands once they are sent."""
+
+    items: list[Item]
+    step: int  # rows up to it are sent
+    records: list[str]  # the names of these items' records
+
+
+class Final(NamedTuple):
+    """What of a run's folder is final."""
+
+    step: float  # rows and records up to this step are final; infinite for a run that diverged, which never goes on
+    records: frozenset[str]  # the files of the records that there are
+
+
+def final_of(workdir: Path) -> Final:
+    """What is final now. It changes whenever there is something new to send."""
+    records = frozenset(path.name for path in (workdir / "evaluations").glob("*.json"))
+    if read_status(workdir)["state"] == "diverged":
+        return Final(math.inf, records)
+    return Final(max(steps_saved(workdir), default=-1), records)
+
+
+def next_batch(workdir: Path, final: Final, step: int, records: Collection[str]) -> Batch:
+    """The first `BATCH` items that are final and not sent yet. All rows of a step are in one batch.
+
+    Rows up to `step` and the `records` have been sent. Raises `RfjaxError` for a record that is damaged.
+    """
+    found: list[tuple[int, str, Item]] = []  # (step, name of the record or "", item)
+    for row in _rows(workdir):
+        if step < row["step"] <= final.step:
+            found.append((row["step"], "", _item(row["step"], values_of_row(row))))
+    if final.records - set(records):
+        for record in read_records(workdir):
+            name = record_name(record["key"])
+            if name not in records and 0 <= record["key"]["step"] <= final.step:
+                found.append((record["key"]["step"], name, _item_of_record(record)))
+    found.sort(key=lambda each: each[:2])
+    end = min(BATCH, len(found))
+    while 0 < end < len(found) and found[end][0] == found[end - 1][0]:
+        end += 1
+    found = found[:end]
+    last = max((at for at, name, _ in found if not name), default=step)
+    kept = [item for _, _, item in found if item["values"] or item["picture"]]
+    return Batch(kept, last, [name for _, name, _ in found if name])
+
+
+class _Step(TypedDict):
+    step: int
+
+
+def _rows(workdir: Path) -> Iterator[dict]:
+    """The rows of the curve, and the numbers of diagnostics. A torn last line is no row yet."""
+    for name in (DIAGNOSTICS, CURVE):
+        if why_not_plain(workdir / name):
+            continue
+        for line in (workdir / name).read_bytes().split(b"\n"):
+            try:
+                parse_json(line.decode(), _Step)
+            except ValueError:
+                continue
+            row = json.loads(line)
+            if name == DIAGNOSTICS:  # texts are no values, and the curve has the loss
+                row = {key: value for key, value in row.items() if not isinstance(value, str) and key != "loss"}
+            yield row
+
+
+def values_of_row(row: Mapping) -> dict[str, float | int]:
+    """The numbers of a row by name: `loss`, `loss_by_t/0.5`, `group_norms/blocks`. What is null has no value."""
+    values = {}
+    for name, value in row.items():
+        if isinstance(value, list):
+            value = {f"{index / len(value):.1f}": each for index, each in enumerate(value)}
+        for key, each in (value if isinstance(value, dict) else {"": value}).items():
+            if each is not None and name != "step":
+                values[f"{name}/{key}".rstrip("/")] = each
+    return values
+
+
+def _item_of_record(record: Mapping) -> Item:
+    """The values of an evaluation, under names that tell weights, sampler, grid, corpus and seed apart."""
+    key = record["key"]
+    settings = [key[name] for name in ("corpus", "sampler", "grid") if key[name] != "-"]
+    settings += [f"seed {key['seed']}"] if key["seed"] else []
+    label = "/".join((key["evaluation"], key["weights"], " ".join(settings)))
+    named = ((f"{label}/{value['metric']}/{value['item']}", value["value"]) for value in record["values"])
+    return _item(key["step"], {k: v for k, v in named if v is not None}, record["extra"].get("png"), label)
+
+
+def _item(step: int, values: dict[str, float | int], picture: str | None = None, label: str = "") -> Item:
+    return {"step": step, "values": values, "picture": picture, "label": label, "time": time.time()}
+
+
+def read_picture(workdir: Path, item: Item) -> bytes:
+    """The PNG of an item. Raises `RfjaxError` if it cannot be read."""
+    path = workdir / str(item["picture"])
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RfjaxError(f"cannot read the picture {path}: {error.strerror or error}") from None

@@ -1,0 +1,74 @@
+"""The table of trackers, and the check that a chosen one can be used here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rfjax.errors import ConfigError
+from rfjax.trackers.items import Item
+
+EXTRA = "trackers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a tracker is told of a run."""
+
+    id: str  # the same for every start of the run
+    name: str
+    group: str  # the study, or ""
+    workdir: Path
+    config: Mapping[str, object]  # dotted key -> value
+    begun: bool  # whether an earlier start has made the run at the tracker
+
+
+class Tracker(Protocol):
+    """A run that is open at a tracker. Its methods may raise anything: `feeding` tries again later."""
+
+    def send(self, items: Iterable[Item], number: int) -> None:
+        """Sends items. `number` counts the run's items before these."""
+
+    def flush(self) -> None:
+        """Returns when all that was sent would survive the end of this process."""
+
+    def close(self, done: bool) -> None:
+        """Ends this start of the run; `done` says whether the run is complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A kind of tracker. Its module has `open_run(about)`, which returns a `Tracker`, and `why_not()`, which returns
+    what is missing for its use and the remedy, or ""."""
+
+    module: str  # imported when the tracker is chosen
+    package: str  # the library that the module imports
+    extra: str = ""  # of rfjax, that installs it
+
+
+TRACKERS: dict[str, Row] = {
+    "tensorboard": Row(module="rfjax.trackers.event_files", package="tensorboardX"),
+    "wandb": Row(module="rfjax.trackers.wandb_runs", package="wandb", extra=EXTRA),
+    "mlflow": Row(module="rfjax.trackers.mlflow_runs", package="mlflow", extra=EXTRA),
+}
+
+
+def check(names: Iterable[str]) -> None:
+    """Raises `ConfigError` for a tracker whose library is not installed, or that has no login or address here."""
+    for name in names:
+        row, leave = TRACKERS[name], f"or leave {name} out of config.train.trackers"
+        if importlib.util.find_spec(row.package) is None:
+            install = f"pip install 'rfjax[{row.extra}]'" if row.extra else f"pip install {row.package}"
+            given = f"config.train.trackers has {name}, and the package {row.package} is not installed"
+            raise ConfigError(f"{given}; {install}, {leave}")
+        if why := importlib.import_module(row.module).why_not():
+            raise ConfigError(f"config.train.trackers has {name}: {why}, {leave}")
+
+
+def opener(name: str) -> Callable[[About], Tracker]:
+    """The function that opens a run at a tracker."""
+    return importlib.import_module(TRACKERS[name].module).open_run

@@ -1,0 +1,162 @@
+"""Weights & Biases: each start of a run opens the run with the same id.
+
+The library writes what it is sent to a file in the run's folder `wandb` (its transaction log), and uploads it from
+there unless WANDB_MODE=offline. Project, entity, address and mode are the library's own settings: WANDB_PROJECT and
+other variables of the environment.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+from rfjax.errors import RfjaxError
+from rfjax.trackers.items import Item, read_picture
+from rfjax.trackers.table import About
+
+FLUSH_SECONDS = 30.0  # how long a flush may take
+BLOCK, HEADER = 32768, struct.Struct("<IHB")  # of the file: LevelDB's log format, (checksum, length, kind)
+
+
+def why_not() -> str:
+    """What is missing for the library to start without asking anything; "" if nothing is."""
+    settings = wandb.setup().settings
+    if settings.mode == "offline":
+        return ""
+    if settings.mode == "disabled":
+        return "W&B is switched off by WANDB_MODE=disabled; set it to online or offline"
+    host = urlparse(settings.base_url).hostname or ""
+    if settings.api_key or settings.identity_token_file or _in_netrc(host):
+        return ""
+    remedy = "run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline and upload later with `wandb sync`"
+    return f"there is no login for {host}; {remedy}"
+
+
+def _in_netrc(host: str) -> bool:
+    """Whether `wandb login` has stored a key for the host."""
+    for path in filter(None, (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")):
+        try:
+            if netrc.netrc(os.path.expanduser(path)).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+class WandbRun:
+    """One start of a run. Rows are numbered by W&B's own step, so a row that is sent twice has the same number twice;
+    curves are drawn over the training step, which is the value `step`."""
+
+    def __init__(self, about: About):
+        self._workdir = about.workdir
+        settings = wandb.Settings(
+            console="off",  # the program's output stays the program's
+            silent=True,
+            init_timeout=60.0,
+            x_transaction_log_flush_interval=1.0,
+        )
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "rfjax"),
+            id=about.id,
+            name=about.name,
+            group=about.group or None,
+            config=dict(about.config),
+            dir=str(about.workdir),
+            resume="allow",
+            reinit="create_new",  # runs that are trained together are open together
+            settings=settings,
+        )
+        self._run.define_metric("*", step_metric="step")
+        self._log = Path(self._run.settings.sync_file)
+        self._scan = LogScan(self._log)
+        self._number: int | None = None  # of the last row that was sent
+
+    def send(self, items: Iterable[Item], number: int) -> None:
+        for place, item in enumerate(items):
+            values: dict[str, object] = {"step": item["step"], **item["values"]}
+            if item["picture"]:
+                read_picture(self._workdir, item)  # names the file if it is not there
+                values[item["label"]] = wandb.Image(str(self._workdir / item["picture"]))
+            self._number = number + place
+            self._run.log(values, step=self._number, commit=True)
+
+    def flush(self) -> None:
+        """Returns once the last row is in the file, and, unless W&B is offline, nothing waits to be uploaded."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        offline = self._run.settings.mode == "offline"
+        while self._number is not None:
+            self._scan.go_on()
+            there = self._scan.last is not None and self._scan.last >= self._number
+            if there and (offline or self._run.status().sync_items_pending == 0):
+                break
+            if time.monotonic() > deadline:
+                where = f"is not written to {self._log}" if not there else "is not uploaded"
+                raise RfjaxError(
+                    f"what was sent to W&B {where} after {FLUSH_SECONDS:.0f} s; look at the disk or network"
+                )
+            time.sleep(0.2)
+        with open(self._log, "rb") as file:
+            os.fsync(file.fileno())
+
+    def close(self, done: bool) -> None:
+        self._run.finish(exit_code=0 if done else 1)
+
+
+open_run = WandbRun
+
+
+class LogScan:
+    """Reads a transaction log as it grows. `last` is the number of the newest row that is in it, or None."""
+
+    def __init__(self, path: Path):
+        self._path, self._from, self.last = path, 0, None
+
+    def go_on(self) -> None:
+        """Reads on from the block in which the last whole record ended."""
+        with open(self._path, "rb") as file:
+            file.seek(self._from)
+            content = file.read()
+        begin = self._from
+        for record, end in _whole(content, begin == 0):
+            self._from = (begin + end) // BLOCK * BLOCK
+            if record.HasField("history"):
+                self.last = record.history.step.num
+
+
+def records(content: bytes) -> Iterator[Record]:
+    """The whole records in a transaction log."""
+    return (record for record, _ in _whole(content, True))
+
+
+def _whole(content: bytes, first: bool) -> Iterator[tuple[Record, int]]:
+    """The whole records in a transaction log, or in the blocks of it that follow the `first`, and where each ends.
+
+    A record that begins before these blocks or is not complete is left out.
+    """
+    whole: bytes | None = None
+    place = 7 if first else 0  # the file begins with its kind and version
+    while place + HEADER.size <= len(content):
+        left = BLOCK - place % BLOCK
+        if left < HEADER.size:
+            place += left
+            continue
+        _, length, kind = HEADER.unpack_from(content, place)
+        end = place + HEADER.size + length
+        if kind == 0 or end > len(content):
+            return
+        piece, place = content[place + HEADER.size : end], end
+        if kind in (1, 2):  # the record is whole, or begins
+            whole = piece
+        elif whole is not None:  # it goes on, or ends
+            whole += piece
+        if kind in (1, 4) and whole is not None:
+            yield Record.FromString(whole), end
+            whole = None
