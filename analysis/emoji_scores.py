@@ -2,11 +2,12 @@
 
     python analysis/emoji_scores.py runs/emoji data/emoji --out scores
 
-Every finished run draws the first PAIRS held-out pairs from their stored captions. Two linear discriminants, fitted to
-the training images alone, tell the style and the name of a picture. Beside the shares that they find right stand the
-ceiling, which is that of the real held-out pictures, and the floor, which is that of the samples under other samples'
-captions. A sample that lies nearer to a training image than 95 % of the real held-out pictures do counts as memorised.
-The result is scores.csv, with a row a run, and a sheet of samples of the styles whose licences permit it.
+Every finished run draws the same PAIRS held-out pairs, taken at random, from their stored captions. Two linear
+discriminants, fitted to the training images alone, tell the style and the name of a picture. Beside the shares that
+they find right stand the ceiling, which is that of the real held-out pictures, and the floor, which is that of the
+samples under other samples' captions. A sample that lies nearer to a training image than 95 % of the real held-out
+pictures do counts as memorised. The result is scores.csv, with a row a run and 95 % intervals of the shares (Wilson's),
+and a sheet of samples of the styles whose licences permit it.
 """
 
 from __future__ import annotations
@@ -120,12 +121,23 @@ def shares(judge_style, judge_name, images, truth: Pictures) -> dict[str, float]
     return {key: float(np.mean(value)) for key, value in found.items()}
 
 
+def with_intervals(found: dict[str, float], count: int) -> dict[str, float]:
+    """Shares of `count` images, and beside those that are no floors the ends of their intervals."""
+    from scipy.stats import binomtest
+
+    ends = {}
+    for key in ("style", "name", "both"):
+        interval = binomtest(round(found[key] * count), count).proportion_ci(method="wilson")
+        ends |= {f"{key}_low": interval.low, f"{key}_high": interval.high}
+    return found | ends
+
+
 def draw(run, pairs: int, batch_size: int) -> tuple[list[str], Float[np.ndarray, "n side side 3"]]:
-    """(captions, images) of the first validation examples, by the run's newest checkpoint and its own sampler."""
+    """(captions, images) of as many validation examples, by the run's newest checkpoint and its own sampler."""
     from rfjax.data.batch import Conditions
     from rfjax.evaluation.generate import generator_of, prompt_ids
 
-    indices = np.arange(min(pairs, run.corpus.manifest.count("validation")))
+    indices = np.random.default_rng(SEED).permutation(run.corpus.manifest.count("validation"))[:pairs]
     batch = run.corpus.examples(indices, "validation")
     conditions = Conditions(batch.context, batch.pooled)
     generate = generator_of(run, run.config.evaluation.sampler, batch_size)
@@ -180,7 +192,7 @@ def main() -> None:
             "images": seen,
             "times_seen": seen / run.training_images,
             "pairs": len(images),
-            **shares(*judges, images, truth),
+            **with_intervals(shares(*judges, images, truth), len(images)),
             **{f"{key}_ceiling": ceiling[key] for key in ("style", "name", "both")},
             "nearest": float(np.median(distance)),
             "nearest_real": float(np.median(real)),
@@ -210,6 +222,10 @@ def sheet(truth: Pictures, images, columns: int = 12, rows: int = 3) -> Float[np
             cells = [pad(source[number]) for number in some]
             cells += [np.ones_like(cells[0])] * (columns - len(cells))
             lines.append(np.concatenate(cells, 1))
+    if not lines:
+        raise SystemExit(
+            "none of the pairs is of a permissively licensed style, so there is no sheet; give more --pairs"
+        )
     return np.repeat(np.repeat(np.concatenate(lines, 0), 2, 0), 2, 1)
 
 
