@@ -15,8 +15,8 @@ import numpy as np
 HISTORY = 128  # steps that are remembered
 LEAST = 32  # steps before the first warning; the loss's level is its median over so many
 DEVIATIONS = 6.0  # a spike is so many deviations above the median, in logarithms
-# A spike is at least exp(6 x 0.27) = 5 times the median: in healthy runs on real pictures, in batches of 16, the gradient
-# norm reached 4.2 times.
+# A spike is at least exp(6 x 0.27) = 5 times the median: in healthy runs on real pictures, in batches of 16, the
+# gradient norm reached 4.2 times.
 SMALLEST_DEVIATION = 0.27
 CLIMB = 1.5  # the loss climbs where its level is so many times the lowest level so far
 QUIET = 128  # steps without another warning of the same kind

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +159,11 @@ def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[
     )
 
 
+def is_loss(measure: str) -> bool:
+    """Whether a measure is a loss, whose logarithm a power law makes straight."""
+    return measure == "validation"
+
+
 def shifts(changes: Sequence[Change]) -> list[Shift]:
     """The shift of each measure that two sizes or more have. The validation loss is taken as its logarithm, as in a
     power law; scores are taken as they are."""
@@ -167,7 +172,7 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
         rows = [change for change in changes if change.measure == measure]
         if len({row.flops for row in rows}) < 2:
             continue
-        scale = np.log if measure == "validation" else np.asarray
+        scale = np.log if is_loss(measure) else np.asarray
         x = np.log10([row.flops for row in rows])
         before, after = (scale(np.array([getattr(row, end)[0] for row in rows])) for end in ("before", "after"))
         slopes = [float(np.polyfit(x, y, 1)[0]) for y in (before, after)]
@@ -177,28 +182,35 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
 
 
 def write(workdir: Path, changes: Sequence[Change]) -> Path:
-    """Writes the comparison to `tuned.json` in a folder."""
+    """Writes the comparison to `tuned.json` in a folder, and its figure beside it."""
+    from rfjax.report.axes import to_bytes
+    from rfjax.tune.figure import draw
+
     found = {
         "schema": 1,
         "changes": [dataclasses.asdict(change) for change in changes],
         "shifts": [{**dataclasses.asdict(shift), "verdict": shift.verdict} for shift in shifts(changes)],
     }
-    write_whole({workdir / FILE: json.dumps(found, indent=1) + "\n"})
+    contents: dict[Path, str | bytes] = {workdir / FILE: json.dumps(found, indent=1) + "\n"}
+    figure = draw(changes)
+    if figure is not None:
+        contents |= {workdir / f"tuned.{kind}": to_bytes(figure, kind) for kind in ("svg", "png")}
+    write_whole(contents)
     return workdir / FILE
 
 
 def table(changes: Sequence[Change]) -> list[str]:
     """Lines that set before beside after for each size, and say for each measure what moves."""
     lines = []
-    for shift in _by_measure(changes):
-        lines.append(shift[0])
+    for measure, own in by_measure(changes).items():
+        lines.append(measure)
         lines.extend(
             f"  {change.params:>13,} parameters  {_interval(change.before):>22} -> {_interval(change.after):<22}"
-            for change in shift[1]
+            for change in own
         )
-        found = shifts(shift[1])
+        found = shifts(own)
         if found and found[0].mean_change and found[0].slope_change:
-            unit = "log loss" if shift[0] == "validation" else "score"
+            unit = "log loss" if is_loss(measure) else "score"
             lines.append(
                 f"  change in {unit} {_interval(found[0].mean_change)}, and {_interval(found[0].slope_change)} for "
                 f"each factor of 10 in pretraining FLOPs: {found[0].verdict}"
@@ -208,11 +220,12 @@ def table(changes: Sequence[Change]) -> list[str]:
     return lines
 
 
-def _by_measure(changes) -> Iterable[tuple[str, list[Change]]]:
-    groups: Mapping[str, list[Change]] = {}
+def by_measure(changes: Sequence[Change]) -> dict[str, list[Change]]:
+    """The changes of each measure."""
+    groups: dict[str, list[Change]] = {}
     for change in changes:
         groups.setdefault(change.measure, []).append(change)
-    return groups.items()
+    return groups
 
 
 def _interval(value: tuple[float, float, float]) -> str:

@@ -96,5 +96,7 @@ def test_the_comparison_is_written_and_said(tmp_path):
     changes = changes_of(x, 0.1 * x, 0.1 * x + 0.2)
     found = json.loads(study.write(tmp_path, changes).read_text())
     assert found["shifts"][0]["verdict"] == "only the intercept moves" and len(found["changes"]) == 3
+    assert (tmp_path / "tuned.png").read_bytes()[:4] == b"\x89PNG"
+    assert "</svg>" in (tmp_path / "tuned.svg").read_text()
     said = "\n".join(study.table(changes))
     assert "1.200 [1.200, 1.200] -> 1.400" in said and "only the intercept moves" in said

@@ -1,0 +1,53 @@
+"""The figure of a tuned study: each measure before tuning and after, against the FLOPs of pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from rfjax.report import axes
+from rfjax.tune.study import Change, by_measure, is_loss, shifts
+
+COLUMNS = 2
+LOOKS = {"before": (axes.GREY, "o"), "after": (axes.VERMILION, "s")}
+
+
+def draw(changes: Sequence[Change]) -> Figure | None:
+    """A panel a measure, with 95 % intervals, least-squares lines and what moves; None without a change to show."""
+    groups = by_measure(changes)
+    if not groups:
+        return None
+    rows = -(-len(groups) // COLUMNS)
+    with matplotlib.rc_context(axes.STYLE):
+        figure = Figure(figsize=(axes.WIDTH, 2.4 * rows))
+        panels = np.atleast_1d(figure.subplots(rows, COLUMNS)).reshape(-1)
+        for panel, (measure, own) in zip(panels, groups.items(), strict=False):
+            _panel(panel, measure, own)
+        for panel in panels[len(groups) :]:
+            panel.set_visible(False)
+        panels[0].legend()
+    return figure
+
+
+def _panel(panel, measure, changes):
+    x = np.array([change.flops for change in changes])
+    for end, (color, marker) in LOOKS.items():
+        for number, change in enumerate(changes):
+            axes.point(panel, change.flops, *getattr(change, end), color=color, marker=marker)
+            if not number:
+                panel.plot([], [], color=color, marker=marker, label=f"{end} tuning")
+        if len(set(x)) > 1:
+            values = np.array([getattr(change, end)[0] for change in changes])
+            values = np.log(values) if is_loss(measure) else values
+            line = np.polyval(np.polyfit(np.log10(x), values, 1), np.log10(np.sort(x)))
+            panel.plot(np.sort(x), np.exp(line) if is_loss(measure) else line, color=color, lw=0.8)
+    axes.log_scale(panel, "x", list(x))
+    if is_loss(measure):
+        axes.log_scale(panel, "y", [getattr(change, end)[0] for change in changes for end in LOOKS])
+    found = shifts(changes)
+    title = measure if len(measure) < 48 else measure[:45] + "..."
+    panel.set_title(f"{axes.escape_dollars(title)}\n{found[0].verdict if found else 'one size'}")
+    panel.set_xlabel("FLOPs of pretraining")
