@@ -26,6 +26,9 @@ from rfjax.results.run_files import read_run, run_folders
 from rfjax.tune import watch
 
 FILE = "tuned.json"
+LOSS = "validation loss"
+# evaluation -> (its name in the comparison, the metric and the item of its value)
+MEASURES = {"validation": (LOSS, "loss", "mean"), "geneval": ("GenEval", "geneval", "overall")}
 FEWEST_SIZES = 3  # of a line with an interval
 
 
@@ -99,11 +102,11 @@ def _evaluations(folder: Path, step: int) -> dict[str, tuple[float, float, float
         key = record["key"]
         if (key["step"], key["weights"]) != (step, "ema"):
             continue
-        wanted = {"validation": ("loss", "mean"), "geneval": ("geneval", "overall")}.get(key["evaluation"])
+        name, *wanted = MEASURES.get(key["evaluation"], ("",))
         for value in record["values"]:
-            if (value["metric"], value["item"]) == wanted:
+            if [value["metric"], value["item"]] == wanted:
                 how = "" if key["sampler"] == "-" else f" by {key['sampler']}"
-                found[f"{key['evaluation']}{how}"] = (value["value"], value["low"], value["high"])
+                found[name + how] = (value["value"], value["low"], value["high"])
     return found
 
 
@@ -161,7 +164,7 @@ def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[
 
 def is_loss(measure: str) -> bool:
     """Whether a measure is a loss, whose logarithm a power law makes straight."""
-    return measure == "validation"
+    return measure == LOSS
 
 
 def shifts(changes: Sequence[Change]) -> list[Shift]:

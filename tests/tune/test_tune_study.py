@@ -29,7 +29,7 @@ def test_a_slope_that_moves_is_told_from_an_intercept_that_moves():
         study.shifts(changes_of(x, 0.1 * x, 0.1 * x + 20 * wobble * [1, 1, -1, 1]))[0].verdict == "no change is shown"
     )
     loss = 0.5 * 10 ** (-0.1 * (x - 12))
-    worse = study.shifts(changes_of(x, loss, 1.2 * loss * (1 + wobble), "validation"))[0]
+    worse = study.shifts(changes_of(x, loss, 1.2 * loss * (1 + wobble), study.LOSS))[0]
     assert worse.slope_before == pytest.approx(-0.1 * np.log(10)) and worse.mean_change[0] == pytest.approx(
         np.log(1.2), rel=1e-4
     )
