@@ -23,6 +23,7 @@ TEXTS: dict[Name, str] = {
     "prompt": "Which image shows what the text says, and follows it more faithfully?",
     "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
 }
+LEAST_ANSWERS = 3  # answers beside noise that a rater gives at least, if there are checks: fewer judge nobody
 REPEATED_FROM = 0.4  # pairs that are shown again come from this first part of a rater's pairs
 REPEATED_AFTER = 0.5  # and are shown again after this part
 
@@ -65,7 +66,8 @@ def make_study(
     _check_sizes(prompts, pictures)
     content = {name: {str(place): one.sha256 for place, one in some.items()} for name, some in pictures.items()}
     rows = [(one.id, one.prompt, one.category, one.challenge) for one in prompts]
-    of_wish = (wish.seed, wish.raters, wish.pairs, wish.checks, wish.questions)
+    texts = [(name, TEXTS[name]) for name in wish.questions]
+    of_wish = (wish.seed, wish.raters, wish.pairs, wish.checks, texts)
     study_id = hash_of("study", *of_wish, rows, content, dict(webp)).hex()[:16]
     images = {
         (name, place): hash_of(study_id, "image", name, place, one.sha256).hex()[:12]
@@ -79,11 +81,11 @@ def make_study(
     assigned = {}
     for number, rater in enumerate(raters):
         dealt = _deal(grid, number, wish.pairs)
-        checks = 0 if not wish.checks else max(2, round(wish.checks * len(dealt)))
-        like = sorted(dealt, key=lambda pair: draw(study_id, rater, "wrong", pair.pair))[: checks // 2]
+        repeats, wrongs = _count_checks(wish, len(dealt))
+        like = sorted(dealt, key=lambda pair: draw(study_id, rater, "wrong", pair.pair))[:wrongs]
         wrong = [_wrong(study_id, rater, pair) for pair in like]
         noises |= {noise: pair.prompt for pair, noise in wrong}
-        shown = in_order(study_id, rater, [*dealt, *(pair for pair, _ in wrong)], checks - checks // 2)
+        shown = in_order(study_id, rater, [*dealt, *(pair for pair, _ in wrong)], repeats)
         pairs |= {pair.pair: pair for pair in (*dealt, *shown)}
         assigned[rater] = [pair.pair for pair in shown]
     blind = {name: hash_of(study_id, "run", name, sorted(content[name].values())).hex()[:12] for name in pictures}
@@ -142,6 +144,15 @@ def _deal(grid, number, count):
     asked about differs by one at most."""
     count = min(count, len(grid))
     return [grid[(number * count + k) % len(grid)] for k in range(count)]
+
+
+def _count_checks(wish, dealt):
+    """(repeats, pairs with noise) for a rater: half of the checks each, and enough noise to judge a rater by."""
+    if not wish.checks:
+        return 0, 0
+    checks = round(wish.checks * dealt)
+    about_noise = len([name for name in wish.questions if name != "typography"]) or 1
+    return max(1, checks // 2), max(math.ceil(checks / 2), math.ceil(LEAST_ANSWERS / about_noise))
 
 
 def _wrong(study, rater, like):

@@ -104,9 +104,10 @@ def make(request: Request, overrides: Mapping[str, object]) -> list[str]:
     wish = _wish(request, len(prompts), len(sides))
     webp = {"quality": request.quality, "lossless_below": pictures.LOSSLESS_BELOW}
     study, key, shown = make_study(wish, prompts, found, {side.name: side.facts for side in sides}, webp)
-    if (out / STUDY).exists() and (before := read_study(out).study) != study.study:
+    if (out / STUDY).exists() and (before := read_study(out)) != study:
+        made = study.study if study.study != before.study else "one of the same id with other pairs"
         raise ConfigError(
-            f"{out} has the study {before}, and this command makes {study.study}, for which its votes do not count; "
+            f"{out} has the study {before.study}, and this command makes {made}, for which its votes do not count; "
             "give another --out"
         )
     write_study(out, study, key)

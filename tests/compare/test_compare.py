@@ -37,6 +37,10 @@ def test_the_same_command_makes_the_same_bytes_and_keeps_votes(sides, capsys):
     shutil.rmtree(sides / "out" / "pages")
     assert main(COMMAND) == 0
     assert content_of(sides / "out") == before | {"votes/r01.csv": b"mine"}
+    edited = before["study.json"].replace(b"a picture", b"no picture")
+    (sides / "out" / "study.json").write_bytes(edited)
+    assert main(COMMAND) == 2 and "one of the same id with other pairs" in capsys.readouterr().err
+    (sides / "out" / "study.json").write_bytes(before["study.json"])
     assert main([*COMMAND, "--seed=1"]) == 2
     assert "for which its votes do not count; give another --out" in capsys.readouterr().err
     assert content_of(sides / "out") == before | {"votes/r01.csv": b"mine"}

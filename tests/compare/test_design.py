@@ -100,6 +100,16 @@ def test_the_same_command_makes_the_same_study_and_any_change_another():
     assert len(ids | {study.study}) == 5
 
 
+@pytest.mark.parametrize(("questions", "least"), [(QUESTIONS, 2), (("prompt",), 3)])
+def test_every_rater_gets_enough_checks_to_be_judged(questions, least):
+    """Catches a small study whose raters see one picture of noise, by which nobody is judged."""
+    study, _, _ = a_study(pairs=5, checks=0.1, questions=questions)
+    for rater in study.raters:
+        pairs = [pair for pair in shown_to(study, rater) if "right" in (pair.check or {})]
+        assert len(pairs) == least and sum(len(pair.questions) for pair in pairs) >= 3
+        assert sum("repeats" in (pair.check or {}) for pair in shown_to(study, rater)) == 1
+
+
 def test_one_pair_can_be_repeated():
     """Catches a rater of one pair whose repeat would come first."""
     pair = Pair("0" * 12, 0, ["1" * 12, "2" * 12], ["prompt"])

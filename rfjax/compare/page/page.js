@@ -177,7 +177,8 @@ function show(wanted = null) {
     at("skip").hidden = true;
     const others = study.pages - 1;
     at("more").textContent = others ? `This is page ${study.page} of ${study.pages}: please answer the others, too.` : "";
-    at("thanks").focus();
+    at("save").textContent = "Save the answers";
+    at("save").focus();
     return;
   }
   if (shown !== null && shown.key === next.key) return; // another tab has answered another question
