@@ -15,6 +15,12 @@ OPTION_ENDS: dict[str, float | int] = {
     "budget": 1e60,  # FLOPs
     "captions": 1000,
     "clusters": 10**7,
+    "compare.checks": 1,
+    "compare.choose": 10**6,
+    "compare.page_mb": 10**4,
+    "compare.pairs": 10**6,  # for a rater
+    "compare.quality": 100,
+    "compare.raters": 10**4,
     "corrupt_limit": 1,
     "counting_threshold": 1,
     "delta": 1e6,

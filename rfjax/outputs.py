@@ -22,6 +22,7 @@ KINDS = {
     "table.json": "a results table",
     "generation.json": "a folder of sampled images",
     "model_index.json": "a folder of models",
+    "study.json": "a preference study",
 }
 _SPARE = 40  # characters by which a temporary file's name is longer than the output's
 _SHOWN = 1 << 26  # the largest file, in bytes, that is read to tell who made it

@@ -72,6 +72,7 @@ ROWS = (
     Verb("fit", "after", "rfjax.report.fit_command", "fit scaling laws to a results table"),
     Verb("claims", "after", "rfjax.report.claims_command", "test published laws' claims on a results table"),
     Verb("score", "after", "rfjax.scorers.command", "score a folder of images: GenEval, FID, CMMD, CLIP score"),
+    Verb("compare", "after", "rfjax.compare.command", "make pages for people to vote on", **WITH_JAX, tidies=True),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
     Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips: do objects move as the prompt says"),
     Verb("votes", "after", "rfjax.votes.command", "count a preference study's votes, or tell its power"),

@@ -37,6 +37,7 @@ def disk(tmp_path, monkeypatch):
         "results.jsonl": "by GenEval's own scripts",
         "keys.tsv": "a\n",
         "metadata.jsonl": "",
+        "voted/study.json": "{}",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -65,6 +66,10 @@ CASES = (
     ("sample run --prompt=cat --out=run/config.png", "--out run/config.json is there"),
     ("sample run --prompt=cat --out=photo.png", "--out photo.png is there"),
     ("sample run --prompts=metadata.jsonl --out=run", "--out run is the folder of a run"),
+    ("sample run --prompts=metadata.jsonl --out=voted", "--out voted is a preference study"),
+    ("compare images scored --prompts=keys.tsv --out=voted", "voted/study.json is there, and this command did not"),
+    ("compare images scored --prompts=keys.tsv --out=images", "--out images is what this command reads"),
+    ("compare images scored --prompts=keys.tsv --out=run", "--out run is the folder of a run"),
     ("inspect corpus --out=photo.png", "--out photo.png is there"),
     ("geneval --metadata=metadata.jsonl --detections=keys.tsv --out=keys.tsv", "is what this command reads"),
     ("geneval --metadata=metadata.jsonl --detections=keys.tsv --out=results.jsonl", "--out results.jsonl is there"),

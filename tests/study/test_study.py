@@ -326,6 +326,40 @@ def test_images_of_a_file_of_prompts_are_laid_out_for_the_scorers(finished, tmp_
     assert "needs captions" in capsys.readouterr().err
 
 
+def test_runs_are_sampled_for_a_preference_study(finished, tmp_path, capsys):
+    """Both runs see the same noise, an interrupted command goes on, and pages hold the sampled pixels. Catches noise
+    that follows the run, images of other prompts, a run's name in what raters get."""
+    from rfjax import cli
+    from rfjax.compare.study_files import read_key, read_study
+
+    (tmp_path / "prompts.txt").write_text("a red square\na blue star\na green ring\n")
+    runs = [str(finished[1] / name) for name in ("depth1", "depth2")]
+    out = tmp_path / "voted"
+    command = ["compare", *runs, f"--prompts={tmp_path / 'prompts.txt'}", f"--out={out}", "--raters=2"]
+    command += ["--config.evaluation.sampler.steps=2"]
+    assert cli.main(command) == 0
+    study = read_study(out)
+    key = read_key(out, study)
+    assert set(key.runs.values()) == {"tiny/depth1", "tiny/depth2"}
+    assert {facts["step"] for facts in key.sides.values()} == {6}
+    images = {name: sorted((out / "samples" / f"tiny-{name}").glob("*.png")) for name in ("depth1", "depth2")}
+    assert [path.name for path in images["depth1"]] == [f"0000{n}-0.png" for n in range(3)]
+    assert "tiny" not in (out / "study.json").read_text() + (out / "pages" / "r01.html").read_text()
+    pages = (out / "pages" / "r01.html").read_bytes()
+    shutil.rmtree(out / "pages")
+    (out / "study.json").unlink()
+    (out / "key.json").unlink()
+    images["depth2"][1].unlink()
+    assert cli.main(command) == 0 and (out / "pages" / "r01.html").read_bytes() == pages
+    alone = ["sample", runs[0], f"--prompts={tmp_path / 'prompts.txt'}", "--layout=numbered", "--samples=1"]
+    assert cli.main([*alone, "--config.evaluation.sampler.steps=2", f"--out={tmp_path / 'alone'}"]) == 0
+    assert (tmp_path / "alone" / "00002-0.txt").read_text() == "a green ring\n"
+    for path in images["depth1"]:
+        assert (tmp_path / "alone" / path.name).read_bytes() == path.read_bytes()
+    assert cli.main([*command, "--choose=2"]) == 2
+    assert "was begun for other prompts" in capsys.readouterr().err
+
+
 def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, monkeypatch):
     # The bug: a study taken up again counted the points done before as its own speed, and said "about 0 min left".
     study = load_study(tiny)

@@ -1,0 +1,189 @@
+"""Who is asked what: the pairs of a study, how they are dealt to raters, the checks, and the order and sides on a page.
+
+Everything is a function of the study's id, which is a hash of its content and seed: no state, no shuffle. No JAX here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rfjax.compare.pictures import Picture
+from rfjax.compare.prompts import questions_of
+from rfjax.compare.study_files import NOISE, SCHEMA, Check, Key, KeyImage, Name, Pair, Prompt, Question, Study
+from rfjax.errors import ConfigError
+
+# The criteria of SD3's section 5.4, in the order in which they are asked. A page calls the prompt "the text".
+TEXTS: dict[Name, str] = {
+    "aesthetics": "Which image is of higher quality and more pleasing to look at?",
+    "prompt": "Which image shows what the text says, and follows it more faithfully?",
+    "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
+}
+LEAST_ANSWERS = 3  # answers beside noise that a rater gives at least, if there are checks: fewer judge nobody
+REPEATED_FROM = 0.4  # pairs that are shown again come from this first part of a rater's pairs
+REPEATED_AFTER = 0.5  # and are shown again after this part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How large a study is."""
+
+    seed: int
+    raters: int
+    pairs: int  # a rater is asked about, without checks
+    checks: float  # as a share of `pairs`, added to them
+    questions: tuple[Name, ...]
+
+
+def hash_of(*parts: object) -> bytes:
+    """The SHA-256 of a list of texts and numbers; no two lists have the same text."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()
+
+
+def draw(*parts: object) -> float:
+    """A number in [0, 1), uniform over hashes."""
+    return int.from_bytes(hash_of(*parts)[:6], "big") / 2**48
+
+
+def make_study(
+    wish: Wish,
+    prompts: Sequence[Prompt],
+    pictures: Mapping[str, Mapping[int, Picture]],
+    facts: Mapping[str, Mapping[str, object]],
+    webp: Mapping[str, object],
+) -> tuple[Study, Key, dict[str, Picture | None]]:
+    """Returns (the study, its key, the picture of each image, None for noise).
+
+    `pictures` has for each side's name a picture of each prompt, `facts` what made them, `webp` how they are encoded.
+    Raises `ConfigError` for sides whose images of a prompt differ in size: the size would tell the sides apart.
+    """
+    if len(pictures) < 2:
+        raise ConfigError("one side has nothing to be compared with; give two runs or folders of images, or more")
+    _check_sizes(prompts, pictures)
+    content = {name: {str(place): one.sha256 for place, one in some.items()} for name, some in pictures.items()}
+    rows = [(one.id, one.prompt, one.category, one.challenge) for one in prompts]
+    texts = [(name, TEXTS[name]) for name in wish.questions]
+    of_wish = (wish.seed, wish.raters, wish.pairs, wish.checks, texts)
+    study_id = hash_of("study", *of_wish, rows, content, dict(webp)).hex()[:16]
+    images = {
+        (name, place): hash_of(study_id, "image", name, place, one.sha256).hex()[:12]
+        for name, some in pictures.items()
+        for place, one in some.items()
+    }
+    raters = [f"r{number + 1:0{max(2, len(str(wish.raters)))}d}" for number in range(wish.raters)]
+    pairs: dict[str, Pair] = {}
+    noises: dict[str, int] = {}
+    grid = _grid(study_id, prompts, images, list(pictures), wish.questions)
+    assigned = {}
+    for number, rater in enumerate(raters):
+        dealt = _deal(grid, number, wish.pairs)
+        repeats, wrongs = _count_checks(wish, len(dealt))
+        like = sorted(dealt, key=lambda pair: draw(study_id, rater, "wrong", pair.pair))[:wrongs]
+        wrong = [_wrong(study_id, rater, pair) for pair in like]
+        noises |= {noise: pair.prompt for pair, noise in wrong}
+        shown = in_order(study_id, rater, [*dealt, *(pair for pair, _ in wrong)], repeats)
+        pairs |= {pair.pair: pair for pair in (*dealt, *shown)}
+        assigned[rater] = [pair.pair for pair in shown]
+    blind = {name: hash_of(study_id, "run", name, sorted(content[name].values())).hex()[:12] for name in pictures}
+    key_images = {images[at]: KeyImage(blind[at[0]], pictures[at[0]][at[1]].source) for at in images}
+    key_images |= {noise: KeyImage(None, NOISE) for noise in noises}
+    study = Study(
+        schema=SCHEMA,
+        study=study_id,
+        seed=wish.seed,
+        questions=[Question(name, TEXTS[name]) for name in wish.questions],
+        prompts=list(prompts),
+        raters=raters,
+        pairs=sorted(pairs.values(), key=lambda pair: pair.pair),
+        assigned=assigned,
+        webp=dict(webp),
+    )
+    sides = {blind[name]: dict(facts.get(name, {})) for name in blind}
+    key = Key(schema=SCHEMA, study=study_id, runs={blind[n]: n for n in blind}, images=key_images, sides=sides)
+    shown_images = {images[at]: pictures[at[0]][at[1]] for at in images} | dict.fromkeys(noises)
+    return study, key, shown_images
+
+
+def _check_sizes(prompts, pictures):
+    for prompt in prompts:
+        sizes = {name: some[prompt.id].size for name, some in pictures.items()}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {width} x {height}" for name, (width, height) in sizes.items())
+            raise ConfigError(
+                f"the images of prompt {prompt.id} ({prompt.prompt[:40]!r}) have different sizes, by which raters "
+                f"could tell the sides apart: {listed}; resize them to one size"
+            )
+
+
+def _grid(study, prompts, images, names, questions):
+    """All pairs of the study, each two sides for each prompt, in the order in which they are dealt.
+
+    Neighbours have different prompts, and take turns in the two sides. So a rater's stretch of the list has prompts
+    and sides about equally often.
+    """
+    order = sorted(prompts, key=lambda prompt: draw(study, "prompt", prompt.id))
+    both = sorted(itertools.combinations(names, 2), key=lambda two: draw(study, "sides", *two))
+    pairs = []
+    for turn in range(len(both)):
+        for place, prompt in enumerate(order):
+            shown = sorted(images[name, prompt.id] for name in both[(place + turn) % len(both)])
+            pair = hash_of(study, "pair", *shown).hex()[:12]
+            pairs.append(Pair(pair, prompt.id, shown, questions_of(prompt, questions)))
+    asked = [pair for pair in pairs if pair.questions]
+    if not asked:
+        raise ConfigError("no prompt asks for text, so typography alone has nothing to ask; add questions or prompts")
+    return asked
+
+
+def _deal(grid, number, count):
+    """The pairs of a rater: the next `count` of the list, which begins again at its end. So how often two pairs are
+    asked about differs by one at most."""
+    count = min(count, len(grid))
+    return [grid[(number * count + k) % len(grid)] for k in range(count)]
+
+
+def _count_checks(wish, dealt):
+    """(repeats, pairs with noise) for a rater: half of the checks each, and enough noise to judge a rater by."""
+    if not wish.checks:
+        return 0, 0
+    checks = round(wish.checks * dealt)
+    about_noise = len([name for name in wish.questions if name != "typography"]) or 1
+    return max(1, checks // 2), max(math.ceil(checks / 2), math.ceil(LEAST_ANSWERS / about_noise))
+
+
+def _wrong(study, rater, like):
+    """Returns (a pair of an image of the pair `like` and noise, the noise's id). Typography is not asked: noise has no
+    text, and the other image may have none either."""
+    image = like.images[int(draw(study, rater, "better", like.pair) * 2)]
+    noise = hash_of(study, "noise", like.pair).hex()[:12]
+    asked = [name for name in like.questions if name != "typography"] or list(like.questions)
+    pair = hash_of(study, "wrong", image, noise).hex()[:12]
+    return Pair(pair, like.prompt, sorted((image, noise)), asked, Check(right=image)), noise
+
+
+def in_order(study: str, rater: str, pairs: Sequence[Pair], repeats: int) -> list[Pair]:
+    """A rater's pairs in the order shown, with `repeats` of them shown again later, as pairs of their own."""
+    once = {pair.pair: pair for pair in pairs}
+    ordered = sorted(once.values(), key=lambda pair: draw(study, rater, "order", pair.pair))
+    early = [pair for pair in ordered[: max(1, math.floor(REPEATED_FROM * len(ordered)))] if pair.check is None]
+    early = early or [next(pair for pair in ordered if pair.check is None)]
+    chosen = sorted(early, key=lambda pair: draw(study, rater, "repeat", pair.pair))[:repeats]
+    placed = [((place + 0.5) / len(ordered), pair) for place, pair in enumerate(ordered)]
+    for pair in chosen:
+        again = hash_of(study, "repeat", pair.pair).hex()[:12]
+        late = REPEATED_AFTER + (1 - REPEATED_AFTER) * draw(study, rater, "later", pair.pair)
+        late = max(late, (ordered.index(pair) + 1) / len(ordered))
+        placed.append((late, Pair(again, pair.prompt, pair.images, pair.questions, Check(repeats=pair.pair))))
+    return [pair for _, pair in sorted(placed, key=lambda one: one[0])]
+
+
+def left_and_right(study: str, rater: str, pair: Pair) -> tuple[str, str]:
+    """The images of a pair as a rater sees them. A repeat has the sides of its original swapped."""
+    original = (pair.check or {}).get("repeats")
+    swapped = draw(study, rater, "side", original or pair.pair) < 0.5
+    left, right = pair.images
+    return (right, left) if swapped != bool(original) else (left, right)

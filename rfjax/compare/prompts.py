@@ -1,0 +1,102 @@
+"""The prompts of a preference study: read from a file, chosen evenly, and asked for typography where they have text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfjax.compare.study_files import Name, Prompt
+from rfjax.errors import ConfigError
+from rfjax.inputs.text import read_text
+
+WRITING = "Writing & Symbols"  # a challenge of PartiPrompts
+# Text in quotes. A single quote counts only where no letter touches it from outside: it may be an apostrophe.
+QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|„[^“”]+[“”]|«[^»]+»|(?<!\w)'[^']+'(?!\w)|‘[^’]+’(?!\w)")
+# Words of writing. Half of the prompts of that challenge ask for symbols alone, such as a yin-yang sign.
+WORDS = re.compile(
+    r"\b(says?|saying|words?|letters?|lettering|writ(ten|es|ing)|text|spell(s|ed|ing)?)\b", re.IGNORECASE
+)
+
+
+def asks_for_text(prompt: Prompt) -> bool:
+    """Whether a prompt asks for text in the image: it has text in quotes, or its challenge in PartiPrompts is "Writing
+    & Symbols" and it has a word such as says, word or letters."""
+    return bool(QUOTED.search(prompt.prompt) or prompt.challenge == WRITING and WORDS.search(prompt.prompt))
+
+
+def questions_of(prompt: Prompt, asked: Sequence[Name]) -> list[Name]:
+    """The questions that are asked about a prompt, of those that the study asks."""
+    return [name for name in asked if name != "typography" or asks_for_text(prompt)]
+
+
+def plain(text: str) -> str:
+    """A prompt with single spaces, by which prompts of files and folders are compared."""
+    return " ".join(text.split())
+
+
+def read_prompts(file: Path) -> tuple[list[Prompt], int]:
+    """Returns (the prompts of a file, each once; the number of repeated rows, which are left out).
+
+    The file is PartiPrompts' table (tabs, with a header that has `Prompt`, perhaps `Category` and `Challenge`); JSON
+    lines with `prompt` and perhaps `tag` or `category` and `challenge`; or a text with a prompt a line. A prompt's id
+    is the place of its row, from 0. Raises `ConfigError`, naming the line that cannot be used.
+    """
+    lines = read_text(file, "--prompts").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    first = lines[0].strip() if lines else ""
+    if first.startswith("{"):
+        rows = [_json_row(f"{file}:{number}", line) for number, line in enumerate(lines, 1)]
+    elif "prompt" in (header := [name.strip().lower() for name in first.split("\t")]):
+        rows = [_table_row(f"{file}:{number}", line, header) for number, line in enumerate(lines[1:], 2)]
+    else:
+        rows = [(line, None, None) for line in lines if line.strip()]
+    prompts, seen = [], set()
+    for place, (text, category, challenge) in enumerate(rows):
+        prompt = Prompt(place, plain(text), category or None, challenge or None)
+        if prompt.prompt and prompt.prompt not in seen:
+            seen.add(prompt.prompt)
+            prompts.append(prompt)
+    if not prompts:
+        raise ConfigError(f"--prompts {file} has no prompts; write a prompt a line, or give PartiPrompts.tsv")
+    return prompts, len(rows) - len(prompts)
+
+
+def _json_row(place, line):
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"{place} is no JSON ({problem}); write an object with a prompt a line") from None
+    values = [row.get(key) for key in ("prompt", "category", "challenge", "tag")] if isinstance(row, dict) else [None]
+    if not isinstance(values[0], str) or not all(value is None or isinstance(value, str) for value in values):
+        raise ConfigError(f'{place} has no prompt as text; write {{"prompt": "a red cube"}}')
+    return values[0], values[1] or values[3], values[2]
+
+
+def _table_row(place, line, header):
+    cells = line.split("\t")
+    if len(cells) > len(header) or len(cells) <= header.index("prompt"):
+        raise ConfigError(
+            f"{place} has {len(cells)} cells, and the header {len(header)}; separate cells by single tabs"
+        )
+    row = dict(zip(header, map(str.strip, cells), strict=False))
+    return row["prompt"], row.get("category"), row.get("challenge")
+
+
+def choose(prompts: Sequence[Prompt], count: int | None, draw) -> list[Prompt]:
+    """Returns `count` prompts in the order of the file, chosen so that each challenge and category keeps its share.
+
+    `draw(id)` is a number in [0, 1) for each prompt. Prompts are sorted by challenge, category and number, and every
+    n-th is taken. Raises `ConfigError` for more than there are.
+    """
+    if count is None:
+        return list(prompts)
+    if not 1 <= count <= len(prompts):
+        raise ConfigError(
+            f"--choose is {count}; it must be at least 1 and at most {len(prompts)}, the prompts there are"
+        )
+    ordered = sorted(prompts, key=lambda one: (one.challenge or "", one.category or "", draw(one.id)))
+    taken = [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
+    return sorted(taken, key=lambda one: one.id)

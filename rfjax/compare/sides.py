@@ -1,0 +1,103 @@
+"""The sides of a preference study: folders of images, each image matched to a prompt.
+
+An image's prompt is found by the first of these that the folder has:
+
+    images.json                    an object {image's name: its prompt}; images that it does not name are left out
+    00000/metadata.jsonl           GenEval's layout: the prompt's row beside 00000/samples/0000.png
+    NAME.txt beside NAME.png       the prompt as text (`rfjax sample --layout numbered` writes it)
+    PROMPT_000000.png              T2I-CompBench's names
+    17.png, 00017.png, 00017-0.png the id of the prompt: the place of its row in the file of prompts, from 0
+
+Of several images of a prompt the first by name is used. No JAX here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from rfjax.compare.prompts import plain
+from rfjax.compare.study_files import Prompt
+from rfjax.errors import ConfigError
+from rfjax.evaluation.image_folders.geneval_folder import own_row
+from rfjax.inputs.json_files import read_json
+from rfjax.inputs.text import read_text
+from rfjax.inputs.walk import walk_files
+
+MANIFEST = "images.json"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff")
+LISTED = 5  # prompts that an error names
+_NUMBERED = re.compile(r"(\d+)(?:-\d+)?")
+_COMPBENCH = re.compile(r"(.+)_\d{6}")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: a name, the folder with its images, and what made them."""
+
+    name: str
+    folder: Path
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def find_images(side: Side, prompts: Sequence[Prompt]) -> tuple[dict[int, Path], list[str]]:
+    """Returns ({prompt's id: image}, a line for each reason for which an image is not used).
+
+    Raises `ConfigError` if the folder has no images, or none of a prompt.
+    """
+    if not side.folder.is_dir():
+        raise ConfigError(f"no folder at {side.folder}; give a run's folder, or a folder of images")
+    walk = walk_files(side.folder, SUFFIXES)
+    names = [name for name in walk.names if PurePosixPath(name).name != "grid.png"]  # GenEval's generator writes it
+    if not names:
+        raise ConfigError(f"{side.folder} has no images ({', '.join(SUFFIXES)}) and is no run; give a folder that has")
+    by_text, by_id = {prompt.prompt: prompt.id for prompt in prompts}, {prompt.id for prompt in prompts}
+    found: dict[int, Path] = {}
+    others = more = 0
+    for name, given in _prompts_of(side.folder, names):
+        place = by_text.get(given) if isinstance(given, str) else given if given in by_id else None
+        if place is None:
+            others += 1
+        elif place in found:
+            more += 1
+        else:
+            found[place] = side.folder / name
+    missing = [prompt for prompt in prompts if prompt.id not in found]
+    if missing:
+        named = ", ".join(f"{prompt.id} ({prompt.prompt[:40]!r})" for prompt in missing[:LISTED])
+        raise ConfigError(
+            f"{side.folder} has no image of {len(missing)} of the {len(prompts)} prompts: {named}"
+            f"{', ...' if len(missing) > LISTED else ''}; add them, or give a file of the prompts that all sides have"
+        )
+    lines = walk.describe_passed_over()
+    lines += [f"{others:,} images of other prompts"] * bool(others)
+    lines += [f"{more:,} further images of the same prompts; the first of each by name is used"] * bool(more)
+    return found, lines
+
+
+def _prompts_of(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str | int | None]]:
+    """(image's name, its prompt or its prompt's id, None if neither is known) in the order of the names."""
+    if (folder / MANIFEST).is_file():
+        remedy = 'it must be an object {"image.png": "its prompt"}'
+        given = read_json(folder / MANIFEST, dict[str, str], remedy=remedy, error=ConfigError)
+        if gone := sorted(set(given) - set(names)):
+            raise ConfigError(f"{folder / MANIFEST} names {gone[0]!r}, and there is no such image; restore it")
+        yield from ((name, plain(given[name]) if name in given else None) for name in names)
+        return
+    rows: dict[Path, str] = {}
+    for name in names:
+        path = folder / name
+        place = path.parent.parent / "metadata.jsonl"
+        if path.parent.name == "samples" and place.is_file():
+            if place not in rows:
+                rows[place] = plain(own_row(place.parent)["prompt"])
+            yield name, rows[place]
+        elif path.with_suffix(".txt").is_file():
+            yield name, plain(read_text(path.with_suffix(".txt"), "the prompt"))
+        elif match := _COMPBENCH.fullmatch(path.stem):
+            yield name, plain(match[1])
+        else:
+            match = _NUMBERED.fullmatch(path.stem)
+            yield name, int(match[1]) if match else None
