@@ -17,18 +17,18 @@ NOTE = (
 
 
 def preference_against_scores(numbers, look):
-    """Draw win rates against the loss, and under them against GenEval, a column for each question."""
+    """Draw win rates against the loss, and beside them against GenEval, a row for each question."""
     found = numbers["preference"]
     if not found or len(found["runs"]) < 2:
         return None
     shown = [against for against in AGAINST if sum(value_of(run, against) is not None for run in found["runs"]) > 1]
     questions = found["questions"]
-    figure = Figure(figsize=(WIDTH, 2.5 * len(shown)))
-    panels = figure.subplots(len(shown), len(questions), squeeze=False, sharey=True)
-    for row, against in zip(panels, shown, strict=True):
-        for axis, question in zip(row, questions, strict=True):
+    figure = Figure(figsize=(WIDTH, 2.4 * len(questions)))
+    panels = figure.subplots(len(questions), len(shown), squeeze=False, sharey=True)
+    for row, question in zip(panels, questions, strict=True):
+        for axis, against in zip(row, shown, strict=True):
             _draw_panel(axis, found, against, question, look)
-        row[0].set_ylabel("win rate over the other runs")
+        row[0].set_ylabel("win rate over the others")
     panels[0][0].legend(handles=depth_handles(look, found["runs"]), loc="upper right", fontsize=7)
     return figure
 

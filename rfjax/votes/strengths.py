@@ -165,27 +165,27 @@ def fit_strengths(ballots: Ballots, model: str) -> Strengths:
     """Fits one of `MODELS` to votes that connect all runs of `ballots` (`unconnected_groups` gives one group)."""
     runs, notes = ballots.runs, []
     basis = _zero_sum_basis(len(runs))
-    contrast = np.zeros((len(ballots), len(runs)))
-    contrast[np.arange(len(ballots)), ballots.left] += 1
-    contrast[np.arange(len(ballots)), ballots.right] -= 1
-    design = np.column_stack([contrast @ basis, np.ones(len(ballots))])
-    sided = np.linalg.matrix_rank(design) == design.shape[1]
+    design = np.column_stack([basis[ballots.left] - basis[ballots.right], np.ones(len(ballots))])
+    sided = bool(np.linalg.matrix_rank(design) == design.shape[1])
     if not sided:
         design = design[:, :-1]
         notes.append(
             "the side effect cannot be told from the strengths, as every run stood on one side; it is left out"
         )
-    ties = model == RAO_KUPPER and bool((ballots.choice == 0).any())
-    if model == RAO_KUPPER and not ties:
+    decided, tied = bool((ballots.choice != 0).any()), bool((ballots.choice == 0).any())
+    ties = model == RAO_KUPPER and tied and decided
+    if not decided:
+        notes.append("every vote is a tie: the strengths are equal, and how surely so cannot be told")
+    elif model == RAO_KUPPER and not tied:
         notes.append("nobody chose a tie, so theta is 1 and the model is Bradley and Terry's")
-    problem = Problem(design, ballots.choice.astype(float), np.ones(len(ballots)), ties)
-    finite = has_maximum(problem)
-    groups = np.zeros(len(runs), int)
-    if not finite:
+    problem = of_votes = Problem(design, ballots.choice.astype(float), np.ones(len(ballots)), ties)
+    finite = decided and has_maximum(problem)
+    groups = np.zeros(len(runs), int) if decided else np.arange(len(runs))  # an interval is within a group
+    if decided and not finite:
         groups = _components(ballots, strongly=True)
         notes.append(_separation_note(ballots, groups))
         groups = groups if groups.any() else np.arange(len(runs))  # the side decides: no difference has an interval
-        problem = _with_added_votes(problem, ballots, basis, sided)
+        problem = _with_added_votes(of_votes, ballots, basis, sided)
     parameters = maximise(problem)
     rows, hessian = problem.slopes(parameters)
     influence = np.linalg.solve(-hessian, rows[: len(ballots)].T).T  # what each vote adds to the parameters
@@ -213,10 +213,15 @@ def fit_strengths(ballots: Ballots, model: str) -> Strengths:
             if i != j
         },
         side=number(side, finite) if sided else None,
-        theta=(math.exp(parameters[-1]) if ties else 1.0) if model == RAO_KUPPER else None,
-        log_likelihood=problem.likelihood(parameters),
+        theta=_theta(parameters[-1], ties, decided) if model == RAO_KUPPER else None,
+        log_likelihood=of_votes.likelihood(parameters),
         notes=tuple(notes),
     )
+
+
+def _theta(threshold, ties, decided):
+    """Rao and Kupper's theta: 1 without ties, None where every vote is one."""
+    return math.exp(threshold) if ties else 1.0 if decided else None
 
 
 def _zero_sum_basis(count: int) -> Float[np.ndarray, "runs directions"]:

@@ -120,6 +120,15 @@ def test_runs_on_one_side_alone_leave_the_side_out():
     assert found.differences["A", "B"].value == pytest.approx(np.log(2), abs=1e-9)
 
 
+def test_ties_alone_give_no_interval():
+    """Catches an interval of width zero about equal strengths."""
+    for model in MODELS:
+        found = fit_strengths(ballots([(0, 1, 0, 9), (1, 0, 0, 9)]), model)
+        assert found.differences["A", "B"].value == pytest.approx(0, abs=1e-12)
+        assert found.differences["A", "B"].low is None and found.side.low is None and found.theta is None
+        assert found.notes == ("every vote is a tie: the strengths are equal, and how surely so cannot be told",)
+
+
 def test_unconnected_runs_are_found():
     votes = ballots([(0, 1, 1, 3), (1, 0, 1, 3), (2, 3, 0, 2)], runs="ABCDE")
     assert unconnected_groups(votes) == [[0, 1], [2, 3], [4]]
