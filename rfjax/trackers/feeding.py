@@ -29,7 +29,7 @@ except ImportError:  # not a POSIX system: as in training/run_folder.py
 LOOK_SECONDS = 5.0  # between looks at the folder
 AGAIN_SECONDS = (15.0, 60.0, 300.0)  # pauses after the first, second and any further failure in a row
 LAST_SECONDS = 60.0  # how long the end of training waits for what is not sent yet
-HASTY_SECONDS = 5.0  # the same after an error or a signal: a scheduler may kill the process soon
+HASTY_SECONDS = 5.0  # the same for a tracker that fails, and after an error or a signal: a scheduler may soon kill
 
 
 @contextlib.contextmanager
@@ -49,11 +49,12 @@ def follow(runs: Sequence[Run]) -> Iterator[None]:
         yield
         seconds = LAST_SECONDS
     finally:
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         for follower in followers:
             follower.ending.set()
         for follower in followers:
-            follower.join(max(0.0, deadline - time.monotonic()))
+            patience = min(seconds, HASTY_SECONDS) if follower.failing else seconds
+            follower.join(max(0.0, began + patience - time.monotonic()))
             if follower.is_alive():
                 note(f"{follower.tracker}: not everything is sent yet; the same command sends the rest")
 
@@ -67,6 +68,11 @@ class Follower(threading.Thread):
         self._runs = [_Fed(tracker, run) for run in runs]
         self._failures = 0
         self._warned = False
+
+    @property
+    def failing(self) -> bool:
+        """Whether the newest try has failed."""
+        return self._failures > 0
 
     def run(self) -> None:
         with contextlib.ExitStack() as locks:

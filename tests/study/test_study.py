@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import child_process
+from helpers import child_process, tracked
 from rfjax.config import from_dict
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records
@@ -81,6 +81,9 @@ def test_a_study_carries_on_past_a_failed_point(finished):
     assert [e for e in found if e[0] == "validation"] == want
     scored = {e[0] for e in found if e[1] != 3} - {"validation"}
     assert scored == {"geneval", "geneval_ceiling", "geneval_floor_null", "geneval_floor_shuffled", "samples"}
+    shown = tracked.of_events(root / "depth2" / "tensorboard")
+    assert {step for name, step in shown if name.startswith("validation/ema/")} == {3, 6}
+    assert any(value.image.height for e in tracked.events(root / "depth2" / "tensorboard") for value in e.summary.value)
 
 
 def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path, capsys):
@@ -122,6 +125,8 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
     done = subprocess.run(command(tmp_path / "killed"), env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "killed" / "report" / "index.html").exists()
+    drawn = [value.tag for e in tracked.events(tmp_path / "killed/report/tensorboard") for value in e.summary.value]
+    assert sorted(drawn) == sorted(path.stem for path in (tmp_path / "killed/report/figures").glob("*.png"))
     run_study(load_study(tiny), tmp_path / "calm")
     for point in ("depth1", "depth2"):
         killed, calm = (
