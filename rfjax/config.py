@@ -149,11 +149,12 @@ class TrainConfig:
     role: str = field(default="run", metadata=WRITTEN_WHERE_SET)
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
     warmup_steps: int = -1  # -1: 1,000, the paper's, but a tenth of a run that is shorter than 10,000 steps
-    decay_fraction: float = 0.2  # wsd: the rate falls over this last share of the steps
-    decay_shape: str = field(default="linear", metadata=WRITTEN_WHERE_SET)  # wsd: how it falls
+    # `config_rules.READ_BY_SCHEDULES` says which schedules read the next two and `final_learning_rate_fraction`.
+    decay_fraction: float = 0.2  # the rate falls over this last share of the steps
+    decay_shape: str = field(default="linear", metadata=WRITTEN_WHERE_SET)  # how the rate falls
     # Whole lengths of the runs that a study anneals from one trunk; the last is `steps`.
     branches: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
-    final_learning_rate_fraction: float = 0.0  # cosine and wsd: the last rate over `learning_rate`
+    final_learning_rate_fraction: float = 0.0  # the last rate over `learning_rate`
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8

@@ -299,8 +299,11 @@ def lag_note(records: Iterable[Mapping], step: int) -> str | None:
     """A warning if the average's validation loss at `step` exceeds that of the raw weights by more than `LAG`."""
     losses: dict[tuple, dict[str, float]] = {}
     for key, values in ((record["key"], record["values"]) for record in records):
-        if key["evaluation"] == "validation" and key["step"] == step and values and values[0]["value"] is not None:
-            losses.setdefault((key["corpus"], key["grid"], key["seed"]), {})[key["weights"]] = values[0]["value"]
+        if key["evaluation"] == "validation" and key["step"] == step:
+            settings = key["corpus"], key["grid"], key["seed"]
+            for value in values:
+                if (value["metric"], value["item"]) == ("loss", "mean") and value["value"] is not None:
+                    losses.setdefault(settings, {})[key["weights"]] = value["value"]
     for found in losses.values():
         ema, raw = found.get("ema"), found.get("raw")
         if ema is not None and raw is not None and ema > (1 + LAG) * raw:

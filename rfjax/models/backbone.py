@@ -6,7 +6,10 @@ The contract of a backbone, beyond `Backbone` below. A network's class is a Flax
 - The first prediction, before any training, is zero.
 - The prediction depends on t, on `pooled` and (`dit_class` excepted) on the context, but not on the order of the
   context's tokens.
-- The scanned stack is called `blocks`, and the program does not grow with the depth.
+- The scanned stack is called `blocks`, and the program does not grow with the depth. Another stack needs a place in
+  `_STACKS` of `watching.py`.
+- Every block calls `watching.attend` for its attention and `watching.note_streams` for its outputs; otherwise
+  `train.diagnostics_every` shows nothing of it.
 - A parameter called `kernel` has a rule in `sharding.py`. The rule names every axis but the layer axis of `blocks`, and
   one of the names is "hidden". No other parameter has a rule.
 - Every parameter has a kind in `parametrization.py`.

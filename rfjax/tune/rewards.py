@@ -89,7 +89,7 @@ def _cleanness(corpus: Corpus) -> RewardFn:
     if vocabulary is None or not hasattr(vocabulary, "palette"):
         raise ConfigError(
             f"the reward cleanness is for corpora of drawn scenes, and the corpus is {corpus.name}; "
-            "set config.held_out_reward to FILE.py:FUNCTION"
+            "give a reward of your own as FILE.py:FUNCTION"
         )
     palette = np.asarray(vocabulary.palette, np.float64)
 
@@ -118,24 +118,28 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def make_reward(name: str, corpus: Corpus) -> RewardFn:
+def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
     """The reward of a config's name, for a corpus; it raises `RfjaxError` for values that are no rewards.
 
     FILE.py:FUNCTION is a user's own: it is called with images [n, h, w, 3] in [0, 1] and their captions, and returns n
-    finite numbers. Raises `ConfigError` for a file or function that is not there, and for a corpus that the reward
-    cannot judge.
+    finite numbers. `field` is the config's field that gives the name, for messages. Raises `ConfigError` for a file or
+    function that is not there, and for a corpus that the reward cannot judge.
     """
     if name in REWARDS:
         row = REWARDS[name]
-        return _checked(name, row.make(corpus), row.low, row.high)
-    return _checked(name, _own(name), -np.inf, np.inf)
+        try:
+            reward = row.make(corpus)
+        except ConfigError as error:
+            raise ConfigError(f"config.{field} is {name!r}: {error}") from error
+        return _checked(name, reward, row.low, row.high)
+    return _checked(name, _own(name, f"config.{field}"), -np.inf, np.inf)
 
 
-def _own(name):
+def _own(name, field):
     file, _, function = name.rpartition(":")
-    path = local_path(file, "config.reward")
+    path = local_path(file, field)
     if not path.is_file():
-        raise ConfigError(f"config.reward is {name!r}, and there is no file {path}; give FILE.py:FUNCTION")
+        raise ConfigError(f"{field} is {name!r}, and there is no file {path}; give FILE.py:FUNCTION")
     spec = importlib.util.spec_from_file_location(f"rfjax_reward_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -144,7 +148,11 @@ def _own(name):
         raise ConfigError(f"the reward's file {path} failed: {type(error).__name__}: {error}") from error
     own = getattr(module, function, None)
     if not callable(own):
-        raise ConfigError(f"config.reward is {name!r}, and {path} has no function {function}")
+        given = f"and {path} defines no function {function!r}" if function else "which names no function"
+        own_values = (value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__)
+        defined = sorted(value.__name__ for value in own_values if callable(value))
+        found = f"it defines {', '.join(defined)}" if defined else "it defines none"
+        raise ConfigError(f"{field} is {name!r}, {given} ({found}); give FILE.py:FUNCTION")
     return lambda images, rows: own(images, [row["prompt"] for row in rows])
 
 

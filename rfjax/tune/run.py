@@ -55,7 +55,8 @@ def tune_run(
         run_folder.check_corpus(Path(parent.path), run_folder.read_run(Path(parent.path)), run.corpus)
         every = prompt_lists.all_prompts(run.corpus)
         tuned, held_out = prompt_lists.split(every, tune.held_out_prompts)
-        rewards = {name: make_reward(name, run.corpus) for name in (tune.reward, tune.held_out_reward)}
+        fields = {"reward": tune.reward, "held_out_reward": tune.held_out_reward}
+        rewards = {name: make_reward(name, run.corpus, field) for field, name in fields.items()}
         programs: dict = {}
         evaluator = Evaluator(run, programs) if evaluate else None
         rollouts = Rollouts(run, tune, tuned, rewards[tune.reward], programs)

@@ -224,11 +224,16 @@ def test_geneval_scores_as_a_record(tmp_path):
 
 
 def test_an_average_that_lags_is_told():
-    """Catches a law whose losses say more of the average than of the networks."""
+    """Catches a law whose losses say more of the average than of the networks; and another metric, written before the
+    loss, that is taken for it."""
 
     def record(weights, value, step=20):
         key = dict.fromkeys(("corpus", "grid", "seed"), "x") | {"evaluation": "validation", "step": step}
-        return {"key": key | {"weights": weights}, "values": [{"value": value}]}
+        before = {"metric": "new", "item": "mean", "value": 2.0 if weights == "ema" else 0.4}
+        return {
+            "key": key | {"weights": weights},
+            "values": [before, {"metric": "loss", "item": "mean", "value": value}],
+        }
 
     assert "a loss of 2 where the raw weights have 0.4" in lag_note([record("ema", 2.0), record("raw", 0.4)], 20)
     assert lag_note([record("ema", 0.41), record("raw", 0.4)], 20) is None

@@ -88,6 +88,17 @@ def test_bfloat16_compute_keeps_float32_parameters_and_output(name):
     assert products and set(products) == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_layer_can_be_watched(name):
+    """Catches blocks with an attention of their own that diagnostics do not see. Nothing is computed."""
+    backbone = make_backbone(small_config(name, depth=3), SMALL)
+    params = jax.eval_shape(backbone.init, jax.random.key(0))
+    _, logits, squares = jax.eval_shape(backbone.watched, params, *inputs())
+    for found, call in ((logits, "attend"), (squares, "note_streams")):
+        layers = {noted.split("/")[0] for noted in found}
+        assert layers == {"0", "1", "2"}, f"{name}: some layers do not call models/watching.py: {call}; seen {layers}"
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_program_does_not_grow_with_the_depth(name):
     def lines(depth):

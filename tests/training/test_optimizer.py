@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -5,6 +6,8 @@ import numpy as np
 import pytest
 
 from rfjax.config import Config, TrainConfig
+from rfjax.config_rules import READ_BY_SCHEDULES
+from rfjax.limits import CHOICES
 from rfjax.training.optimizer import SCHEDULES, decayed, learning_rate, make_optimizer
 
 PEAK, STEPS, WARMUP, END = 3e-3, 100, 10, 0.1
@@ -35,6 +38,32 @@ def test_schedules_are_their_closed_forms(schedule):
     rate = learning_rate(config)
     got = [float(rate(jnp.int32(step))) for step in range(STEPS)]
     np.testing.assert_allclose(got, [closed_form(schedule, step) for step in range(STEPS)], rtol=1e-5)
+
+
+def changed(field):
+    """Another value of a field of `TrainConfig`; None for a field that is neither a number nor a choice."""
+    value, choices = field.default, CHOICES.get(f"train.{field.name}", ())
+    if choices:
+        return next(choice for choice in choices if choice != value)
+    if isinstance(value, int | float):
+        return type(value)(value / 2 + 4) if isinstance(value, int) else value / 3 + 0.05
+    return None
+
+
+def test_the_table_says_which_schedules_read_a_field():
+    """Catches a new schedule whose own field is refused as not read, and a field that a schedule ignores in silence."""
+    steps = jnp.arange(STEPS)
+    base = {"steps": STEPS, "final_learning_rate_fraction": END}
+    rates = {name: learning_rate(TrainConfig(schedule=name, **base))(steps) for name in SCHEDULES}
+    for field in dataclasses.fields(TrainConfig):
+        if field.name == "schedule" or (value := changed(field)) is None:
+            continue
+        assert value != base.get(field.name, field.default), field.name
+        other = {name: TrainConfig(schedule=name, **base | {field.name: value}) for name in SCHEDULES}
+        readers = tuple(n for n in SCHEDULES if np.any(learning_rate(other[n])(steps) != rates[n]))
+        if readers not in ((), tuple(SCHEDULES)):
+            said = READ_BY_SCHEDULES.get(f"train.{field.name}")
+            assert said == readers, f"train.{field.name} is read by {readers}; READ_BY_SCHEDULES has {said}"
 
 
 def test_no_warmup_starts_at_the_peak():

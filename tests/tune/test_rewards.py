@@ -88,14 +88,16 @@ def test_values_that_are_no_rewards_are_named(tmp_path, corpus, name, values, sa
 def test_rewards_that_are_not_there_are_refused(tmp_path, corpus):
     (tmp_path / "reward.py").write_text("x = 1\n")
     (tmp_path / "wrong.py").write_text("x = (\n")
+    (tmp_path / "two.py").write_text("def g(images, prompts): ...\n")
     for name, said in (
-        ("gone.py:f", "no file"),
-        ("reward.py:f", "no function f"),
+        ("gone.py:f", "^config.held_out_reward is .*no file"),
+        ("reward.py:f", r"^config.held_out_reward is .*no function 'f' \(it defines none\)"),
+        ("two.py:", r"^config.held_out_reward is .*names no function \(it defines g\); give FILE.py:FUNCTION"),
         ("wrong.py:f", "failed: SyntaxError"),
     ):
         with pytest.raises(ConfigError, match=said):
-            make_reward(f"{tmp_path}/{name}", corpus)
-    with pytest.raises(ConfigError, match="reward cleanness is for corpora of drawn scenes.*random"):
+            make_reward(f"{tmp_path}/{name}", corpus, "held_out_reward")
+    with pytest.raises(ConfigError, match="config.reward is .*reward cleanness is for corpora of drawn scenes.*random"):
         make_reward("cleanness", load_corpus(DataConfig(corpus="random"), 0))
 
 
