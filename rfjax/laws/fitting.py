@@ -34,6 +34,7 @@ from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
 from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
 from rfjax.laws.resampling import add_noise, corrected_ends, draw
+from rfjax.laws.trunk_likelihood import likelihood_ends
 from rfjax.laws.trunks import Scatter, are_shared, trunks_of
 from rfjax.results.plain import plain
 
@@ -236,6 +237,10 @@ def fit(
         covariance = np.asarray(examples_covariance, float)[np.ix_(order, order)]
         of_examples = law.recentre(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
     parameters, draws = law.recentre(inner, centre), law.recentre(drawn.parameters, centre)
+    ends = {}
+    if drawn.scatter is not None:
+        of_data = (inner, drawn.parameters, z, log_loss, trunks, drawn.scatter)
+        ends = {index: likelihood_ends(law, index, *of_data) for index in law.profiled}
     left_out = trunk_out = largest_out = None
     if options.held_out:
         left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
@@ -250,7 +255,7 @@ def fit(
         parameters=parameters,
         draws=draws,
         noise_draws=drawn.noise,
-        estimates=_estimates(law, parameters, draws, of_examples, drawn),
+        estimates=_estimates(law, parameters, draws, of_examples, drawn, ends),
         scatter=drawn.scatter,
         left_out=left_out,
         trunk_out=trunk_out,
@@ -259,13 +264,18 @@ def fit(
     )
 
 
-def _estimates(law, parameters, draws, of_examples, drawn):
+def _estimates(law, parameters, draws, of_examples, drawn, ends):
     """The parameters with percentile intervals, which runs that share trunks have corrected for bias.
+
+    `ends` has the intervals that are known in another way, by the parameter's index. They are widened to hold the
+    estimate, which is of another misfit.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
     """
     method = drawn.method
     low, high = np.quantile(draws, ENDS, axis=0) if drawn.scatter is None else corrected_ends(draws, parameters)
+    for index, (lower, upper) in ends.items():
+        low[index], high[index] = min(lower, parameters[index]), max(upper, parameters[index])
     estimates = {}
     for index, name in enumerate(law.parameters):
         natural = np.exp if law.logarithmic[index] else np.asarray

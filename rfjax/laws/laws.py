@@ -177,6 +177,12 @@ class Law:
         return tuple(part.start + 1 for part in self.slices)
 
     @property
+    def profiled(self) -> tuple[int, ...]:
+        """Indices of the parameters whose likelihood is profiled: E and the exponents. A coefficient is the value of
+        its term at x = 1, far outside all data."""
+        return (*([0] if self.offset else []), *self.exponents)
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """The slice of the parameter array that each term has."""
         ends = np.cumsum([int(self.offset), *(len(term.parameters) for term in self.terms)])

@@ -48,12 +48,20 @@ class _Problem(NamedTuple):
     y: Float[np.ndarray, "#batch n"]
     weights: Float[np.ndarray, "#batch n"]
     scale: Float[np.ndarray, "#batch 1"]
+    precision: Float[np.ndarray, "#batch n n"] | None = None
 
     def rows(self, chosen) -> _Problem:
         def pick(array):
             return array if len(array) == 1 else array[chosen]
 
-        return self._replace(y=pick(self.y), weights=pick(self.weights), scale=pick(self.scale))
+        precision = None if self.precision is None else pick(self.precision)
+        return self._replace(y=pick(self.y), weights=pick(self.weights), scale=pick(self.scale), precision=precision)
+
+    def misfit(self, residuals: Float[np.ndarray, "batch n"]) -> Float[np.ndarray, " batch"]:
+        """The objective of each row: the weighted sum of rho, or half of r^T P r with a precision P."""
+        if self.precision is not None:
+            return 0.5 * (residuals * _times(self.precision, residuals)).sum(axis=1)
+        return (self.weights * rho(residuals, self.delta)).sum(axis=1)
 
 
 def bounds(law: Law, log_x: Float[np.ndarray, "n v"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
@@ -96,6 +104,7 @@ def minimise(
     loss: Loss,
     *,
     weights: Num[np.ndarray, "*#rows n"] | None = None,
+    precision: Float[np.ndarray, "#rows n n"] | None = None,
     fixed: Sequence[int] = (),
     gradual: bool = False,
     iterations: int = ITERATIONS,
@@ -106,7 +115,12 @@ def minimise(
     `weights` have one row for each fit, or one for all. Parameters with an index in `fixed` keep their
     start. `gradual` reaches a small delta through larger ones, for starts far from the minimum;
     delta = 0 is always reached in this way.
+
+    With a `precision` (the inverse of the noise's covariance) the fit is generalised least squares: half of r^T P r is
+    minimised, so the loss must be squares, and there are no weights. Raises `ValueError` otherwise.
     """
+    if precision is not None and (weights is not None or not np.isinf(loss.delta) or not loss.logarithmic):
+        raise ValueError(f"a precision goes with squares of log residuals without weights, not with {loss}")
     start = np.asarray(start, dtype=float)
     y = np.atleast_2d(log_loss)
     weights = np.ones((1, y.shape[1])) if weights is None else np.atleast_2d(np.asarray(weights, float))
@@ -115,7 +129,8 @@ def minimise(
     size = max(len(y), len(weights))
     present = np.broadcast_to(weights > 0, (size, y.shape[1]))
     smallest = np.where(present, np.broadcast_to(y, present.shape), np.inf).min(axis=1, keepdims=True)
-    problem = _Problem(law, loss, loss.smooth_delta(), np.asarray(log_x, float), y, weights, np.exp(smallest))
+    z = np.asarray(log_x, float)
+    problem = _Problem(law, loss, loss.smooth_delta(), z, y, weights, np.exp(smallest), precision)
     limits = bounds(law, problem.z)
     rows = max(1, CHUNK // y.shape[1])
     pieces = [
@@ -143,7 +158,10 @@ def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
     if problem.law.offset:
         parameters[:, :1] *= problem.scale
     residuals = _evaluate(problem, inner)[1]
-    objective = (problem.weights * problem.loss.rho(residuals)).sum(axis=1)
+    if problem.precision is None:
+        objective = (problem.weights * problem.loss.rho(residuals)).sum(axis=1)
+    else:
+        objective = problem.misfit(residuals)
     return Minimum(parameters, objective, converged, free & (inner <= lower), free & (inner >= upper))
 
 
@@ -225,7 +243,7 @@ def _evaluate(problem, inner):
             total += inner[:, :1] * problem.scale
         log_model = np.log(total)
         residuals = log_model - problem.y if problem.loss.logarithmic else total - np.exp(problem.y)
-        value = (problem.weights * rho(residuals, problem.delta)).sum(axis=1)
+        value = problem.misfit(residuals)
     return [np.where(np.isfinite(value), value, np.inf), residuals, total, terms]
 
 
@@ -249,12 +267,17 @@ def _derivatives(problem, inner, state):
         clipped = np.clip(residuals, -delta, delta)
         inside = np.abs(residuals) <= delta
         slope, curvature = problem.weights * clipped, problem.weights * inside
+        if problem.precision is not None:
+            slope, curvature = _times(problem.precision, residuals), 0.0
         if not problem.loss.logarithmic:  # dL = L dlog L
             slope, curvature = slope * total, curvature * total**2
         # The Hessian of log L is (that of L)/L - g g^T; the Hessian of L is (that of L)/L times L.
         outer = curvature - slope if problem.loss.logarithmic else curvature
         gradient = np.matmul(jacobian, slope[..., None])[..., 0]
         hessian = np.matmul(jacobian * outer[:, None], jacobian.transpose(0, 2, 1))
+        if problem.precision is not None:
+            gauss_newton = np.matmul(np.matmul(jacobian, problem.precision), jacobian.transpose(0, 2, 1))
+            hessian += gauss_newton
         for column, (term, part) in enumerate(zip(law.terms, law.slices, strict=True)):
             g = term.gradient(inner[:, part], problem.z[:, column])
             pull = slope * shares[:, column]
@@ -272,10 +295,17 @@ def _derivatives(problem, inner, state):
         if not problem.loss.logarithmic:
             robust = robust * total**2
         diagonal = np.matmul(jacobian**2, robust[..., None])[..., 0]
+        if problem.precision is not None:
+            diagonal = np.einsum("bkk->bk", gauss_newton).copy()
     finite = np.isfinite(state[0]) & np.isfinite(gradient).all(axis=1)
     finite &= np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(diagonal).all(axis=1)
     gradient[~finite], hessian[~finite], diagonal[~finite] = 0.0, 0.0, 1.0
     return gradient, hessian, diagonal, finite
+
+
+def _times(precision, residuals):
+    """P r for each row."""
+    return np.matmul(precision, residuals[..., None])[..., 0]
 
 
 def _damped_step(gradient, hessian, diagonal, held, damping):

@@ -51,7 +51,7 @@ class Profile:
 
 def profiled_parameters(law: Law) -> tuple[str, ...]:
     """The parameters that have a profile: E and the exponents."""
-    return tuple(law.parameters[i] for i in (*([0] if law.offset else []), *law.exponents))
+    return tuple(law.parameters[index] for index in law.profiled)
 
 
 def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:

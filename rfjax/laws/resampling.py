@@ -86,7 +86,10 @@ def draw(
         weights, data = None, law.log_loss(parameters, log_x)[None] + draw_noise(rng, found, trunks)
         noise = np.hypot(found.between, found.within)  # a new run is of a new trunk
         noise = noise if loss.logarithmic else noise * np.exp(log_loss.mean())
-        said = f"parametric bootstrap, {resamples:,} resamples, corrected for bias: {found.method}"
+        said = (
+            f"parametric bootstrap, {resamples:,} resamples, corrected for bias, and for E and the exponents the "
+            f"likelihood of runs that share trunks: {found.method}"
+        )
     else:
         least = max(MIN_RUNS_TO_RESAMPLE, k + MIN_FREEDOM_TO_RESAMPLE)
         few = f" (fewer than {least} runs are too few to resample)" if method == "auto" else ""

@@ -18,6 +18,7 @@ from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.budgets import Allocation, allocate, measure_cost, undecided
 from rfjax.laws.comparison import compare
 from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, fit
+from rfjax.laws.held_out_size import HeldOut, choose_headline, hold_out_largest
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.optimal_frontier import OptimalFrontier, derive
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
@@ -45,30 +46,6 @@ class Settings:
     grid_seed: int | None
     sampler: str
     sampler_seed: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The loss predicted for a run that the fit has not seen, and the loss that the run reached."""
-
-    run: str
-    flops: float
-    predicted: float
-    low: float  # 95 % interval of a new run's loss
-    high: float
-    actual: float
-    relative_error: float  # (predicted - actual) / actual
-    covered: bool
-    better: str | None = None  # a run of no more FLOPs and a lower loss: then the law describes that one, not this run
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """The largest depth, predicted by the law of the other depths."""
-
-    depth: int
-    fit: Fit
-    predictions: tuple[Prediction, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +141,10 @@ def mark_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run has the best learning rate among the runs of its size and number of images."""
+    """Whether each run has the best learning rate among the runs of its size and number of images: all have, in a
+    table without a column of rates."""
+    if "learning_rate" not in points:
+        return np.ones(len(points), bool)
     keys = ["params", "images"]
     mean = points.groupby([*keys, "learning_rate"], dropna=False)["loss"].transform("mean")
     best = mean.groupby([points[key] for key in keys]).transform("min")
@@ -235,7 +215,7 @@ def analyse(
     frontier, best = points[points["frontier"]], points[points["best_rate"]]
     fits = {law.name: fitted(frontier, law) for law in (SATURATING, POWER)}
     fits[PARAMETRIC.name] = fitted(best, PARAMETRIC)
-    headline, reason = _choose_headline(fits[SATURATING.name], fits[POWER.name])
+    headline, reason = choose_headline(fits[SATURATING.name], fits[POWER.name])
     held_out, held_out_reason = hold_out_largest(points, options)
     plan, plan_reason = _plan_budget(fits[PARAMETRIC.name], best)
     optimal, optimal_reason = derive(fits[PARAMETRIC.name], best)
@@ -272,58 +252,6 @@ def _plan_budget(parametric, rows):
         return None, f"the runs do not decide it: the interval of {' and '.join(open_ends)} reaches 0"
     largest = rows["images"].to_numpy(float).max()
     return allocate(parametric, PLANNED * float(rows["flops"].max()), measure_cost(rows), fixed_images=largest), ""
-
-
-def hold_out_largest(points: pd.DataFrame, options: FitOptions) -> tuple[HeldOut | None, str]:
-    """Predicts the largest depth from the frontier of the other depths. Returns (HeldOut, ""), or (None, the reason).
-
-    The law describes the frontier. So of the largest depth, the runs on the whole study's frontier are predicted; if
-    there are none, the run of lowest loss.
-    """
-    if points.empty or points["depth"].nunique() < 2:
-        return None, "a depth can be held out only where runs of at least two depths have finished"
-    depth = int(points["depth"].max())
-    rest = points[points["depth"] < depth]
-    rest = rest[on_frontier(rest)]
-    fits = [fit(rest, law, options, held_out=False) for law in (SATURATING, POWER)]
-    chosen, reason = _choose_headline(*fits)
-    if not chosen:
-        return None, f"without depth {depth}: {reason}"
-    fitted = next(candidate for candidate in fits if candidate.law.name == chosen)
-    largest = points[points["depth"] == depth]
-    largest = largest[largest["frontier"]] if largest["frontier"].any() else largest.nsmallest(1, "loss")
-    x = {"flops": largest["flops"].to_numpy(float)}
-    low, high = fitted.interval(x, new_run=True)
-    predictions = tuple(
-        Prediction(
-            run=row.run,
-            flops=float(row.flops),
-            predicted=float(value),
-            low=float(lo),
-            high=float(hi),
-            actual=float(row.loss),
-            relative_error=float((value - row.loss) / row.loss),
-            covered=bool(lo <= row.loss <= hi),
-            better=_better_than(row, points),
-        )
-        for row, value, lo, hi in zip(largest.itertuples(), fitted.predict(x), low, high, strict=True)
-    )
-    return HeldOut(depth=depth, fit=fitted, predictions=predictions), ""
-
-
-def _better_than(row, points) -> str | None:
-    """The run of lowest loss among those with no more FLOPs than a run and a lower loss; None if there is none."""
-    better = points[(points["flops"] <= row.flops) & (points["loss"] < row.loss)]
-    return None if better.empty else str(better.nsmallest(1, "loss")["run"].iloc[0])
-
-
-def _choose_headline(saturating, power):
-    """Returns (the name of the law to show, why it is not the saturating law, or "")."""
-    if saturating.identifiable:
-        return saturating.law.name, ""
-    if power.identifiable:
-        return power.law.name, f"the saturating law was not fitted: {saturating.reason}"
-    return "", f"{saturating.reason}; nor the power law: {power.reason}"
 
 
 def most_common(rows, column, preferences=()):

@@ -58,10 +58,21 @@ def loss_against_compute(numbers, look):
         top.plot(band["flops"], band["held_out"]["loss"], color=VERMILION, ls="--", lw=1, zorder=2)
         for prediction in held["predictions"]:
             at = prediction["flops"] * ASIDE
-            point(top, at, *ends(prediction, "predicted"), color=VERMILION, marker="D", hollow=True, ms=4)
+            point(
+                top,
+                at,
+                *ends(prediction, "predicted"),
+                color=VERMILION,
+                hollow=True,
+                ms=4,
+                marker=_marker(held, prediction),
+            )
         handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
         label = "its prediction, 95 % interval"
         handles.append(Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label=label))
+        if any(prediction["law"] != held["fit"]["law"] for prediction in held["predictions"]):
+            label = f"by params and images without depth {held['depth']}"
+            handles.append(Line2D([], [], color=VERMILION, marker="s", mfc="white", ms=4, lw=0, label=label))
     rows = []
     for run in runs:
         colour, marker = look[run["depth"]]
@@ -79,6 +90,11 @@ def loss_against_compute(numbers, look):
         _draw_residuals(axes[1], numbers, runs, look)
     axes[-1].set(xlabel="training FLOPs (2 per multiply-accumulate, 3× forward)", xscale="log")
     return figure
+
+
+def _marker(held, prediction):
+    """The marker of a prediction: a diamond for the law of compute, a square for the law of params and images."""
+    return "D" if prediction["law"] == held["fit"]["law"] else "s"
 
 
 def _draw_residuals(axes, numbers, runs, look):
@@ -104,7 +120,15 @@ def _draw_residuals(axes, numbers, runs, look):
     points(axes, rows)
     for prediction in held["predictions"] if held else ():
         values = [percent(prediction["flops"], value) for value in ends(prediction, "predicted")]
-        point(axes, prediction["flops"] * ASIDE, *values, color=VERMILION, marker="D", hollow=True, ms=4)
+        point(
+            axes,
+            prediction["flops"] * ASIDE,
+            *values,
+            color=VERMILION,
+            hollow=True,
+            ms=4,
+            marker=_marker(held, prediction),
+        )
         shown += values
     reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # all points must lie in the panel; the band need not
     axes.set(ylim=(-reach, reach), ylabel="above law (%)")

@@ -155,23 +155,34 @@ def headline_fact(analysis: Mapping) -> list[str]:
 
 
 def held_out_facts(analysis: Mapping) -> list[Fact]:
-    """The prediction of each run of the largest depth by the law of the other depths, from `Analysis.to_json`."""
+    """The predictions of each run of the largest depth by the laws of the other depths, from `Analysis.to_json`.
+
+    For a run off the frontier, the parametric law's prediction comes first, as the one that counts.
+    """
     held = analysis["held_out"]
     if not held:
         return [[f"nothing was held out: {analysis['held_out_reason']}"]]
-    return [
-        [
-            f"held out depth {held['depth']} ({p['run']}): the {held['fit']['law']} law predicted "
-            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error "
-            f"{percent(p['relative_error'])}, {_where(p)}",
-            *(
-                [f"it is off the frontier, which the law describes: {p['better']} got a lower loss for no more FLOPs"]
-                if p.get("better")
-                else []
-            ),
-        ]
-        for p in held["predictions"]
+    runs = dict.fromkeys(p["run"] for p in held["predictions"])
+    return [_held_out_fact(held, [p for p in held["predictions"] if p["run"] == run]) for run in runs]
+
+
+def _held_out_fact(held, predictions):
+    run, on_frontier = predictions[0]["run"], predictions[0]["on_frontier"]
+    said = [
+        f"the {p['law']} law predicted {interval(p['predicted'], p['low'], p['high'], '.4f')}, "
+        f"got {loss(p['actual'])}: error {percent(p['relative_error'])}, {_where(p)}"
+        for p in predictions
     ]
+    said[0] = f"held out depth {held['depth']} ({run}): {said[0]}"
+    if on_frontier:
+        return said
+    better = predictions[0]["better"]
+    than = f"{better} got a lower loss for no more FLOPs" if better else "runs of no more FLOPs have a lower mean loss"
+    said[-1] += ", but a law of compute predicts frontier runs only"
+    if predictions[0]["counts"]:
+        return [said[0], f"this prediction counts, as the run is off the frontier: {than}", *said[1:]]
+    reason = held["parametric_reason"]
+    return [*said, f"the run is off the frontier: {than}", f"no prediction counts: no parametric law: {reason}"]
 
 
 def allocation_fact(found: Mapping) -> list[str]:

@@ -86,6 +86,7 @@ def _held_out_table(analysis, page):
         [
             text(p["run"]),
             power(p["flops"]),
+            text(p["law"]) + ("" if p["counts"] else " <small>(does not count)</small>"),
             interval(p["predicted"], p["low"], p["high"], ".4f"),
             loss(p["actual"]),
             percent(p["relative_error"]),
@@ -93,9 +94,15 @@ def _held_out_table(analysis, page):
         ]
         for p in held["predictions"]
     ]
-    return page.table(
-        ["run", "FLOPs", "predicted, 95 % interval", "measured", "error", "inside"],
-        rows,
-        f"Depth {held['depth']} held out and predicted by the {text(held['fit']['law'])} law of the other "
-        f"{held['fit']['n']} runs on their own frontier. The interval is for the loss of a new run.",
+    fits = [held["fit"], *([held["parametric"]] if held["parametric"] else [])]
+    laws = " and ".join(f"the {text(fit['law'])} law of {fit['n']} runs" for fit in fits if fit["identifiable"])
+    caption = (
+        f"Depth {held['depth']} held out and predicted by {laws} of the other depths. The interval is for the loss of "
+        "a new run. The law of compute is fitted to runs on the frontier, and predicts frontier runs only."
     )
+    if held["parametric"]:
+        caption += " For a run off the frontier, the prediction of the parametric law counts."
+    if held["parametric_reason"]:
+        caption += f" There is none: {text(held['parametric_reason'])}."
+    header = ["run", "FLOPs", "law", "predicted, 95 % interval", "measured", "error", "inside"]
+    return page.table(header, rows, caption)

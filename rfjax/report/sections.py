@@ -175,8 +175,8 @@ def _method_section(numbers, page):
 
 def _fit_methods(analysis):
     fit, held = next(iter(analysis["fits"].values())), analysis["held_out"]
-    fits = [*analysis["fits"].values(), *([held["fit"]] if held else [])]
-    methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit["interval_method"])
+    fits = [*analysis["fits"].values(), *((held["fit"], held["parametric"]) if held else ())]
+    methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit and fit["interval_method"])
     return [
         f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, "
         "annealed checkpoints of runs and branches are fitted, one point each. The frontier holds the runs that no "

@@ -93,13 +93,42 @@ def test_the_held_out_depth_is_predicted_from_the_others_alone():
     truth = float(planted_study.planted_loss(1e14))
     assert honest.predictions[0].predicted == pytest.approx(truth, rel=1e-6)
     # A different loss at the largest depth changes the verdict and nothing of the prediction.
-    assert other.predictions[0].predicted == honest.predictions[0].predicted
-    assert other.predictions[0].actual == 0.2 and not other.predictions[0].covered
-    assert other.predictions[0].relative_error == pytest.approx(truth / 0.2 - 1, rel=1e-6)
-    # It is then off the frontier, and says which run is better for no more FLOPs.
-    assert honest.predictions[0].better is None
+    by_size, by_compute = other.predictions
+    assert by_compute.predicted == honest.predictions[0].predicted
+    assert by_compute.actual == 0.2 and not by_compute.covered
+    assert by_compute.relative_error == pytest.approx(truth / 0.2 - 1, rel=1e-6)
+    # It is then off the frontier: the law of compute does not count, and a better run for no more FLOPs is named.
+    assert honest.predictions[0].better is None and honest.predictions[0].counts and honest.parametric is None
     least = planted_points().iloc[:-1].nsmallest(1, "loss")
-    assert least["loss"].iloc[0] < 0.2 and other.predictions[0].better == least["run"].iloc[0]
+    assert least["loss"].iloc[0] < 0.2 and by_compute.better == least["run"].iloc[0]
+    assert (by_size.law, by_size.counts, by_compute.counts) == ("parametric", True, False)
+
+
+def test_a_run_off_the_frontier_is_predicted_by_size_and_images():
+    """Catches a law of compute whose error on such a run is taken for the study's: 5 sizes on a grid of images, and of
+    the largest one run alone, after too few images."""
+    rows = [
+        (f"n{size}d{length}", 1 + size, 6.0 * params * images, 0.05 + 60 * params**-0.3 + 900 * images**-0.6)
+        for size, params in enumerate(np.geomspace(1e5, 1e7, 5))
+        for length, images in enumerate(np.geomspace(1e4, 1e6, 4))
+        if size < 4 or length == 0
+    ]
+    frame = points(rows)
+    names = frame["run"].str.extract(r"n(\d)d(\d)").astype(int)
+    frame["params"], frame["images"] = np.geomspace(1e5, 1e7, 5)[names[0]], np.geomspace(1e4, 1e6, 4)[names[1]]
+    found, reason = hold_out_largest(study_fits.mark_points(frame), FitOptions(resamples=30))
+    assert not reason and [p.law for p in found.predictions] == ["parametric", "saturating"]
+    by_size, by_compute = found.predictions
+    assert by_size.relative_error == pytest.approx(0, abs=1e-6) and by_compute.relative_error < -0.1
+    said = " ".join(held_out_facts({"held_out": plain(found)})[0])
+    assert "predicts frontier runs only" in said and said.index("this prediction counts") < said.index("saturating")
+    # Without enough sizes for the parametric law no prediction counts, and the reason is given.
+    two = study_fits.mark_points(frame[frame["depth"].isin([1, 2, 5])])
+    found, reason = hold_out_largest(two, FitOptions(resamples=30))
+    assert not reason and not any(p.counts for p in found.predictions)
+    assert "no prediction counts: no parametric law: params takes 2" in " ".join(
+        held_out_facts({"held_out": plain(found)})[0]
+    )
 
 
 def test_the_law_of_compute_is_fitted_on_the_frontier_only():
