@@ -20,7 +20,13 @@ def get_config():
             "batch_size": 64,
             "learning_rate": 1e-3,
             "lora": {"rank": 32},
-            "rollout": {"prompts": 48, "images_per_prompt": 8, "steps_per_round": 10},
+            "rollout": {
+                "prompts": 48,
+                "images_per_prompt": 8,
+                "steps_per_round": 10,
+                "sampler_steps": 10,
+                "guidance_scale": 1.0,  # as in DiffusionNFT: guidance is learnt, not applied
+            },
             "nft": {"keep_growth": 0.0},
             "dpo": {"beta": 500.0},
             "watch": {"prompts_per_task": 20, "images_per_prompt": 4},
