@@ -146,10 +146,8 @@ def _final_checkpoints(results, points, settings):
 
 def _environment(runs):
     """The distinct values over runs of what they were trained with, and the corpora that changed between runs."""
-    # A corpus that is drawn has other training data for each seed; a prepared one has the same for all.
-    prepared = runs["train_corpus"].astype(str).str.startswith("prepared")
-    seeds = runs["seed"].where(~prepared, 0)
-    versions = runs.groupby(["train_corpus", seeds])["corpus_fingerprint"].nunique().groupby(level=0).max()
+    # A seed draws training data of its own, or its own order and captions, so only runs of one seed are compared.
+    versions = runs.groupby(["train_corpus", "seed"])["corpus_fingerprint"].nunique().groupby(level=0).max()
     distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
     return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
 

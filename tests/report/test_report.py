@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -493,3 +494,15 @@ def test_scores_by_more_prompts_stand_apart(undrawn, tmp_path):
     (other,) = numbers["geneval"]["others"]
     assert (other["value"], other["sampler"].endswith("80x4")) == (0.875, True) and other["run"] == run["run"]
     assert "They enter no fit" in (tmp_path / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("corpus", ["shapes", "prepared:birds"])
+def test_only_runs_of_one_seed_can_show_that_the_data_changed(corpus):
+    """Catches a warning about every study of a prepared corpus with two seeds, whose orders and captions differ."""
+    from rfjax.report import numbers
+
+    runs = pd.DataFrame({"train_corpus": [corpus] * 3, "seed": [0, 0, 1], "corpus_fingerprint": ["a", "a", "b"]})
+    runs = runs.reindex(columns=[*{*runs.columns, *numbers.ENVIRONMENT_COLUMNS}])
+    assert numbers._environment(runs)["corpora_that_changed"] == {}
+    runs.loc[1, "corpus_fingerprint"] = "c"
+    assert numbers._environment(runs)["corpora_that_changed"] == {corpus: 2}
