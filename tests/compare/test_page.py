@@ -82,6 +82,7 @@ def test_nothing_tells_which_run_made_an_image(made):
             assert secret not in text, (path, secret)
     for rater in study.raters:
         data = data_of(page_of(made, rater))
+        assert " ".join(data) == "study rater page pages columns questions pairs folder images"
         assert {frozenset(pair) for pair in data["pairs"]} == {
             frozenset(("pair", "left", "right", "prompt", "questions"))
         }

@@ -44,6 +44,19 @@ DAMAGE = (
 )
 
 
+def test_a_repeat_of_a_check_is_refused(made, tmp_path):
+    """Catches a repeat of an answer that is known, which would tell nothing about the rater."""
+    content = json.loads((made / "out" / STUDY).read_text())
+    repeat = next(pair for pair in content["pairs"] if "repeats" in (pair["check"] or {}))
+    again = repeat | {"pair": "0" * 12, "check": {"repeats": repeat["pair"]}}
+    content["pairs"].append(again)
+    (tmp_path / STUDY).write_text(json.dumps(content))
+    with pytest.raises(
+        ConfigError, match=f"has in the pair 000000000000 a repeat of {repeat['pair']}, no pair like it"
+    ):
+        read_study(tmp_path)
+
+
 @pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[message[:30] for _, message in DAMAGE])
 def test_a_damaged_study_is_refused_by_what_is_wrong(made, tmp_path, damage, message):
     content = json.loads((made / "out" / STUDY).read_text())
