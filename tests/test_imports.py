@@ -78,6 +78,8 @@ WITHOUT_JAX = (
     "rfjax.report.write",
     "rfjax.laws.step_efficiency",
     "rfjax.results.merge",
+    "rfjax.votes.command",
+    "rfjax.votes.record",
 )
 # Scorers' modules that need neither JAX nor torch.
 WITHOUT_TORCH = (
