@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS, LEVEL
@@ -127,7 +128,10 @@ class Fit:
         value = self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
-            normal = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
+            rng, count = np.random.default_rng(self.seed + 1), len(self.draws)
+            normal = rng.standard_normal(count)
+            if self.scatter is not None:  # evenly spread, so that a few hundred draws give the tails of few trunks
+                normal = stats.norm.ppf((rng.permutation(count) + 0.5) / count)
             log_loss = add_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         if self.scatter is None:

@@ -11,6 +11,7 @@ from rfjax.laws.correlation import correlate, resampled_runs
 from rfjax.laws.fitting import fit
 from rfjax.laws.laws import PARAMETRIC, POWER
 from rfjax.laws.misfits import LOSSES
+from rfjax.laws.trunk_likelihood import generalised_refits, likelihood_ends
 from rfjax.report.fit_facts import fit_fact
 
 SIZES, LENGTHS = np.geomspace(1e5, 1e7, 4), np.geomspace(1e4, 1e5, 4)
@@ -82,15 +83,36 @@ def test_a_law_of_compute_counts_sizes_and_not_lengths():
     assert found.two_seeds == 1 and found.trunks == 3
 
 
+def test_refits_and_ends_are_those_of_generalised_least_squares():
+    """Catches branches that are taken as independent, and a wrong covariance: of a power law, which is linear in its
+    logarithms, the estimate and its spread are known."""
+    rng = np.random.default_rng(0)
+    trunks = np.repeat(np.arange(5), 4)
+    log_x = (np.repeat([-2.0, -1.0, 0.0, 1.0, 2.0], 4) + np.tile([-0.5, -0.2, 0.2, 0.5], 5))[:, None]
+    log_loss = 0.1 - 0.3 * log_x[:, 0] + 0.03 * rng.standard_normal(5)[trunks] + 0.004 * rng.standard_normal(20)
+    count = 4000
+    known = shared.Scatter(trunks=5, two_seeds=0, between=np.full(count, 0.03), within=np.full(count, 0.004))
+    inverse = np.linalg.inv(0.03**2 * (trunks[:, None] == trunks) + 0.004**2 * np.eye(20))
+    jacobian = np.column_stack([np.ones(20), -log_x[:, 0]])
+    covariance = np.linalg.inv(jacobian.T @ inverse @ jacobian)
+    best, spread = (covariance @ jacobian.T @ inverse @ log_loss)[1], np.sqrt(covariance[1, 1])
+    data = (log_x, log_loss, trunks, known)
+    draws = generalised_refits(rng, POWER, np.array([0.0, 0.2]), *data).parameters
+    assert draws[:, 1].mean() == pytest.approx(best, abs=0.1 * spread)
+    assert draws[:, 1].std() == pytest.approx(spread, rel=0.05)
+    ends = likelihood_ends(POWER, 1, np.array([0.0, 0.2]), draws, *data)
+    np.testing.assert_allclose(ends, [best - 1.96 * spread, best + 1.96 * spread], atol=0.02 * spread)
+
+
 def test_a_trunk_is_one_sample():
-    """Catches branches that are resampled as if they were independent: intervals of half the width that is due."""
+    """Catches an estimate that depends on the column of trunks, and few trunks that are resampled all the same."""
     table = branched(0, 0.03, 0.004)
     alone = fit(table.drop(columns="trunk"), PARAMETRIC, resamples=80, held_out=False)
     together = fit(table, PARAMETRIC, resamples=80, held_out=False)
-    at = {"params": [3e7], "images": [3e5]}
-    widths = [np.log(high / low)[0] for low, high in (each.interval(at, new_run=True) for each in (alone, together))]
-    assert widths[1] > 1.3 * widths[0]
+    assert alone.scatter is None and together.scatter.trunks == 5
     np.testing.assert_array_equal(alone.parameters, together.parameters)  # the estimate is the same
+    for each in together.estimates.values():
+        assert each.low <= each.value <= each.high  # though the intervals are of another misfit
     with pytest.raises(ConfigError, match="need 8 trunks, not 5"):
         fit(table, PARAMETRIC, resamples=10, intervals="runs")
 
