@@ -2,7 +2,8 @@
 
 p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect
 order, p of a rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may
-be 1/4!, because the reverse order need not be as extreme.) Intervals are by bootstrap over runs. With
+be 1/4!, because the reverse order need not be as extreme.) Intervals are by bootstrap over runs, and over whole trunks
+where runs share them. With
 results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn,
 once for all runs, and the images of a prompt stay together.
 With many runs (`rfjax.results.many_runs`) p-values are by the coefficients' limits, which are as good there.
@@ -26,6 +27,7 @@ from scipy import stats
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.rank_correlation import kendall, kendall_p
+from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE
 from rfjax.laws.trunks import are_shared
 from rfjax.results.many_runs import MANY_RUNS, are_many
 from rfjax.results.results_folder import rows_where
@@ -110,7 +112,7 @@ def correlate(
 
     `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
     second level of the bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share
-    them, `p_method` says that p and intervals are optimistic.
+    them, intervals resample whole trunks, and `p_method` says that p is optimistic.
 
     Raises `ConfigError` for arrays of different length or values that are not finite.
     """
@@ -124,7 +126,7 @@ def correlate(
     orders, p_method = (None, ASYMPTOTIC) if are_many(n) else permutation_orders(n, rng)
     if redrawn is not None and redrawn.shape != (resamples, n):
         raise ConfigError(f"redrawn scores have shape {redrawn.shape}; they must be {(resamples, n)}")
-    resampled, interval_method = _resample(loss, score, redrawn, resamples, rng)
+    resampled, interval_method = _resample(loss, score, redrawn, resamples, rng, trunks)
     if trunks is not None and are_shared(trunks):
         p_method += f"; optimistic, as the runs are branches of {len(np.unique(trunks))} trunks"
     coefficients = []
@@ -213,26 +215,52 @@ def _redrawn_counts(prompts, resamples, seed):
     return [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in prompts]
 
 
-def _resample(loss, score, redrawn, resamples, rng):
-    """Returns ((losses, scores) [resamples, n], the method's name). The pair is None if there are too few runs."""
+def _resample(loss, score, redrawn, resamples, rng, trunks):
+    """Returns ((losses, scores) [resamples, n], the method's name). The pair is None if there are too few runs, or too
+    few trunks."""
     n = len(loss)
-    if n < MIN_RUNS_FOR_INTERVAL:
-        return None, f"none: {n} runs are too few to resample"
-    chosen = resampled_runs(n, resamples, rng)
+    trunks = np.arange(n) if trunks is None else np.asarray(trunks)
+    shared, units = are_shared(trunks), len(np.unique(trunks))
+    over = f"{units} trunks, whole" if shared else f"{n} runs"
+    if units < MIN_RUNS_FOR_INTERVAL:
+        return None, f"none: {units} {'trunks' if shared else 'runs'} are too few to resample"
+    few = shared and units < MIN_RUNS_TO_RESAMPLE
+    said = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks may give too narrow an interval" if few else ""
+    chosen = resampled_runs(n, resamples, rng, trunks)
     if redrawn is None:
-        return (loss[chosen], score[chosen]), f"bootstrap over {n} runs, {resamples:,} resamples"
-    method = f"two-level bootstrap over {n} runs and over the prompts they share, {resamples:,} resamples"
+        return (loss[chosen], score[chosen]), f"bootstrap over {over}, {resamples:,} resamples{said}"
+    method = f"two-level bootstrap over {over}, and over the prompts they share, {resamples:,} resamples{said}"
+    method = method if shared else method.replace(", and over", " and over")
     return (loss[chosen], np.take_along_axis(redrawn, chosen, axis=1)), method
 
 
-def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resamples n"]:
+def resampled_runs(
+    n: int, resamples: int, rng: np.random.Generator, trunks: Int[np.ndarray, " n"] | None = None
+) -> Int[np.ndarray, "resamples n"]:
     """Indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
-    perfectly."""
-    chosen = np.empty((0, n), int)
-    while len(chosen) < resamples:
-        drawn = rng.integers(n, size=(resamples, n))
-        chosen = np.concatenate([chosen, drawn[(np.diff(np.sort(drawn), axis=1) > 0).sum(axis=1) >= 2]])
-    return chosen[:resamples]
+    perfectly.
+
+    Where runs share `trunks`, each trunk is replaced by a trunk drawn with all its branches. If that has more branches
+    than the trunk it replaces, some are left out, by chance; if it has fewer, some occur twice. Each resample then has
+    at least three distinct trunks.
+    """
+    units = n if trunks is None else len(np.unique(trunks))
+    drawn = np.empty((0, units), int)
+    while len(drawn) < resamples:
+        more = rng.integers(units, size=(resamples, units))
+        drawn = np.concatenate([drawn, more[(np.diff(np.sort(more), axis=1) > 0).sum(axis=1) >= 2]])
+    drawn = drawn[:resamples]
+    if units == n:
+        return drawn
+    group = np.unique(trunks, return_inverse=True)[1].ravel()
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group)
+    starts = np.cumsum(counts) - counts
+    place = np.empty(n, int)  # of each run among those of its trunk
+    place[order] = np.arange(n) - np.repeat(starts, counts)
+    replaced = drawn[:, group]  # [resamples, n]
+    turn = (rng.random(drawn.shape) * counts[drawn]).astype(int)[:, group]
+    return order[starts[replaced] + (place + turn) % counts[replaced]]
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):

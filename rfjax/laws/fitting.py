@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS, LEVEL
@@ -33,7 +34,7 @@ from rfjax.laws.fit_points import UNITS, Exclusion, log_columns
 from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
 from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
-from rfjax.laws.resampling import add_noise, corrected_ends, draw
+from rfjax.laws.resampling import add_noise, draw
 from rfjax.laws.trunk_likelihood import likelihood_ends
 from rfjax.laws.trunks import Scatter, are_shared, trunks_of
 from rfjax.results.plain import plain
@@ -124,13 +125,18 @@ class Fit:
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """The lower and upper ends of the interval at each `x`, of the law itself or of a new run's loss."""
-        self.predict(x)  # raises for a fit that is not identifiable
+        value = self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
-            normal = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
+            rng, count = np.random.default_rng(self.seed + 1), len(self.draws)
+            normal = rng.standard_normal(count)
+            if self.scatter is not None:  # evenly spread, so that a few hundred draws give the tails of few trunks
+                normal = stats.norm.ppf((rng.permutation(count) + 0.5) / count)
             log_loss = add_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
+        if self.scatter is None:
+            return low, high
+        return np.minimum(low, value), np.maximum(high, value)  # the draws are of another misfit
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
         """The loss at each `x`, with the ends of the law's interval and of a new run's."""
@@ -265,17 +271,18 @@ def fit(
 
 
 def _estimates(law, parameters, draws, of_examples, drawn, ends):
-    """The parameters with percentile intervals, which runs that share trunks have corrected for bias.
+    """The parameters with percentile intervals; `ends` has those that are known in another way, by parameter.
 
-    `ends` has the intervals that are known in another way, by the parameter's index. They are widened to hold the
-    estimate, which is of another misfit.
+    Of runs that share few trunks the intervals are widened to hold the estimate, which is of another misfit.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
     """
     method = drawn.method
-    low, high = np.quantile(draws, ENDS, axis=0) if drawn.scatter is None else corrected_ends(draws, parameters)
+    low, high = np.quantile(draws, ENDS, axis=0)
     for index, (lower, upper) in ends.items():
-        low[index], high[index] = min(lower, parameters[index]), max(upper, parameters[index])
+        low[index], high[index] = lower, upper
+    if drawn.scatter is not None:
+        low, high = np.minimum(low, parameters), np.maximum(high, parameters)
     estimates = {}
     for index, name in enumerate(law.parameters):
         natural = np.exp if law.logarithmic[index] else np.asarray

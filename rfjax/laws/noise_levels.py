@@ -56,10 +56,12 @@ def by_level(
     for t in ts:
         if np.shape(losses[t]) != score.shape or not np.isfinite(losses[t]).all():
             raise ConfigError(f"the loss at t={t:g} is not there for all {len(score)} runs")
-    found = {t: correlate(losses[t], score, redrawn=redrawn, resamples=resamples, seed=seed).coefficients for t in ts}
+    how = {"redrawn": redrawn, "trunks": trunks, "resamples": resamples, "seed": seed}
+    found = {t: correlate(losses[t], score, **how).coefficients for t in ts}
     first = dict.fromkeys(ts)
-    if len(score) >= MIN_RUNS_FOR_INTERVAL and ts and all(found.values()):
-        chosen = resampled_runs(len(score), resamples, np.random.default_rng(seed))
+    units = len(score) if trunks is None else len(np.unique(trunks))
+    if units >= MIN_RUNS_FOR_INTERVAL and ts and all(found.values()):
+        chosen = resampled_runs(len(score), resamples, np.random.default_rng(seed), trunks)
         scores = score[chosen] if redrawn is None else np.take_along_axis(redrawn, chosen, axis=1)
         of_loss, of_score, coefficient, _ = COEFFICIENTS[RANKED_BY]
         values = np.stack([-coefficient(of_loss(np.asarray(losses[t])[chosen]), of_score(scores)) for t in ts])

@@ -24,7 +24,6 @@ from rfjax.evaluation.intervals import ENDS, LEVEL
 from rfjax.laws import fit_points
 from rfjax.laws.budgets import Cost, measure_cost, optimum, undecided
 from rfjax.laws.fitting import Estimate, Fit
-from rfjax.laws.resampling import corrected_ends
 from rfjax.results.plain import plain
 
 BEYOND = 10.0  # the frontier is also stated at this many times the largest run's FLOPs
@@ -59,7 +58,7 @@ class OptimalFrontier:
     log_reducible: Float[np.ndarray, " rows"]  # log K0
     offset: Float[np.ndarray, " rows"]  # E
     exponents: dict[str, Float[np.ndarray, " rows"]]  # a, b, g of `params`, `images` and `loss`
-    corrected: bool = False  # whether intervals are corrected for bias, as the parameters' are
+    held: bool = False  # whether intervals are widened to hold the value, as the parameters' are
 
     def bands(self, flops: Float[np.ndarray, " m"]) -> dict[str, dict[str, Float[np.ndarray, " m"]]]:
         """Returns `params`, `images`, `images_per_param` and `loss`, each with its `value`, `low` and `high` at each
@@ -85,7 +84,9 @@ class OptimalFrontier:
         low = high = np.full(len(values), np.nan)
         if kept.mean() >= 1 - _MOST_LOST:
             drawn = finite[:, 1:][:, kept[1:]]
-            low, high = corrected_ends(drawn.T, finite[:, 0]) if self.corrected else np.quantile(drawn, ENDS, axis=1)
+            low, high = np.quantile(drawn, ENDS, axis=1)
+            if self.held:
+                low, high = np.minimum(low, finite[:, 0]), np.maximum(high, finite[:, 0])
         return {"value": back(finite[:, 0]), "low": back(low), "high": back(high)}
 
     def at(self, flops: float) -> OptimalPoint:
@@ -164,7 +165,7 @@ def derive(fit: Fit, table: pd.DataFrame, given: float | None = None) -> tuple[O
             log_reducible=np.logaddexp(log_a - alpha * log_params, log_b - beta * log_images),
             offset=offset,
             exponents={"params": beta / total, "images": alpha / total, "loss": alpha * beta / total},
-            corrected=fit.scatter is not None,
+            held=fit.scatter is not None,
         )
     return frontier, ""
 

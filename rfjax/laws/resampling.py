@@ -3,8 +3,8 @@
 With 8 runs or more, and 5 more than parameters, runs are resampled. With fewer, a resample has too few distinct points,
 and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is itself drawn with n -
 k degrees of freedom, so the noise has a t distribution. If runs share trunks, a trunk is one sample: 8 trunks or more
-are resampled whole; with fewer, the noise has two parts, between trunks and within (`rfjax.laws.trunks`). Tests measure
-the coverage of each method.
+are resampled whole; with fewer, the noise has two parts, between trunks and within (`rfjax.laws.trunks`), and refits
+are by generalised least squares (`rfjax.laws.trunk_likelihood`). Tests measure the coverage of each method.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.identifiability import distinct_needed
 from rfjax.laws.laws import Law
 from rfjax.laws.minimiser import minimise
 from rfjax.laws.misfits import Loss
-from rfjax.laws.trunks import Scatter, are_shared, draw_noise, scatter
+from rfjax.laws.trunk_likelihood import generalised_refits
+from rfjax.laws.trunks import Scatter, are_shared, scatter
 
 MIN_RUNS_TO_RESAMPLE = 8
 # With nine runs and five parameters, resampling runs covers an exponent only 85 times in 100.
@@ -29,8 +28,6 @@ MIN_FREEDOM_TO_RESAMPLE = 5
 # The largest noise, in log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
 # already says nothing about a run, and more would only overflow.
 MAX_NOISE = 1.0
-# Corrected intervals move a level of 2.5 % to 0.7 % at the least, of which 1,000 draws still say something.
-MAX_BIAS = 0.25
 # With fewer points a resample may have several minima, and is fitted from a second start.
 FEW = 50
 METHODS = ("auto", "runs", "parametric")
@@ -72,7 +69,7 @@ def draw(
     # The scatter is itself an estimate with `freedom` degrees of freedom.
     noise = residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples))
     trunks = np.arange(n) if trunks is None else trunks
-    shared, units, found = are_shared(trunks), len(np.unique(trunks)), None
+    shared, units = are_shared(trunks), len(np.unique(trunks))
     many = units >= MIN_RUNS_TO_RESAMPLE and freedom >= MIN_FREEDOM_TO_RESAMPLE
     if method == "runs" and shared and not many:
         raise ConfigError(f"intervals over runs need {MIN_RUNS_TO_RESAMPLE} trunks, not {units}; leave them at auto")
@@ -83,13 +80,14 @@ def draw(
     elif shared:
         residuals = law.log_loss(parameters, log_x) - log_loss
         found = scatter(rng, law.jacobian(parameters, log_x), residuals, trunks, log_x, resamples)
-        weights, data = None, law.log_loss(parameters, log_x)[None] + draw_noise(rng, found, trunks)
         noise = np.hypot(found.between, found.within)  # a new run is of a new trunk
         noise = noise if loss.logarithmic else noise * np.exp(log_loss.mean())
         said = (
-            f"parametric bootstrap, {resamples:,} resamples, corrected for bias, and for E and the exponents the "
+            f"parametric bootstrap, {resamples:,} refits by generalised least squares, and for E and the exponents the "
             f"likelihood of runs that share trunks: {found.method}"
         )
+        refits = generalised_refits(rng, law, parameters, log_x, log_loss, trunks, found)
+        return Draws(refits.parameters, noise, said, int((~refits.converged).sum()), found)
     else:
         least = max(MIN_RUNS_TO_RESAMPLE, k + MIN_FREEDOM_TO_RESAMPLE)
         few = f" (fewer than {least} runs are too few to resample)" if method == "auto" else ""
@@ -107,7 +105,7 @@ def draw(
     rows = np.arange(resamples)
     converged = np.stack([refit.converged for refit in refits])[choice, rows]
     parameters = np.stack([refit.parameters for refit in refits])[choice, rows]
-    return Draws(parameters, noise, said, int((~converged).sum()), found)
+    return Draws(parameters, noise, said, int((~converged).sum()))
 
 
 def add_noise(
@@ -121,32 +119,6 @@ def add_noise(
         return log_loss + np.minimum(noise, MAX_NOISE) * normal
     raw = np.exp(log_loss)
     return np.log(np.maximum(raw + noise * normal, 1e-3 * raw))
-
-
-def corrected_ends(
-    draws: Float[np.ndarray, "draws k"], parameters: Float[np.ndarray, " k"]
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """The ends of the bias-corrected percentile intervals (Efron 1981, section 7).
-
-    With noise of several per cent, exponents of refits are larger than the fit's, and the fit's are larger than the
-    truth. Plain percentiles then cover beta 80 times in 100, and corrected ones 91 (`tests/laws/test_trunks.py`).
-
-    Efron's z0 is the normal quantile of the share of draws below the fit. The correction moves the percentiles' levels
-    by 2 z0. With a large z0 an end would be the most extreme draw. So levels move by at most 2 `MAX_BIAS`, and both
-    ends are shifted by twice the part of the bias that is left. For normal draws the two are the same.
-    """
-    below = np.mean(draws < parameters, axis=0) + 0.5 * np.mean(draws == parameters, axis=0)
-    bias = np.clip(stats.norm.ppf(below), -MAX_BIAS, MAX_BIAS)
-    levels = stats.norm.cdf(2 * bias + stats.norm.ppf(ENDS)[:, None])
-    low, high = (_quantiles(draws, level) for level in levels)
-    rest = np.where(np.abs(bias) == MAX_BIAS, 2 * (parameters - _quantiles(draws, stats.norm.cdf(bias))), 0.0)
-    least, most = np.minimum(draws.min(axis=0), parameters), np.maximum(draws.max(axis=0), parameters)
-    return np.clip(low + rest, least, most), np.clip(high + rest, least, most)
-
-
-def _quantiles(draws, levels):
-    """A quantile of each column, at a level of its own."""
-    return np.array([np.quantile(column, level) for column, level in zip(draws.T, levels, strict=True)])
 
 
 def _middle(law, log_x, log_loss):

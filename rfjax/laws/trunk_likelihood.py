@@ -1,4 +1,4 @@
-"""Computes intervals of E and of the exponents from the likelihood of runs that share trunks.
+"""Refits runs that share trunks by generalised least squares, and makes intervals from their likelihood.
 
 The log loss has the covariance S = between² Z Zᵀ + within² I, where Z assigns runs to trunks (`rfjax.laws.trunks`).
 With both scales known, twice the fall of the log likelihood from its maximum is a chi-square variable with one degree
@@ -10,7 +10,8 @@ So its signed root is a normal variable, and F(v) = Φ(±√T(v)) is a confidenc
 and Hjort 2002, section 3). The scales are not known: F is averaged over their draws, as Student's t averages the normal
 distribution. The interval's ends are where the average is 2.5 % and 97.5 %.
 
-The whole covariance is used, so what the branches of one trunk have in common does not move an exponent of the images.
+Refits of data with drawn noise (`generalised_refits`) serve all other intervals. They minimise rᵀ S⁻¹ r as well, which
+is far less than any misfit of independent residuals moved by what the branches of one trunk have in common.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from scipy.interpolate import PchipInterpolator
 
 from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.laws import MAX_EXPONENT, Law
-from rfjax.laws.minimiser import minimise
+from rfjax.laws.minimiser import Minimum, minimise
 from rfjax.laws.misfits import LOSSES
-from rfjax.laws.trunks import Scatter
+from rfjax.laws.trunks import Scatter, draw_noise
 
 SQUARES = LOSSES["squares-log"]
 RATIOS = 8  # values of between / within that stand for all draws
@@ -33,6 +34,27 @@ FINE = 601  # values at which F is read
 REACH = 1.5  # widths of the draws that are searched on each side of the estimate
 WIDEST = 3  # times that the search is widened by 4
 LARGEST_SHARE = 0.999  # of the smallest loss, which E cannot exceed
+
+
+def generalised_refits(
+    rng: np.random.Generator,
+    law: Law,
+    parameters: Float[np.ndarray, " k"],
+    log_x: Float[np.ndarray, "n v"],
+    log_loss: Float[np.ndarray, " n"],
+    trunks: Int[np.ndarray, " n"],
+    scatter: Scatter,
+) -> Minimum:
+    """Refits, for each draw of the scales, data with that noise about the law that fits best with these scales.
+
+    `log_x` is centred, and so are `parameters`, from which the search starts.
+    """
+    ratios, group = _ratios(scatter)
+    precision = _precision(ratios, trunks)
+    start = np.tile(parameters, (len(ratios), 1))
+    best = minimise(law, start, log_x, log_loss, SQUARES, precision=precision).parameters
+    data = law.log_loss(best, log_x)[group] + draw_noise(rng, scatter, trunks)
+    return minimise(law, best[group], log_x, data, SQUARES, precision=precision[group])
 
 
 def likelihood_ends(
@@ -51,9 +73,7 @@ def likelihood_ends(
     goes. An end at which the likelihood has not fallen enough is the parameter's bound.
     """
     ratios, group = _ratios(scatter)
-    member = np.eye(trunks.max() + 1)[trunks]
-    shared = member @ member.T
-    precision = np.linalg.inv(np.eye(len(log_loss)) + ratios[:, None, None] ** 2 * shared)
+    precision = _precision(ratios, trunks)
     best = minimise(law, np.tile(parameters, (len(ratios), 1)), log_x, log_loss, SQUARES, precision=precision)
     offset = law.offset and index == 0
     bounds = (0.0, float(LARGEST_SHARE * np.exp(log_loss.min()))) if offset else (0.0, MAX_EXPONENT)
@@ -86,6 +106,12 @@ def _ratios(scatter):
     group = np.searchsorted(cuts, logs)
     present = np.unique(group)
     return np.exp([np.median(logs[group == number]) for number in present]), np.searchsorted(present, group)
+
+
+def _precision(ratios, trunks):
+    """The inverse covariances [ratios, n, n] of the runs in units of within²."""
+    shared = trunks[:, None] == trunks
+    return np.linalg.inv(np.eye(len(trunks)) + ratios[:, None, None] ** 2 * shared)
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):

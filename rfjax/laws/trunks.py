@@ -26,12 +26,14 @@ SCALES = np.geomspace(1e-5, 1.0, 121)  # the grid of standard deviations of log 
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter:
-    """The noise between trunks and within them, as standard deviations of log loss, with draws of both."""
+    """The noise between trunks and within them, as standard deviations of log loss (of a score, for a link), with draws
+    of both."""
 
     trunks: int
     two_seeds: int  # number of sizes with several trunks, which differ only in their seed
     between: Float[np.ndarray, " draws"]
     within: Float[np.ndarray, " draws"]
+    assumed: tuple[float, float] = (ASSUMED_BETWEEN, ASSUMED_WITHIN)  # medians of the priors
 
     @property
     def scales(self) -> dict[str, dict[str, float]]:
@@ -41,21 +43,26 @@ class Scatter:
 
     @property
     def method(self) -> str:
-        """Describes in words how the noise was estimated."""
+        """Describes in words how the noise was estimated, and how many sizes with several seeds tell of it."""
         several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
         known = several if self.two_seeds else "no size has two seeds: the first rests on misfit and assumption"
+        return f"{self.noise} ({known})"
+
+    @property
+    def noise(self) -> str:
+        """Describes in words what noise was estimated, and how."""
         shown = {
             name: f"{each['value']:.1%} [{each['low']:.1%}, {each['high']:.1%}]" for name, each in self.scales.items()
         }
         return (
             f"normal noise between the {self.trunks} trunks of {shown['between']} and within them of "
-            f"{shown['within']}, by restricted likelihood with half-Cauchy priors of scale {ASSUMED_BETWEEN:.1%} and "
-            f"{ASSUMED_WITHIN:.1%} ({known})"
+            f"{shown['within']}, by restricted likelihood with half-Cauchy priors of scale {self.assumed[0]:.1%} and "
+            f"{self.assumed[1]:.1%}"
         )
 
     def to_json(self) -> dict:
         counts = {"trunks": self.trunks, "sizes_with_several_seeds": self.two_seeds}
-        return counts | self.scales | {"assumed_between": ASSUMED_BETWEEN, "assumed_within": ASSUMED_WITHIN}
+        return counts | self.scales | dict(zip(("assumed_between", "assumed_within"), self.assumed, strict=True))
 
 
 def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
@@ -88,12 +95,13 @@ def scatter(
     trunks: Int[np.ndarray, " n"],
     log_x: Float[np.ndarray, "n v"],
     draws: int,
+    assumed: tuple[float, float] = (ASSUMED_BETWEEN, ASSUMED_WITHIN),
 ) -> Scatter:
     """Estimates the noise between and within trunks, from the residuals of log loss and the law's derivatives.
 
     The residuals are projected onto the directions that the law's parameters cannot fit. They are then normal, with the
     covariance between² Z Zᵀ + within² I in the same projection, where Z assigns runs to trunks. One eigenvalue
-    decomposition gives the likelihood on a whole grid of both scales.
+    decomposition gives the likelihood on a whole grid of both scales. `assumed` are the medians of their priors.
     """
     member = np.eye(trunks.max() + 1)[trunks]
     left, sizes, _ = np.linalg.svd(jacobian, full_matrices=True)
@@ -104,15 +112,15 @@ def scatter(
     between, within = (axis.ravel() for axis in np.meshgrid(SCALES, SCALES, indexing="ij"))
     variance = between[:, None] ** 2 * np.maximum(values, 0.0) + within[:, None] ** 2
     log_posterior = -0.5 * (np.log(variance) + squares / variance).sum(axis=1)
-    for scale, assumed in ((between, ASSUMED_BETWEEN), (within, ASSUMED_WITHIN)):
-        log_posterior += np.log(scale) - np.log1p((scale / assumed) ** 2)  # the grid is even in log scale
+    for scale, median in zip((between, within), assumed, strict=True):
+        log_posterior += np.log(scale) - np.log1p((scale / median) ** 2)  # the grid is even in log scale
     weight = np.exp(log_posterior - log_posterior.max())
     chosen = rng.choice(len(weight), draws, p=weight / weight.sum())
     step = np.log(SCALES[1] / SCALES[0])
     jitter = np.exp(step * (rng.random((2, draws)) - 0.5))
     two_seeds = _sizes_with_several_seeds(trunks, log_x)
     drawn = {"between": between[chosen] * jitter[0], "within": within[chosen] * jitter[1]}
-    return Scatter(trunks=len(np.unique(trunks)), two_seeds=two_seeds, **drawn)
+    return Scatter(trunks=len(np.unique(trunks)), two_seeds=two_seeds, assumed=assumed, **drawn)
 
 
 def _sizes_with_several_seeds(trunks, log_x) -> int:

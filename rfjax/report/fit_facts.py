@@ -279,6 +279,7 @@ def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
             f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "
             f"{interval(p['predicted'], p['low'], p['high'])}, got {interval(p['actual'], None, None)}, {_where(p)}"
             + (" (along the curve's tangent)" if are_many(p["n"]) else "")
+            + (f" ({p['method']})" if "trunks" in p["method"] else "")
             if p["predicted"] is not None
             else f"{name} of {p['run']} is not predicted by the {p['link']} link: {p['reason']}"
         ]

@@ -15,6 +15,7 @@ SAYS = {
         "parametric bootstrap",
         "of 28 starts agree",
         "leave_one_out_rms",
+        "without the largest size",
         "figures of different counts of C do not meet",
         "cannot be tested",
         "image/svg+xml",

@@ -160,3 +160,24 @@ def test_a_branch_is_predicted_from_other_trunks_alone():
     by_name = {one.link: one for one in found}
     assert by_name["logistic"].predicted == pytest.approx(logistic(LOSS[5]), rel=1e-5)
     assert left_out_rms(loss[:6], score[:6], trunks=trunks[:6]) < 1e-4 < left_out_rms(loss, score, trunks=trunks)
+
+
+def test_branches_of_a_trunk_are_not_independent_runs():
+    """Catches intervals as if 18 branches of 6 trunks were 18 runs: their common noise is then taken for none."""
+    rng = np.random.default_rng(1)
+    trunks = np.repeat(np.arange(6), 3)
+    loss = np.repeat(LOSS, 3) * np.tile([1.15, 1.05, 1.0], 6)
+    covered, widths = [], []
+    for _ in range(50):
+        shared = 0.04 * rng.standard_normal(7)
+        score = logistic(loss) + shared[trunks] + 0.01 * rng.standard_normal(18)
+        new = logistic(0.17) + shared[6] + 0.01 * rng.standard_normal()
+        found = [fit_link(loss, score, LINKS["logistic"], trunks=t, resamples=100) for t in (None, trunks)]
+        ends = [each.interval([0.17], new_run=True) for each in found]
+        covered.append([low[0] <= new <= high[0] for low, high in ends])
+        widths.append([(high - low)[0] for low, high in (each.interval([0.17], new_run=False) for each in found)])
+    assert np.mean(covered, axis=0)[1] >= 0.88, np.mean(covered, axis=0)
+    assert np.divide(*np.mean(widths, axis=0)[::-1]) > 1.3
+    assert "6 trunks" in found[1].method and "fewer than 8 trunks" in found[1].method and "trunk" not in found[0].method
+    many = fit_link(np.tile(loss, 7), np.tile(score, 7), LINKS["logistic"], trunks=np.arange(126) // 3, resamples=50)
+    assert "42 trunks" in many.method and "fewer" not in many.method

@@ -7,9 +7,12 @@ import pytest
 from helpers import planted_study
 from rfjax.errors import ConfigError
 from rfjax.laws import study_fits
-from rfjax.laws.fitting import fit
+from rfjax.laws.fitting import FitOptions, fit
+from rfjax.laws.held_out_size import hold_out_largest
 from rfjax.laws.laws import SATURATING
+from rfjax.report.fit_facts import held_out_facts
 from rfjax.results import merge, results_folder
+from rfjax.results.plain import plain
 
 
 def points(rows):
