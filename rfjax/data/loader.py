@@ -18,7 +18,7 @@ from rfjax.data.corpus import Corpus
 from rfjax.data.stream import stream_of
 from rfjax.errors import ConfigError
 
-Places = Sequence[Int[np.ndarray, " rows"]]  # rows of a batch, for each part of the corpus
+Places = Sequence[Int[np.ndarray, " _"]]  # rows of a batch, for each part of the corpus
 
 
 def batch_of_step(corpus: Corpus, step: int, *, batch_size: int | Sequence[int], places: Places | None = None) -> Batch:
