@@ -119,6 +119,8 @@ class DataConfig:
 
     corpus: str = "shapes"
     frames: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # of a latent; an image has one
+    # Several shapes in one run, each as FRAMESxHEIGHTxWIDTH@SHARE, or HEIGHTxWIDTH@SHARE of stills; shares of examples
+    buckets: tuple[str, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     world: str = field(default="first", metadata=WRITTEN_WHERE_SET)  # of the corpus `motion`: what happens in its clips
     image_size: int = 16  # side of a latent, in latent pixels
     channels: int = 3
@@ -130,15 +132,18 @@ class DataConfig:
     @property
     def label(self) -> str:
         """The corpus's name in tables. That of a prepared corpus has its folder's name in it, and that of `motion` its
-        world and its frames, because losses on two of them cannot be compared."""
-        which = {"prepared": Path(self.prepared.path).resolve().name, "motion": f"{self.world}-{self.frames}"}
+        world and its frames or buckets, because losses on two of them cannot be compared."""
+        shown = "+".join(self.buckets) or self.frames
+        which = {"prepared": Path(self.prepared.path).resolve().name, "motion": f"{self.world}-{shown}"}
         return f"{self.corpus}:{which[self.corpus]}" if self.corpus in which else self.corpus
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     steps: int = 2000
-    batch_size: int = 64
+    batch_size: int = 64  # examples; with tokens_per_batch, those of the bucket with the most tokens
+    # Tokens in a batch of any bucket, at most; -1: as many as the largest bucket's; 0: equally many examples instead
+    tokens_per_batch: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     accumulate: int = 1  # microbatches a step
     # Points of a study that are trained in one program; they may differ in formulation and learning rate.
     together: int = 1

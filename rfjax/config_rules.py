@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 from operator import attrgetter
 
 from rfjax.errors import ConfigError
@@ -36,7 +37,45 @@ DIVISORS: tuple[tuple[str, str | int], ...] = (
 _ALONE = "each of the runs trained together is whole on one device: set one of the two to 1"
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
+
+def parse_bucket(text: str) -> tuple[tuple[int, int, int], Fraction]:
+    """Reads a bucket of `config.data.buckets`, such as 8x16x16@0.7 of clips or 16x16@0.3 of stills. Returns ((frames,
+    height, width), share of the training examples). Raises `ConfigError` for other text."""
+    shape, _, share = text.partition("@")
+    try:
+        sides = tuple(map(int, shape.split("x")))
+        found = (1, *sides)[-3:], Fraction(share)
+        if len(sides) not in (2, 3) or min(sides) < 1 or not 0 < found[1] <= 1:
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        name = "config.data.buckets"
+        wanted = "a bucket is FRAMESxHEIGHTxWIDTH@SHARE, such as 8x16x16@0.7, or HEIGHTxWIDTH@SHARE of stills"
+        raise ConfigError(f"{name} has {text!r}; {wanted}, with a share above 0 and at most 1") from None
+    return found
+
+
+def _are_buckets(buckets: tuple[str, ...]) -> bool:
+    asked = [parse_bucket(text) for text in buckets]
+    shapes = {shape for shape, _ in asked}
+    return not asked or (len(shapes) == len(asked) <= 32 and sum(share for _, share in asked) == 1)
+
+
 RULES: tuple[Rule, ...] = (
+    (
+        ("data.buckets",),
+        _are_buckets,
+        "it lists at most 32 buckets, each shape once, and their shares add up to 1",
+    ),
+    (
+        ("data.buckets", "data.corpus"),
+        lambda buckets, corpus: not buckets or corpus in CLIP_CORPORA,
+        f"only these corpora are drawn in the shapes asked for: {', '.join(CLIP_CORPORA)}; leave the former empty",
+    ),
+    (
+        ("data.buckets", "data.frames"),
+        lambda buckets, frames: not buckets or frames == 1,
+        "buckets say their frames themselves; leave the latter at 1",
+    ),
     (
         ("evaluation.sampler.guide",),
         lambda guide: not guide or re.fullmatch(r".+@\d+", guide),

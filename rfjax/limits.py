@@ -145,7 +145,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", Range(0, COUNT_END), "keep_every ema_every unroll diagnostics_every"),
     ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
     ("train", Range(1, BATCH_END), "batch_size accumulate together"),
-    ("train", Range(-1, COUNT_END), "warmup_steps"),  # -1, here and below: by the run's length or by the corpus
+    ("train", Range(-1, COUNT_END), "warmup_steps tokens_per_batch"),  # -1, here and below: by other facts
     ("train", Range(0, 1, open_low=True), "eps"),
     ("train", SHARE, "decay_fraction final_learning_rate_fraction"),
     ("train", DECAY, "b1 b2 ema_decay"),

@@ -158,7 +158,8 @@ class BucketedCorpus:
         return self.parts[0].encode(captions)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        return self.parts[0].unknown_words(captions)
+        each = [part.unknown_words(captions) for part in self.parts]
+        return [word for word in each[0] if all(word in unknown for unknown in each[1:])]
 
     @property
     def made_with(self) -> Mapping[str, object]:
@@ -177,9 +178,17 @@ class BucketedCorpus:
         return self.parts[0].to_latents(images)
 
 
-def schedule_of(corpus: Corpus) -> Schedule:
-    """The schedule of a run's steps over a corpus's parts."""
-    return Schedule((1,), 0) if len(corpus.parts) == 1 else Schedule(corpus.training, corpus.seed)
+def schedule_of(corpus: Corpus, sizes: Sequence[int] = ()) -> Schedule:
+    """The schedule of a run's steps over a corpus's parts. `sizes` are the examples in a batch of each part, by default
+    equally many.
+
+    The shares of the parts count examples. A part with larger batches therefore has fewer steps.
+    """
+    if len(corpus.parts) == 1:
+        return Schedule((1,), 0)
+    whole = math.lcm(*sizes)
+    weights = [whole // size for size in sizes] or [1] * len(corpus.parts)
+    return Schedule(tuple(map(math.prod, zip(corpus.training, weights, strict=True))), corpus.seed)
 
 
 def trained_parts(corpus: Corpus) -> tuple[int, ...]:
@@ -187,10 +196,14 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
     return tuple(part for part, count in enumerate(schedule_of(corpus).counts) if count)
 
 
+def largest_part(corpus: Corpus) -> int:
+    """The number of the part that costs most to train on: among those that steps take, that of most latent pixels."""
+    return max(trained_parts(corpus), key=lambda part: math.prod(corpus.parts[part].shapes.latents[:3]))
+
+
 def largest(corpus: Corpus) -> Corpus:
-    """The part that costs most to train on: among the parts that steps take, the one with most latent pixels."""
-    trained = (corpus.parts[part] for part in trained_parts(corpus))
-    return max(trained, key=lambda part: math.prod(part.shapes.latents[:3]))
+    """The part that costs most to train on."""
+    return corpus.parts[largest_part(corpus)]
 
 
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:

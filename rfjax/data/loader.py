@@ -7,47 +7,49 @@ of hosts, sees the very same data.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain.python as grain
 import numpy as np
 from jaxtyping import Int
 
 from rfjax.data.batch import Batch
-from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus
+from rfjax.data.stream import stream_of
 from rfjax.errors import ConfigError
 
+Places = Sequence[Int[np.ndarray, " _"]]  # rows of a batch, for each part of the corpus
 
-def batch_of_step(
-    corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, " rows"] | None = None
-) -> Batch:
+
+def batch_of_step(corpus: Corpus, step: int, *, batch_size: int | Sequence[int], places: Places | None = None) -> Batch:
     """The training examples of one step, for each of `places` (by default the whole batch). They come from the part
-    that the step takes, at index earlier * batch_size + place; `earlier` steps took this part before."""
-    places = np.arange(batch_size) if places is None else places
-    part, earlier = schedule_of(corpus).at(step)
-    return corpus.parts[part].examples(np.uint64(earlier * batch_size) + places.astype(np.uint64), "train")
+    that the step takes, at index first + place, where `first` examples of this part were taken before."""
+    stream = stream_of(corpus, batch_size)
+    part, first = stream.at(step)
+    here = np.arange(stream.sizes[part]) if places is None else places[part]
+    return corpus.parts[part].examples(np.uint64(first) + here.astype(np.uint64), "train")
 
 
 def batches(
     corpus: Corpus,
     *,
-    batch_size: int,
+    batch_size: int | Sequence[int],
     start_step: int,
     stop_step: int,
-    places: Int[np.ndarray, " rows"] | None = None,
+    places: Places | None = None,
     read_ahead: int = 4,
     threads: int | None = None,
 ) -> Iterator[Batch]:
     """The batches (`batch_of_step`) of all steps from `start_step` up to, but without, `stop_step`.
 
     `threads` threads (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead` batches
-    while earlier batches are in use. The number of threads changes neither the batches nor their order. `places` are
-    the rows of the global batch that this process's devices hold. They need not be consecutive, and processes may share
-    rows.
+    while earlier batches are in use. The number of threads changes neither the batches nor their order. `batch_size`
+    is one for all parts, or one for each. `places` are, for each part, the rows of the global batch that this process's
+    devices hold. They need not be consecutive, and processes may share rows.
     """
-    if places is not None and not (np.all(places >= 0) and np.all(places < batch_size)):
-        raise ConfigError(f"places {places.tolist()} are not all below config.train.batch_size={batch_size}")
+    for here, size in zip(places or (), stream_of(corpus, batch_size).sizes, strict=places is not None):
+        if not (np.all(here >= 0) and np.all(here < size)):
+            raise ConfigError(f"places {here.tolist()} are not all below config.train.batch_size={size}")
     if start_step >= stop_step:
         return iter(())
 

@@ -7,6 +7,7 @@ A clip is a function of (seed, index). What happens is in `motion_worlds`, where
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,27 +17,31 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
+from rfjax.config_rules import parse_bucket
 from rfjax.data import hashing, motion_captions, motion_paths, motion_worlds, text
 from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
+from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import seed_facts, split_seed
 from rfjax.data.embedded import IMAGE_SIZES, OWN_SIZES, SPLITS
 from rfjax.data.motion_paths import Layout
-from rfjax.data.motion_worlds import SIDE, TASKS, WORLDS, Contents
+from rfjax.data.motion_worlds import SIDE, TASKS, WORLDS, Contents, World
 from rfjax.data.scenes import BACKGROUNDS
 from rfjax.data.shapes import CLASSES, VOCABULARY, coverage
 from rfjax.errors import ConfigError
 
 VERSION = "motion-1"  # to be raised whenever the data of a seed change
 PIECES = 240  # of the tokenizer: with so many every word is one piece
+APART = 2**27  # examples between the beginnings of two buckets; ids have 32 bits, so there may be 32 buckets
 SCREEN_COLOR = 0.0  # black: darker than any background, and so no mixture of it and a colour
 
 
 @dataclass(frozen=True)
 class MotionCorpus:
-    """Clips of one world; see `corpus.Corpus` for the methods.
+    """Clips of one world, or stills if there is one frame; see `corpus.Corpus` for the methods.
 
     The splits are separate streams of one generator. Training never shows a (class, colour, direction) of
-    `motion_worlds.HELD_OUT`; validation shows all.
+    `motion_worlds.HELD_OUT`; validation shows all. Examples and their ids begin at `first` of the streams, so that
+    several buckets of one run show different scenes.
     """
 
     name: str
@@ -44,6 +49,7 @@ class MotionCorpus:
     frames: int
     seed: int
     image_size: int
+    first: int = 0
     made_with: ClassVar[Mapping[str, object]] = {}
 
     @property
@@ -60,8 +66,19 @@ class MotionCorpus:
         return (self,)
 
     @property
+    def is_still(self) -> bool:
+        return self.frames == 1
+
+    @property
+    def drawn_from(self) -> World:
+        """The world, with the tasks that its frames can show."""
+        world = WORLDS[self.world]
+        return world.of_stills() if self.is_still else world
+
+    @property
     def fingerprint(self) -> str:
         facts = (VERSION, self.world, WORLDS[self.world], self.frames, *seed_facts(self.seed), self.image_size)
+        facts += (self.first,) * bool(self.first)
         return hashlib.sha256(f"{facts!r}|{_encoder().fingerprint}".encode()).hexdigest()
 
     def clips(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
@@ -70,17 +87,18 @@ class MotionCorpus:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         key = hashing.key(VERSION, self.world, split_seed(self.seed, split), split)
         slots = (motion_worlds.CONTENT_SLOTS, motion_paths.LAYOUT_SLOTS, motion_captions.WORDING_SLOTS)
-        content, layout, wording = np.split(hashing.uniforms(key, indices, sum(slots)), np.cumsum(slots)[:-1], axis=1)
-        world = WORLDS[self.world]
+        places = np.asarray(indices, np.uint64) + np.uint64(self.first)
+        content, layout, wording = np.split(hashing.uniforms(key, places, sum(slots)), np.cumsum(slots)[:-1], axis=1)
+        world = self.drawn_from
         contents = motion_worlds.draw_contents(world, content, held_out=split != "train")
         placed = motion_paths.place(world, self.frames, contents, layout)
-        return contents, placed, motion_captions.captions(contents, wording)
+        return contents, placed, motion_captions.captions(contents, wording, still=self.is_still)
 
     def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         _, layout, captions = self.clips(indices, split)
         latents = self.to_latents(draw(layout, self.image_size))
-        return Batch(latents, *self.encode(captions), indices.astype(np.uint32))
+        return Batch(latents, *self.encode(captions), (indices + np.uint64(self.first)).astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         return self.clips(np.asarray(indices, np.uint64), split)[2]
@@ -89,21 +107,22 @@ class MotionCorpus:
         return _encoder()(captions)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        known = motion_captions.words(WORLDS[self.world].tasks)
+        known = motion_captions.words(self.drawn_from.tasks, still=self.is_still)
         used = (word for caption in captions for word in caption.split())
         return [word for word in dict.fromkeys(used) if word.casefold() not in known]
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """Rows of the world's tasks, with fields for what happens (`motion_captions`)."""
-        return motion_captions.evaluation_prompts(WORLDS[self.world], prompts_per_task, seed)
+        """Rows of the world's tasks, with fields for what happens (`motion_captions`); of stills GenEval's rows."""
+        return motion_captions.evaluation_prompts(self.drawn_from, prompts_per_task, seed, still=self.is_still)
 
-    def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "frames h w 3"]:
-        """A ground-truth clip in [0, 1] that satisfies a row of `evaluation_prompts`."""
+    def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "*frames h w 3"]:
+        """A ground-truth clip or still in [0, 1] that satisfies a row of `evaluation_prompts`."""
         u = hashing.uniforms(
             hashing.key("ground truth", row["prompt"]), np.array([seed]), 1 + motion_paths.LAYOUT_SLOTS
         )
         contents = motion_captions.contents_of_row(row, float(u[0, 0]))
-        return draw(motion_paths.place(WORLDS[self.world], self.frames, contents, u[:, 1:]), self.image_size)[0]
+        clip = draw(motion_paths.place(self.drawn_from, self.frames, contents, u[:, 1:]), self.image_size)[0]
+        return clip[0] if self.is_still else clip
 
     def to_images(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n h w 3"]:
         return self.to_clips(stills(latents)[:, None])[:, 0]
@@ -152,26 +171,60 @@ def _encoder():
     return text.TextEncoder.fit(list(motion_captions.specimens(TASKS)), PIECES)
 
 
-def make(data: DataConfig, seed: int) -> MotionCorpus:
-    """The corpus of the config's world. Raises `ConfigError` for frames that the world does not have, an image size
-    at which shapes cannot be told apart, and any other size that is not the corpus's own: it would be ignored."""
-    (low, high), size = WORLDS[data.world].frames, data.image_size
-    if not low <= data.frames <= high:
-        have = ", ".join(
-            f"{name} has {a}" if a == b else f"{name} has {a} to {b}" for name, (a, b) in _frames_of_worlds()
-        )
-        given = f"config.data.frames is {data.frames}, which the world {data.world} of the motion corpus does not have"
-        raise ConfigError(f"{given}; set config.data.frames to one that it has, or change config.data.world: {have}")
-    smallest, largest = IMAGE_SIZES
-    if size % 2 or not smallest <= size <= largest:
-        raise ConfigError(
-            f"config.data.image_size is {size}; the motion corpus needs an even one from {smallest} to {largest}"
-        )
+def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:
+    """The corpus of the config's world; with `data.buckets` a part for each of them, in which frames may be 1.
+
+    Raises `ConfigError` for frames that the world does not have, a picture at which shapes cannot be told apart or that
+    is no square, and any other size that is not the corpus's own: it would be ignored.
+    """
+    common = {"name": data.label, "world": data.world, "seed": seed}
+    if data.buckets:
+        corpus = _bucketed(data, common)
+    else:
+        _check_frames(data.world, data.frames, f"config.data.frames is {data.frames}")
+        corpus = MotionCorpus(**common, frames=data.frames, image_size=data.image_size)
+    _check_side(data.image_size, f"config.data.image_size is {data.image_size}")
     for field, own in OWN_SIZES.items():
         if field != "frames" and getattr(data, field) != own:
             given = f"config.data.{field} is {getattr(data, field)}; the motion corpus has {own}"
             raise ConfigError(f"{given}: leave it out, or set config.data.corpus=random, which takes any")
-    return MotionCorpus(name=data.label, world=data.world, frames=data.frames, seed=seed, image_size=size)
+    return corpus
+
+
+def _bucketed(data, common):
+    """The corpus of `data.buckets`. The counts of a part's examples are its share, in whole numbers."""
+    parts, shares = [], []
+    for number, written in enumerate(data.buckets):
+        (frames, height, width), share = parse_bucket(written)
+        given = f"config.data.buckets has {written}"
+        if height != width:
+            raise ConfigError(f"{given}; the pictures of the motion corpus are squares")
+        if frames > 1:
+            _check_frames(data.world, frames, given)
+        _check_side(height, given)
+        parts.append(MotionCorpus(**common, frames=frames, image_size=height, first=number * APART))
+        shares.append(share)
+    if len(parts) == 1:
+        return parts[0]
+    whole = math.lcm(*(share.denominator for share in shares))
+    counts = tuple(int(share * whole) for share in shares)
+    return BucketedCorpus(data.label, tuple(parts), common["seed"], counts, tuple(count * APART for count in counts))
+
+
+def _check_frames(world: str, frames: int, given: str) -> None:
+    low, high = WORLDS[world].frames
+    if not low <= frames <= high:
+        have = ", ".join(
+            f"{name} has {a}" if a == b else f"{name} has {a} to {b}" for name, (a, b) in _frames_of_worlds()
+        )
+        remedy = "set config.data.frames to one that it has, or change config.data.world"
+        raise ConfigError(f"{given}, which the world {world} of the motion corpus does not have; {remedy}: {have}")
+
+
+def _check_side(size: int, given: str) -> None:
+    smallest, largest = IMAGE_SIZES
+    if size % 2 or not smallest <= size <= largest:
+        raise ConfigError(f"{given}; the motion corpus needs an even one from {smallest} to {largest}")
 
 
 def _frames_of_worlds():

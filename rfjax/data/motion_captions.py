@@ -10,7 +10,8 @@ A row is GenEval's (`grammar.row`). Each object has "motion", and one of them ma
     "position"   [relation, 0] to the row's first object: in every frame, or with "position_last" in the first
     "position_last"  [relation, 0] in the last frame
 
-Training captions mix the official wording of the rows with paraphrases of the same meaning.
+A still's row is GenEval's own, of the tasks `colors` and `position`. Training captions mix the official wording of the
+rows with paraphrases of the same meaning.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ TEMPLATES = {
     ),
     "relation_change": ("{a} {moving} from {before} to {after} {b}",),
 }
+# Of a single frame, whose caption says nothing of motion. Every word is also one of the clips'.
+STILL_OPENINGS = ("a still of", "")
+STILL_TEMPLATES = {"still": ("{a}",), "position": TEMPLATES["position"]}
+STILL_TAGS = {"still": "colors", "position": "position"}  # GenEval's names of a still's tasks
 VERBS = ("moving", "going", "sliding")
 DIRECTION_PHRASES = {
     "left": ("left", "to the left"),
@@ -89,9 +94,9 @@ WORDING_SLOTS = 6
 OFFICIAL = (0.0,) * WORDING_SLOTS
 
 
-def captions(contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:
-    """A caption for each clip, from `WORDING_SLOTS` uniforms; it is true of the clip."""
-    return [sentence(clip, wording) for clip, wording in zip(plain(contents), u.tolist(), strict=True)]
+def captions(contents: Contents, u: Float[np.ndarray, "n slots"], *, still: bool = False) -> list[str]:
+    """A caption for each clip or still, from `WORDING_SLOTS` uniforms; it is true of what is shown."""
+    return [sentence(clip, wording, still=still) for clip, wording in zip(plain(contents), u.tolist(), strict=True)]
 
 
 def plain(contents: Contents) -> list[dict]:
@@ -110,8 +115,9 @@ def plain(contents: Contents) -> list[dict]:
     return [dict(zip(columns, clip, strict=True)) for clip in zip(*columns.values(), strict=True)]
 
 
-def sentence(clip: dict, wording: Sequence[float] = OFFICIAL) -> str:
-    """One caption of a clip's contents (see `plain`); `wording` are uniforms that choose among paraphrases."""
+def sentence(clip: dict, wording: Sequence[float] = OFFICIAL, *, still: bool = False) -> str:
+    """One caption of the contents (see `plain`) of a clip, or of a still; `wording` are uniforms that choose among
+    paraphrases."""
     _, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
     task, (kind, partner), (hue, other) = clip["task"], clip["classes"], clip["colors"]
     first, second = (direction or "left" for direction in clip["directions"])  # unused where there is none
@@ -132,8 +138,9 @@ def sentence(clip: dict, wording: Sequence[float] = OFFICIAL) -> str:
         "before": before.removesuffix(" of"),  # from left to right of
         "after": after,
     }
-    body = _choose(TEMPLATES[task], template).format_map(words)
-    return f"{_choose(OPENINGS, opening)} {body}".strip()
+    openings, templates = (STILL_OPENINGS, STILL_TEMPLATES) if still else (OPENINGS, TEMPLATES)
+    body = _choose(templates[task], template).format_map(words)
+    return f"{_choose(openings, opening)} {body}".strip()
 
 
 def _choose(options, u):
@@ -163,13 +170,28 @@ def row(clip: dict, held_out: bool) -> dict:
     return {"tag": task, "include": include, "prompt": sentence(clip), "held_out": held_out}
 
 
+def still_row(clip: dict) -> dict:
+    """GenEval's row of a still's evaluation prompt, in the official wording."""
+    things = zip(clip["classes"], clip["colors"], strict=True)
+    first, second = ({"class": kind, "count": 1, "color": hue} for kind, hue in things)
+    related = [second, first | {"position": [clip["relation"], 0]}]  # of a later object to the target before it
+    include = related if clip["task"] in RELATED else [first]
+    return {
+        "tag": STILL_TAGS[clip["task"]],
+        "include": include,
+        "prompt": sentence(clip, still=True),
+        "held_out": False,
+    }
+
+
 def contents_of_row(row: dict, speed: float) -> Contents:
-    """The contents of a clip that satisfies a row; a speed that the row leaves open is chosen by a uniform."""
-    task, include = row["tag"], row["include"]
+    """The contents of a clip or a still that satisfies a row; a speed that the row leaves open is chosen by a
+    uniform."""
+    task, include = next((own for own, tag in STILL_TAGS.items() if tag == row["tag"]), row["tag"]), row["include"]
     first = include[1] if task in RELATED else include[0]
     second = next((item for item in include if item is not first), first)
     directions = [
-        DIRECTIONS.index(item["motion"]) if item["motion"] in DIRECTIONS else STILL for item in (first, second)
+        DIRECTIONS.index(item["motion"]) if item.get("motion") in DIRECTIONS else STILL for item in (first, second)
     ]
     fields = (
         TASKS.index(task),
@@ -182,8 +204,9 @@ def contents_of_row(row: dict, speed: float) -> Contents:
     return Contents(*(np.array([field]) for field in fields))
 
 
-def evaluation_prompts(world: World, prompts_per_task: int, seed: int) -> list[dict]:
-    """`prompts_per_task` rows for each task of a world; a seeded shuffle of all its prompts, repeated if too few."""
+def evaluation_prompts(world: World, prompts_per_task: int, seed: int, *, still: bool = False) -> list[dict]:
+    """`prompts_per_task` rows for each task of a world, for clips or for stills; a seeded shuffle of all its prompts,
+    repeated if too few."""
     prompts = []
     for task in world.tasks:
         everything = _all_contents(task)
@@ -192,7 +215,7 @@ def evaluation_prompts(world: World, prompts_per_task: int, seed: int) -> list[d
         chosen = order[np.arange(prompts_per_task) % n]
         contents = everything.rows(chosen)
         rows = zip(plain(contents), is_held_out(contents).tolist(), strict=True)
-        prompts += [row(clip, unseen) for clip, unseen in rows]
+        prompts += [still_row(clip) if still else row(clip, unseen) for clip, unseen in rows]
     return prompts
 
 
@@ -215,18 +238,18 @@ def _all_contents(task: str) -> Contents:
 
 
 @functools.lru_cache(maxsize=8)
-def words(tasks: tuple[str, ...]) -> frozenset[str]:
-    """All words of the captions of these tasks."""
-    return frozenset(word for caption in specimens(tasks) for word in caption.split())
+def words(tasks: tuple[str, ...], *, still: bool = False) -> frozenset[str]:
+    """All words of the captions of these tasks, of clips or of stills."""
+    return frozenset(word for caption in specimens(tasks, still=still) for word in caption.split())
 
 
-def specimens(tasks: Sequence[str]) -> Iterator[str]:
+def specimens(tasks: Sequence[str], *, still: bool = False) -> Iterator[str]:
     """Captions that together have every word of the tasks' captions, to train a tokenizer on."""
     for task in tasks:
         clips = plain(_all_contents(task))
         for index in range(min(SPECIMENS, len(clips))):
             clip = clips[index * STRIDE % len(clips)]
-            yield sentence(clip)
+            yield sentence(clip, still=still)
             for k in range(12):  # every option of at most four, and none twice in step with another
                 steps = (1, k % 4 / 4, k % 3 / 3, (k + index) % 3 / 3, (k // 3 + index) % 2 / 2, k // 4 % 2 * 0.99)
-                yield sentence(clip, (OFFICIAL_SHARE, *steps[1:]))
+                yield sentence(clip, (OFFICIAL_SHARE, *steps[1:]), still=still)

@@ -111,7 +111,7 @@ def _between(low, high, u):
 
 def _relative_paths(world, frames, contents, half, u):
     """(places relative to the first frame's [n, frames, 2, 2], the frame at which something turns [n])."""
-    time, last = np.arange(frames), frames - 1
+    time, last = np.arange(frames), max(frames - 1, 1)
     turn = frames // 2 - 1 + (2 * u[:, 2]).astype(int)  # the two middle frames of an even number of them
     quick = np.where(contents.of("speed", "motion"), contents.speed == 1, ~contents.of("motion_binding"))
     low, high = (np.where(quick, world.fast[end], world.slow[end])[:, None] for end in (0, 1))

@@ -7,7 +7,7 @@ Lengths are in pixels of a picture of `SIDE` pixels a side; a larger picture sho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -51,6 +51,8 @@ HELD_OUT = np.array(
     ]
 )
 
+STILL_TASKS = ("still", "position")  # those that a single frame can show
+
 CONTENT_SLOTS = 9
 
 
@@ -68,6 +70,12 @@ class World:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(task for task in TASKS if task in dict(self.shares))
+
+    def of_stills(self) -> World:
+        """The same world of single frames. It has the tasks that one frame can show, with shares that add up to 1."""
+        kept = [(task, share) for task, share in self.shares if task in STILL_TASKS]
+        total = sum(share for _, share in kept)
+        return replace(self, frames=(1, 1), shares=tuple((task, share / total) for task, share in kept))
 
 
 WORLDS = {

@@ -65,6 +65,7 @@ class ValidationLoss:
     averaged: tuple[bool, ...]  # whether the level enters `loss`
     example_ids: UInt32[np.ndarray, " n"]
     per_example: Float32[np.ndarray, "n levels"]
+    shapes: tuple[str, ...] = ()  # each example's latent shape, for a corpus of several
 
     @property
     def n(self) -> int:
@@ -85,6 +86,17 @@ class ValidationLoss:
     def stderr(self) -> float:
         """The standard error of `loss` over examples."""
         return standard_error(self.example_losses)
+
+    @property
+    def bucket_losses(self) -> dict[str, dict[str, float | int]]:
+        """For each latent shape the mean loss of its examples, its standard error and their number; empty for a corpus
+        of one shape."""
+        losses, shapes = self.example_losses, np.array(self.shapes)
+        each = {shape: losses[shapes == shape] for shape in dict.fromkeys(sorted(self.shapes))}
+        return {
+            shape: {"loss": float(own.mean()), "stderr": standard_error(own), "n": len(own)}
+            for shape, own in each.items()
+        }
 
     @property
     def level_losses(self) -> tuple[float, ...]:

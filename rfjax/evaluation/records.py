@@ -165,8 +165,17 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
         "averaged": list(result.averaged),
         "example_ids_sha1": hashlib.sha1(result.example_ids.astype("<u4").tobytes()).hexdigest(),
         "example_losses": json_numbers(result.example_losses),
+        **({"loss_by_bucket": _json_buckets(result)} if result.shapes else {}),
     }
     return make_record(key, values, **{**training, "extra": {**extra, **training.get("extra", {})}})
+
+
+def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
+    """The loss of each latent shape, with null for numbers that are not finite."""
+    return {
+        shape: {**dict(zip(found, json_numbers(list(found.values())), strict=True)), "n": found["n"]}
+        for shape, found in result.bucket_losses.items()
+    }
 
 
 def geneval_record(

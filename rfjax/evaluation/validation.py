@@ -23,7 +23,7 @@ from jaxtyping import Array, Float32, Int, UInt32
 
 from rfjax.config import ValidationConfig
 from rfjax.data.batch import Batch
-from rfjax.data.buckets import validation_shares
+from rfjax.data.buckets import format_shape, validation_shares
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, grid_name
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
@@ -121,7 +121,9 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     """
     config = step.config
     shares = validation_shares(corpus, config.examples)
-    found = [_losses(step, params, part, count) for part, count in zip(corpus.parts, shares, strict=True) if count]
+    asked = [(part, count) for part, count in zip(corpus.parts, shares, strict=True) if count]
+    found = [_losses(step, params, part, count) for part, count in asked]
+    shapes = np.concatenate([[format_shape(part.shapes.latents)] * count for part, count in asked])
     example_ids, per_example = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
     assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
     order = np.argsort(example_ids, kind="stable")
@@ -141,6 +143,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
         averaged=grid.counts(config.levels),
         example_ids=ids,
         per_example=per_example[order],
+        shapes=tuple(shapes[order].tolist()) if len(corpus.parts) > 1 else (),
     )
 
 

@@ -25,6 +25,13 @@ def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
     return math.prod(model.token_grid(shapes.latents)), model.patch_values(shapes.latents[-1])
 
 
+def sequence_tokens(model: ModelConfig, shapes: BatchShapes) -> int:
+    """The number of tokens of an example that the blocks see: those of the image or clip, and those of the text if the
+    network has them in its sequences."""
+    text = shapes.context[0] if BACKBONES[model.backbone].text_in_sequence else 0
+    return patches(model, shapes)[0] + model.batch_frames(shapes.latents) * text
+
+
 def attended_sequences(model: ModelConfig, shapes: BatchShapes) -> tuple[tuple[int, int], ...]:
     """The sequences within which an example's tokens attend to each other, as (number of sequences, tokens of each).
     First come those of text and image, then the sequence of the attention over time if there is one."""

@@ -34,16 +34,16 @@ def topology_devices(target):
 
 def lower(config, devices, platform: str):
     """Lowers a config's train step on a mesh over `devices`; `platform` is a name in `models/attention.py`."""
-    from rfjax.data.buckets import largest
+    from rfjax.data.buckets import largest_part
     from rfjax.models.backbone import training_backbone
     from rfjax.training.mesh import make_mesh
     from rfjax.training.program import lower_train_step
     from rfjax.training.run import plan_run
 
     run, mesh = plan_run(config), make_mesh(config.mesh, devices)
-    corpus = largest(run.corpus)
-    backbone = training_backbone(config, corpus.shapes, platform)
-    return lower_train_step(dataclasses.replace(run, corpus=corpus, backbone=backbone, mesh=mesh))
+    run = run.on_part(largest_part(run.corpus))
+    backbone = training_backbone(run.config, run.corpus.shapes, platform)
+    return lower_train_step(dataclasses.replace(run, backbone=backbone, mesh=mesh))
 
 
 def lower_sampler(config, devices, platform: str, weights: str, batch: int, latents):

@@ -65,10 +65,12 @@ class Trunk(TypedDict, total=False):
 
 
 class Bucket(TypedDict, total=False):
-    """An aspect bucket of a run: the height and width of its latents, and its number of steps in a cycle."""
+    """A bucket of a run: the sides of its latents, its number of steps in a cycle, and the images in its batches where
+    they are not those of all."""
 
     latent_size: list[int]
     steps_of_cycle: int
+    batch_size: int
 
 
 class RunFile(TypedDict, total=False):

@@ -30,19 +30,19 @@ class Tokens:
     text: int | None = None  # text tokens per caption in the sequence
     training_images: int | None = None  # size of the corpus; None also if the corpus draws its images
     params: int | None = None
-    batch_size: int | None = None
+    batch_sizes: tuple[int, ...] | None = None  # images in a batch, for each latent shape
 
     def seen(self, step: int, images: int | float | None) -> dict[str, int | float | None]:
         """Returns the values of `COLUMNS` at a checkpoint of a run that started from scratch.
 
-        `images` is the count in its record. If that is not step times batch size, all values are None.
+        `images` is the count in its record. If that is not what its steps take, all values are None.
         """
-        if self.batch_size is None or images != step * self.batch_size:
+        taken = (step,) if self.schedule is None else self.schedule.taken(step)
+        if self.batch_sizes is None or images != _products(taken, self.batch_sizes):
             return dict.fromkeys(COLUMNS)
         seen = {"times_seen": images / self.training_images if self.training_images else None}
         if self.image is not None:
-            steps = (step,) if self.schedule is None else self.schedule.taken(step)
-            tokens = self.batch_size * sum(map(math.prod, zip(self.image, steps, strict=True)))
+            tokens = _products(self.image, taken, self.batch_sizes)
             seen["image_tokens"] = tokens
             if self.params:
                 text = None if self.text is None else self.text * images
@@ -67,8 +67,20 @@ def read_tokens(run: Mapping) -> Tokens:
     if image is not None and (len(image) != shapes or min(image) < 1 or (buckets and schedule is None)):
         image = None
     text = (config.get("data") or {}).get("context_tokens") if network and network.text_in_sequence else None
-    facts = {name: run.get(name) for name in ("training_images", "params", "batch_size")}
-    return Tokens(image=image, schedule=schedule, text=text, **facts)
+    facts = {name: run.get(name) for name in ("training_images", "params")}
+    return Tokens(image=image, schedule=schedule, text=text, batch_sizes=_batch_sizes(run, schedule), **facts)
+
+
+def _batch_sizes(run, schedule):
+    """Returns the images in a batch of each latent shape; None if they are unknown."""
+    all_have = run.get("batch_size")
+    sizes = (all_have,) if schedule is None else tuple(each.get("batch_size", all_have) for each in run["buckets"])
+    return None if None in sizes else sizes
+
+
+def _products(*columns):
+    """Returns the sum over rows of the product of their numbers."""
+    return sum(map(math.prod, zip(*columns, strict=True)))
 
 
 def _schedule(buckets, seed):

@@ -29,7 +29,7 @@ def size_of(config: Config) -> Size:
     allocated."""
     run = plan_run(config)
     check_may_be_together(config, run.corpus)
-    images = config.train.steps * config.train.batch_size
+    images = run.stream.examples_before(config.train.steps)
     return Size(
         params=run.parameter_count,
         flops_forward_per_image=run.flops_forward_per_image,

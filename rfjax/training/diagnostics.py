@@ -8,7 +8,6 @@ arXiv 2302.05442, section 2); SD3 met it at high resolution and answered with QK
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -75,10 +74,8 @@ def lower_diagnostics(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered
 
 def compile_diagnostics(run: Run, *, stream_offset: int = 0) -> dict[tuple[int, ...], jax.stages.Compiled]:
     """The compiled programs of a run, by latent shape."""
-    parts = [run.corpus.parts[part] for part in trained_parts(run.corpus)]
-    lowered = {
-        part.shapes.latents: lower_diagnostics(replace(run, corpus=part), stream_offset=stream_offset) for part in parts
-    }
+    runs = [run.on_part(part) for part in trained_parts(run.corpus)]
+    lowered = {each.corpus.shapes.latents: lower_diagnostics(each, stream_offset=stream_offset) for each in runs}
     return {shape: distributed.compiled("the diagnostics", program) for shape, program in lowered.items()}
 
 

@@ -8,7 +8,6 @@ gate of zero.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from operator import attrgetter
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 
 from rfjax import config as schema
 from rfjax.config import Config
+from rfjax.data.stream import Stream
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.paths import local_text
 from rfjax.training import checkpoint, run_folder
@@ -38,6 +38,7 @@ _SHAPE_NOTHING = (
     "data.corpus",
     "data.prepared",
     "data.frames",
+    "data.buckets",
     "data.image_size",
     "data.context_tokens",
     "model.position_",
@@ -226,9 +227,9 @@ def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
     return jax.jit(first, out_shardings={name: places[name] for name in names})(key)
 
 
-def stream_offset(parent: Parent | None, batch_size: int) -> int:
+def stream_offset(parent: Parent | None, stream: Stream) -> int:
     """The step whose data and noise a child uses at its step 0: the first step that none of its ancestors has seen."""
-    return math.ceil(parent.images / batch_size) if parent else 0
+    return stream.step_after(parent.images) if parent else 0
 
 
 class Skip(NamedTuple):

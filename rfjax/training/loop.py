@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from rfjax.config import Config, TrainConfig
-from rfjax.data.buckets import Schedule, format_shape, schedule_of, trained_parts
+from rfjax.data.buckets import format_shape, trained_parts
 from rfjax.data.loader import batches
+from rfjax.data.stream import Stream
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
 from rfjax.training import branches, checkpoint, lineage, run_folder
+from rfjax.training.bucket_losses import BucketLosses
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
 from rfjax.training.loss import run_keys
@@ -49,22 +51,16 @@ class TrainResult(NamedTuple):
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
 
 
-def flops_before(
-    schedule: Schedule,
-    flops_of_buckets: Sequence[int],
-    stream_offset: int,
-    step: int,
-    skips: Sequence[lineage.Skip] = (),
-) -> int:
-    """FLOPs of the first `step` steps, counted for one image of each step.
+def images_before(stream: Stream, stream_offset: int, step: int, skips: Sequence[lineage.Skip] = ()) -> tuple[int, ...]:
+    """How many images of each bucket the first `step` steps take.
 
-    The run's steps are those of the schedule from `stream_offset` on, without the batches of the `skips`.
+    The run's steps are those of the stream from `stream_offset` on, without the batches of the `skips`.
     """
-    total, begun = 0, 0
+    total, begun = (0,) * len(stream.sizes), 0
     for ends, skipped in (*skips, lineage.Skip(step, 0)):
         ends = min(ends, step)
-        before, after = schedule.taken(stream_offset + begun), schedule.taken(stream_offset + ends)
-        total += sum(flops * (new - old) for flops, old, new in zip(flops_of_buckets, before, after, strict=True))
+        before, after = (stream.examples_of_parts(stream_offset + place) for place in (begun, ends))
+        total = tuple(sum + new - old for sum, old, new in zip(total, before, after, strict=True))
         begun, stream_offset = ends, stream_offset + skipped
     return total
 
@@ -186,7 +182,7 @@ class _Attempt:
         self.run, self.config, self.workdir, self.work = run, run.config, run.workdir, work
         self.step, self.begun = 0, False
         check_batch(run.mesh, train.batch_size, train.accumulate)
-        self.places = places_here(run.mesh, train.batch_size)
+        self.places = [places_here(run.mesh, size) for size in run.stream.sizes]
         self.evaluated = evaluated_steps(run)
         self.kept = self.evaluated | set(keep_steps)
         self.optimizer = make_optimizer(run.config)
@@ -196,7 +192,7 @@ class _Attempt:
         self.parent = self._parent(record, init_from)
         self.record = record or self._first_record(init_from)
         self.skips = lineage.skips_of(self.record)
-        self.begins = lineage.stream_offset(self.parent, train.batch_size)
+        self.begins = lineage.stream_offset(self.parent, run.stream)
         self.stream_offset = self.begins + sum(skip.batches for skip in self.skips)
         self.trunk = branches.trunk_of_record(run, self.record)
         check_record(run)
@@ -244,13 +240,13 @@ class _Attempt:
                 self._announce(progress)
             take, put = self._compile(progress)
             diagnose = self._compile_diagnostics(progress)
-            train, seconds = self.config.train, saved.get("train_seconds", 0.0)
-            spending = Spending(train.batch_size, self._flops_per_image(), self.parent, seconds)
+            spending = Spending(*self._costs(), self.parent, saved.get("train_seconds", 0.0))
             rates = Rates(spending, first, self.run.mesh)
             window = Window(parameter_groups(state.params), saved.get("window"))
             writer = _on_first_process(stack, lambda: MetricsWriter(self.workdir, first))
             spikes, alarms = SpikeDetector(saved.get("spikes")), self.work.alarms if self.work else None
-            monitor = Monitor(self.run, rates, window, writer, progress, spikes, alarms)
+            buckets = None if self.work else BucketLosses(self.run, self.stream_offset, saved.get("bucket_losses"))
+            monitor = Monitor(self.run, rates, window, writer, progress, spikes, alarms, buckets)
 
             def observe(metrics, state):
                 def params():
@@ -344,16 +340,18 @@ class _Attempt:
         that puts this process's part of a batch on its devices."""
         if self.work:
             return self.work.compile(progress.note if progress else lambda text: None), lambda batch: batch
-        parts = [self.run.corpus.parts[part] for part in trained_parts(self.run.corpus)]
-        compiled = {}
+        parts, compiled, puts = trained_parts(self.run.corpus), {}, {}
         for number, part in enumerate(parts, 1):
-            which = f" ({number} of {len(parts)}: {format_shape(part.shapes.latents)})" if len(parts) > 1 else ""
+            run, latents = self.run.on_part(part), self.run.corpus.parts[part].shapes.latents
+            which = f" ({number} of {len(parts)}: {format_shape(latents)})" if len(parts) > 1 else ""
             if progress:
                 progress.note(f"{self.record['run']}: compiling the training step{which}")
-            lowered = lower_train_step(replace(self.run, corpus=part), stream_offset=self.stream_offset)
-            compiled[part.shapes.latents] = distributed.compiled(f"the training step{which}", lowered)
-        put = functools.partial(put_batch, self.run.mesh, self.config.train.batch_size, self.places)
-        return lambda state, batch: compiled[batch.latents.shape[1:]](state, batch), put
+            lowered = lower_train_step(run, stream_offset=self.stream_offset)
+            compiled[latents] = distributed.compiled(f"the training step{which}", lowered)
+            size, places = self.run.stream.sizes[part], self.places[part]
+            puts[latents] = functools.partial(put_batch, self.run.mesh, size, places)
+        take = lambda state, batch: compiled[batch.latents.shape[1:]](state, batch)  # noqa: E731
+        return take, lambda batch: puts[batch.latents.shape[1:]](batch)
 
     def _compile_diagnostics(self, progress):
         """The compiled diagnostic forward pass for each latent shape; empty if the config asks for none."""
@@ -363,14 +361,16 @@ class _Attempt:
             progress.note(f"{self.record['run']}: compiling the diagnostics")
         return compile_diagnostics(self.run, stream_offset=self.stream_offset)
 
-    def _flops_per_image(self):
-        """FLOPs of one image, in `Spending`'s form: a number, or for aspect buckets a function of the step."""
+    def _costs(self):
+        """Images and FLOPs in `Spending`'s form: (images of a step, FLOPs of an image), or for buckets two functions of
+        the step."""
         if self.work:
-            return self.work.flops_per_image
+            return self.config.train.batch_size, self.work.flops_per_image
         if not self.record.get("buckets"):
-            return self.record["flops_per_image"]
+            return self.config.train.batch_size, self.record["flops_per_image"]
         each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
-        return functools.partial(flops_before, schedule_of(self.run.corpus), each, self.begins, skips=self.skips)
+        images = functools.partial(images_before, self.run.stream, self.begins, skips=self.skips)
+        return lambda step: sum(images(step)), lambda step: sum(map(math.prod, zip(each, images(step), strict=True)))
 
     def _batches(self, newest):
         """This process's part of each batch that is left; `newest()` is the state from which the next step goes on."""
@@ -378,7 +378,7 @@ class _Attempt:
             return self.work.batches(self.step, newest)
         return batches(
             self.run.corpus,
-            batch_size=self.config.train.batch_size,
+            batch_size=self.run.stream.sizes,
             start_step=self.step + self.stream_offset,
             stop_step=self.config.train.steps + self.stream_offset,
             places=self.places,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from rfjax.errors import Diverged, RfjaxError
 from rfjax.training import checkpoint, hardware
+from rfjax.training.bucket_losses import BucketLosses
 from rfjax.training.diagnostics import Diagnostics
 from rfjax.training.lineage import Parent
 from rfjax.training.metrics import MetricsWriter, Window
@@ -30,20 +31,24 @@ class Spending:
     """Counts what a run has cost up to a step.
 
     Images and FLOPs include those of its ancestors. Seconds include those of earlier attempts at this run.
-    `flops_per_image` is a number, or a function f(step): the sum over all steps before `step` of the FLOPs of one
-    image. Where several runs are trained together, `share` is this run's part of the time.
+    `batch_size` is a number, or a function f(step): the images of all steps before `step`. `flops_per_image` is a
+    number, or a function f(step): the sum over all steps before `step` of the FLOPs of one image; where `batch_size` is
+    a function, of all images. Where several runs are trained together, `share` is this run's part of the time.
     """
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: int | Callable[[int], int],
         flops_per_image: int | Callable[[int], int],
         parent: Parent | None,
         seconds: float,
         share: float = 1.0,
     ):
-        self.batch_size = batch_size
-        self._flops_before = flops_per_image if callable(flops_per_image) else lambda step: step * flops_per_image
+        flops = flops_per_image if callable(flops_per_image) else lambda step: step * flops_per_image
+        if callable(batch_size):
+            self.own_images, self.own_flops = batch_size, flops
+        else:
+            self.own_images, self.own_flops = lambda step: step * batch_size, lambda step: flops(step) * batch_size
         self._images = parent.images if parent else 0
         self._flops = parent.flops if parent else 0.0
         self.share, self._zero = share, time.monotonic() - seconds / share
@@ -59,14 +64,10 @@ class Spending:
 
     def at(self, step: int) -> dict:
         return {
-            "images": self._images + step * self.batch_size,
+            "images": self._images + self.own_images(step),
             "flops": self._flops + self.own_flops(step),
             "train_seconds": (time.monotonic() - self._zero) * self.share,
         }
-
-    def own_flops(self, step: int) -> int:
-        """The FLOPs of this run's first `step` steps."""
-        return self._flops_before(step) * self.batch_size
 
 
 class Rates:
@@ -83,12 +84,12 @@ class Rates:
         self._from = step, seconds
         wall = (seconds - since) / self.spending.share
         steps_per_second = (step - since_step) / max(wall, 1e-9)
-        images_per_second = steps_per_second * self.spending.batch_size * runs
+        images = self.spending.own_images(step) - self.spending.own_images(since_step)
         flops = self.spending.own_flops(step) - self.spending.own_flops(since_step)
         flops_per_second = flops * runs / max(wall, 1e-9) or None
         return {
             "steps_per_second": steps_per_second,
-            "images_per_second": images_per_second,
+            "images_per_second": images * runs / max(wall, 1e-9),
             "flops_per_second": flops_per_second,
             "mfu": flops_per_second / self._peak if flops_per_second and self._peak else None,
         }
@@ -97,6 +98,7 @@ class Rates:
 class Monitor:
     """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0. `spikes` watches for
     what should be warned of; a run with `alarms`, which give the lines to show for a row of the curve, has those alone.
+    `buckets` gives the loss of each latent shape; a run whose batches do not come from its corpus has None.
     """
 
     def __init__(
@@ -108,8 +110,9 @@ class Monitor:
         progress: Progress | None,
         spikes: SpikeDetector,
         alarms: Callable[[dict], Iterable[str]] | None = None,
+        buckets: BucketLosses | None = None,
     ):
-        self._spikes = spikes
+        self._spikes, self._buckets = spikes, buckets
         self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
         self.window, self._writer, self._progress, self._alarms = window, writer, progress, alarms
         self.skipped_in_row = 0
@@ -121,6 +124,8 @@ class Monitor:
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
+        if self._buckets:
+            self._buckets.see(step, metrics)
         seen = {"loss": float(metrics.loss), "gradient norm": float(metrics.grad_norm)}
         if not self._alarms:
             self._warn(step, self._spikes.see(step, seen))
@@ -141,6 +146,7 @@ class Monitor:
             "skipped_in_row": self.skipped_in_row,
             "window": self.window.sums(),
             "spikes": self._spikes.memory(),
+            **(self._buckets.memory() if self._buckets else {}),
         }
 
     def sync(self) -> None:
@@ -169,6 +175,7 @@ class Monitor:
 
     def _row(self, step, metrics):
         row = {"step": step} | self.window.close(metrics) | {"skipped": int(metrics.skipped)}
+        row |= self._buckets.close() if self._buckets else {}
         row |= self._rates.spending.at(step) | self._rates.at(step)
         if self._writer:
             self._writer.write(row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -22,15 +22,16 @@ from rfjax import config as configs
 from rfjax import limits
 from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes, written_shape
-from rfjax.data.buckets import schedule_of
+from rfjax.data.buckets import format_shape, trained_parts
 from rfjax.data.corpus import Corpus, load_corpus
+from rfjax.data.stream import Stream, batch_sizes, stream_of
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.resolution import formulation_at
 from rfjax.inputs.paths import local_path
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
-from rfjax.models.flops import forward_flops, patches, training_flops
+from rfjax.models.flops import forward_flops, patches, sequence_tokens, training_flops
 from rfjax.training import adapted, checkpoint, checkpoint_facts, run_folder
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.optimizer import check_leaves
@@ -67,8 +68,9 @@ class Run:
     """One run: its config, the corpus it learns from, its network, its devices, and its name in every table.
 
     `mesh` is None for a run that is only planned, `workdir` for a run without a folder. Raises `ConfigError` for
-    latents that the network cannot take, for a parameter that the parametrisation or the optimiser has no rule for, and
-    for a formulation that cannot have the config's timestep shift.
+    latents that the network cannot take, for batches that a bucket cannot fill, for a parameter that the
+    parametrisation or the optimiser has no rule for, and for a formulation that cannot have the config's timestep
+    shift.
     """
 
     config: Config
@@ -81,11 +83,13 @@ class Run:
     workdir: Path | None = None
     role: str = "run"  # a name of `limits.ROLES`
     trunk: Trunk | None = None  # None unless the run is a branch
+    stream: Stream = field(init=False)  # which examples each step takes
     formulation: Formulation = field(init=False)  # at the corpus's first latent shape
 
     def __post_init__(self):
         for part in self.corpus.parts:
             limits.check_latents(self.config.model, part.shapes.latents)
+        object.__setattr__(self, "stream", stream_of(self.corpus, _batch_sizes(self.config, self.corpus)))
         check_leaves(self.config, self.backbone)
         object.__setattr__(self, "formulation", formulation_at(self.config, self.corpus.shapes.latents))
 
@@ -98,8 +102,7 @@ class Run:
 
     @property
     def flops_per_image(self) -> int:
-        """Training FLOPs of an image, forward and backward: the mean over the latent shapes in a whole cycle of
-        steps."""
+        """Training FLOPs of an image, forward and backward: the mean over the images in a whole cycle of steps."""
         return self._mean(training_flops)
 
     @property
@@ -118,9 +121,21 @@ class Run:
         return None if None in each else sum(each)
 
     def _mean(self, count: Callable[[ModelConfig, BatchShapes], int]) -> int:
-        quotas = schedule_of(self.corpus).quotas
+        images = self.images_of_cycle
         each = [count(self.config.model, part.shapes) for part in self.corpus.parts]
-        return round(Fraction(sum(quota * one for quota, one in zip(quotas, each, strict=True)), sum(quotas)))
+        return round(Fraction(sum(many * one for many, one in zip(images, each, strict=True)), sum(images)))
+
+    @property
+    def images_of_cycle(self) -> tuple[int, ...]:
+        """How many images of each latent shape a whole cycle of steps takes."""
+        return tuple(quota * size for quota, size in zip(self.stream.schedule.quotas, self.stream.sizes, strict=True))
+
+    def on_part(self, part: int) -> Run:
+        """The run on one part of its corpus alone, with that part's batches."""
+        if self.corpus.parts[part] is self.corpus:
+            return self
+        train = replace(self.config.train, batch_size=self.stream.sizes[part], tokens_per_batch=0)
+        return replace(self, corpus=self.corpus.parts[part], config=replace(self.config, train=train))
 
     # How it is computed on its mesh.
 
@@ -283,6 +298,32 @@ def _place(run: Run) -> dict:
     return facts | ({"trunk": trunk} if trunk else {})
 
 
+def _batch_sizes(config: Config, corpus: Corpus) -> tuple[int, ...]:
+    """The examples in a batch of each part of a corpus.
+
+    Raises `ConfigError` for a budget of tokens that does not give the largest bucket `config.train.batch_size`
+    examples, and for a bucket with fewer images than a batch: it would be seen several times in each step.
+    """
+    size, budget = config.train.batch_size, config.train.tokens_per_batch
+    if not budget:
+        return (size,) * len(corpus.parts)
+    tokens = [sequence_tokens(config.model, part.shapes) for part in corpus.parts]
+    most = max(tokens[part] for part in trained_parts(corpus))
+    budget = size * most if budget == -1 else budget
+    if not size * most <= budget < 2 * size * most:
+        given = f"config.train.tokens_per_batch is {budget}, and config.train.batch_size={size} examples of the largest"
+        wanted = f"give at least {size * most} and below {2 * size * most}, or -1 for {size * most}"
+        raise ConfigError(f"{given} bucket have {size * most} tokens; {wanted}, or change the batch size")
+    sizes = batch_sizes(tokens, size, budget)
+    for number in trained_parts(corpus) if len(corpus.parts) > 1 else ():
+        part, images = corpus.parts[number], getattr(corpus.parts[number], "training_images", None)
+        if images is not None and images < sizes[number]:
+            given = f"the bucket {format_shape(part.shapes.latents)} of {corpus.name} has {images} training images"
+            many = f"config.train.tokens_per_batch gives it batches of {sizes[number]}"
+            raise ConfigError(f"{given}, and {many}; lower config.train.batch_size, or leave the bucket out")
+    return sizes
+
+
 def _buckets(run: Run) -> list[dict] | None:
     """The aspect buckets that the run trains on, each with its share of the steps; None for one latent shape."""
     parts = run.corpus.parts
@@ -294,7 +335,10 @@ def _buckets(run: Run) -> list[dict] | None:
             "steps_of_cycle": quota,
             "flops_per_image": flops,
         }
-        for part, quota, flops in zip(parts, schedule_of(run.corpus).quotas, run.flops_of_parts, strict=True)
+        | ({"batch_size": size} if run.config.train.tokens_per_batch else {})
+        for part, quota, flops, size in zip(
+            parts, run.stream.schedule.quotas, run.flops_of_parts, run.stream.sizes, strict=True
+        )
     ]
 
 

@@ -114,7 +114,7 @@ def test_resumed_and_split_over_processes_the_batches_are_the_same():
     whole = list(batches(bucketed(), batch_size=4, start_step=0, stop_step=30))
     for first, places in ((0, [1, 3]), (17, [0, 2]), (29, [3])):
         here = list(
-            batches(bucketed(), batch_size=4, start_step=first, stop_step=30, places=np.array(places), threads=3)
+            batches(bucketed(), batch_size=4, start_step=first, stop_step=30, places=[np.array(places)] * 3, threads=3)
         )
         assert len(here) == 30 - first
         for batch, mine in zip(whole[first:], here, strict=True):

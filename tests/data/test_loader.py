@@ -55,7 +55,7 @@ def test_threads_change_neither_batches_nor_order(corpus):
 def test_places_are_rows_of_the_batch(corpus, places):
     """Catches rows counted from the process's first row, which is right for contiguous parts only."""
     whole = list(batches(corpus, batch_size=8, start_step=3, stop_step=5))
-    parts = list(batches(corpus, batch_size=8, start_step=3, stop_step=5, places=np.array(places)))
+    parts = list(batches(corpus, batch_size=8, start_step=3, stop_step=5, places=[np.array(places)]))
     for batch, part in zip(whole, parts, strict=True):
         assert_equal(part, [np.asarray(array)[places] for array in batch])
 
@@ -63,7 +63,7 @@ def test_places_are_rows_of_the_batch(corpus, places):
 def test_places_outside_the_batch_are_refused(corpus):
     for places in ([8], [-1, 0]):
         with pytest.raises(ConfigError, match="batch_size=8"):
-            batches(corpus, batch_size=8, start_step=0, stop_step=1, places=np.array(places))
+            batches(corpus, batch_size=8, start_step=0, stop_step=1, places=[np.array(places)])
 
 
 def test_nothing_left_to_do(corpus):

@@ -22,9 +22,10 @@ from helpers.bucketed_tiny import (
 )
 from helpers.training_tiny import rows, tiny_config
 from rfjax.data.buckets import CYCLE, BucketedCorpus, schedule_of
+from rfjax.data.stream import stream_of
 from rfjax.errors import ConfigError
 from rfjax.training import checkpoint
-from rfjax.training.loop import flops_before
+from rfjax.training.loop import images_before
 from rfjax.training.loss import make_loss, run_keys
 
 STEPS, BATCH = SETTINGS["train.steps"], SETTINGS["train.batch_size"]
@@ -78,13 +79,13 @@ def test_over_a_whole_cycle_flops_are_the_mean_on_record(undisturbed):
     record = json.loads((undisturbed[0] / "run.json").read_text())
     assert [bucket["latent_size"] for bucket in record["buckets"]] == [list(shape) for shape in SHAPES]
     assert [bucket["steps_of_cycle"] for bucket in record["buckets"]] == [500, 300, 200]
-    schedule = schedule_of(bucketed(tiny_config(SETTINGS)))
+    stream = stream_of(bucketed(tiny_config(SETTINGS)), BATCH)
     for offset in (0, 3 * CYCLE):
-        total = flops_before(schedule, FLOPS, offset, CYCLE)
+        images = images_before(stream, offset, CYCLE)
         assert (
-            total
-            == sum(b["steps_of_cycle"] * b["flops_per_image"] for b in record["buckets"])
-            == CYCLE * record["flops_per_image"]
+            sum(many * flops for many, flops in zip(images, FLOPS, strict=True))
+            == BATCH * sum(b["steps_of_cycle"] * b["flops_per_image"] for b in record["buckets"])
+            == BATCH * CYCLE * record["flops_per_image"]
         )
 
 

@@ -29,6 +29,8 @@ DETECTORS = {"shapes": "rfjax.evaluation.detectors.shapes", "digits": "rfjax.eva
 def detector_for(corpus: Corpus) -> Detector:
     """The detector of a corpus. Raises `ConfigError` for a corpus that has none."""
     if corpus.name.partition(":")[0] in CLIP_CORPORA:
+        if corpus.shapes.latents[0] == 1:
+            return importlib.import_module("rfjax.evaluation.detectors.clips").detect_stills
         remedy = "config.evaluation.geneval.prompts_per_task=0, and score clips by config.evaluation.temporal instead"
         raise ConfigError(f"the {corpus.name} corpus has clips, and GenEval scores images; set {remedy}")
     if corpus.name not in DETECTORS:

@@ -15,6 +15,11 @@ from rfjax.evaluation.detectors import shapes
 from rfjax.evaluation.detectors.segmentation import collect
 
 
+def detect_stills(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
+    """Returns the objects found in each still, in the form that `detectors` describes."""
+    return [frames[0] for frames in detect_clips(np.asarray(images)[:, None])]
+
+
 def detect_clips(clips: Float[np.ndarray, "n frames h w 3"]) -> list[list[dict]]:
     """Returns the objects found in each frame of each clip, in the form that `detectors` describes."""
     clips = np.asarray(clips)

@@ -17,7 +17,7 @@ from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import other_prompts_of_task
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
-from rfjax.evaluation.kinds.prompted import check_images, images_of, prompts_of, with_names
+from rfjax.evaluation.kinds.prompted import check_images, images_of, on_stills, prompts_of, with_names
 from rfjax.evaluation.kinds.prompted_records import (
     first_of_tasks,
     null_condition,
@@ -60,12 +60,14 @@ def _settings_of(config: Config, evaluation: Evaluation) -> GenEvalConfig:
 def check(run: Run, programs: Programs) -> None:
     """Raises `ConfigError` as `check_images` does, and for a task with a single prompt: its floor needs a second
     one."""
+    run = on_stills(run)
     for settings in _settings(run.config):
         check_images(run, "geneval", [run.config.evaluation.sampler])
         other_prompts_of_task(run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
 
 
 def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
+    run = on_stills(run)
     began, settings = time.monotonic(), _settings_of(run.config, evaluation)
     prompts, ids, conditions = prompts_of(run, settings)
     named = f"{run.name} {evaluation.step}"

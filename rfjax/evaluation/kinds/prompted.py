@@ -22,6 +22,20 @@ from rfjax.training.run import Run
 Settings = GenEvalConfig | RankingConfig | TemporalConfig
 
 
+def on_stills(run: Run) -> Run:
+    """The run on the part of its corpus whose images are sampled: the first part of one frame. Without such a part, and
+    if the corpus has no clips, it is the run as it is."""
+    frames = [part.shapes.latents[0] for part in run.corpus.parts]
+    return run.on_part(frames.index(1)) if 1 in frames and max(frames) > 1 else run
+
+
+def on_clips(run: Run) -> Run:
+    """The run on the part of its corpus whose clips are sampled: the first part of several frames. Without such a part
+    it is the run as it is."""
+    clips = [number for number, part in enumerate(run.corpus.parts) if part.shapes.latents[0] > 1]
+    return run.on_part(clips[0]) if clips else run
+
+
 def samples_per_prompt(settings: Settings) -> int:
     """The number of images, or of clips, that are sampled for each prompt."""
     return settings.clips_per_prompt if isinstance(settings, TemporalConfig) else settings.images_per_prompt
@@ -77,14 +91,16 @@ def latents_of(
     """Samples latents [n, frames, h, w, channels], one for each row of `ids`, with the arguments of `images_of`. `unit`
     is what the progress bar counts."""
     size = settings.batch_size
-    if (sampler, size) not in programs:
-        programs[sampler, size] = compile_sampler(
+    latents = run.corpus.shapes.latents
+    purpose = sampler, size, latents
+    if purpose not in programs:
+        programs[purpose] = compile_sampler(
             run.backbone.apply,
             sampler,
-            run.corpus.shapes.latents,
+            latents,
             guide=guide_of(run, sampler),
             batch_sharding=run.batch_sharding,
         )
-    generate = generator_of(run, sampler, size, program=programs[sampler, size])
+    generate = generator_of(run, sampler, size, program=programs[purpose])
     with bar(len(ids), label, unit) as shown:
         return generate(params, settings.seed, ids, conditions, progress=lambda done, _: shown.update(done - shown.n))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rfjax.config import Config, SamplerConfig
 from rfjax.config_rules import sampler_setting
 from rfjax.evaluation.control_measures import ranking_record
-from rfjax.evaluation.kinds.prompted import check_images, images_of, prompts_of, with_names
+from rfjax.evaluation.kinds.prompted import check_images, images_of, on_stills, prompts_of, with_names
 from rfjax.evaluation.records import write_record
 from rfjax.evaluation.schedule import Evaluation, Programs
 from rfjax.training.run import Run
@@ -24,11 +24,13 @@ def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict
 
 def check(run: Run, programs: Programs) -> None:
     """Raises `ConfigError` as `check_images` does."""
+    run = on_stills(run)
     if run.config.evaluation.ranking.prompts_per_task:
         check_images(run, "ranking", [sampler for sampler, _ in due(run.config, run.config.train.steps, True)])
 
 
 def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
+    run = on_stills(run)
     began, settings = time.monotonic(), run.config.evaluation.ranking
     prompts, ids, conditions = prompts_of(run, settings)
     label = f"{run.name} {evaluation.key['sampler']}"

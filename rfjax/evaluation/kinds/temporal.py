@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rfjax.config import Config, SamplerConfig
+from rfjax.errors import ConfigError
 from rfjax.evaluation.detectors.clips import detect_clips
 from rfjax.evaluation.geneval.judgements import prompt_scores
-from rfjax.evaluation.kinds.prompted import check_sampling, latents_of, prompts_of, with_names
+from rfjax.evaluation.kinds.prompted import check_sampling, latents_of, on_clips, prompts_of, with_names
 from rfjax.evaluation.kinds.prompted_records import (
     first_of_tasks,
     null_condition,
@@ -41,12 +42,17 @@ def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict
 
 
 def check(run: Run, programs: Programs) -> None:
-    """Raises `ConfigError` as `check_sampling` does. A corpus without clips was refused with the config."""
+    """Raises `ConfigError` as `check_sampling` does, and for a corpus without clips."""
+    run = on_clips(run)
     if run.config.evaluation.temporal.prompts_per_task:
+        if run.corpus.shapes.latents[0] == 1:
+            given = f"the corpus {run.corpus.name} has stills alone, and temporal GenEval scores clips"
+            raise ConfigError(f"{given}; set config.evaluation.temporal.prompts_per_task=0, or add a bucket of clips")
         check_sampling(run, "temporal", [run.config.evaluation.sampler])
 
 
 def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
+    run = on_clips(run)
     began, settings = time.monotonic(), run.config.evaluation.temporal
     prompts, ids, conditions = prompts_of(run, settings)
     clips, null = (

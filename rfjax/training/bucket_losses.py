@@ -1,0 +1,42 @@
+"""The training loss of each bucket of a run with several latent shapes, for the rows of the curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rfjax.data.buckets import format_shape, trained_parts
+from rfjax.training.run import Run
+from rfjax.training.step import StepMetrics
+
+
+class BucketLosses:
+    """Means over the steps of each bucket since the last row. Skipped steps do not enter them.
+
+    `stream_offset` is added to the run's steps to give those of its stream. `memory` is that of the checkpoint from
+    which an attempt goes on, so that a resumed run writes the same rows.
+    """
+
+    def __init__(self, run: Run, stream_offset: int, memory: Mapping[str, list] | None = None):
+        corpus, self._schedule, self._offset = run.corpus, run.stream.schedule, stream_offset
+        self._names = {part: format_shape(corpus.parts[part].shapes.latents) for part in trained_parts(corpus)}
+        self._sums = {name: list(pair) for name, pair in (memory or {}).items()}
+
+    def see(self, step: int, metrics: StepMetrics) -> None:
+        """Takes the metrics, on the host, of the update that ended at `step`."""
+        if len(self._names) > 1 and not metrics.skipped_in_row:
+            part, _ = self._schedule.at(step - 1 + self._offset)
+            steps, total = self._sums.get(self._names[part], (0, 0.0))
+            self._sums[self._names[part]] = [steps + 1, total + float(metrics.loss)]
+
+    def memory(self) -> dict[str, dict]:
+        """The part of a checkpoint's facts that a resumed run needs; empty for a run of one latent shape."""
+        return {"bucket_losses": dict(self._sums)} if len(self._names) > 1 else {}
+
+    def close(self) -> dict[str, dict]:
+        """Ends the window. Returns the part of a row: the mean loss of each bucket, null for one without a step. It is
+        empty for a run of one latent shape."""
+        sums, self._sums = self._sums, {}
+        if len(self._names) == 1:
+            return {}
+        means = {name: sums[name][1] / sums[name][0] if name in sums else None for name in self._names.values()}
+        return {"loss_by_bucket": means}
