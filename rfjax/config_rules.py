@@ -196,7 +196,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# Fields that only some schedules of the learning rate read, and those schedules. A field that is not here is read by all.
+# Fields that only some schedules of the learning rate read, and those schedules.
 READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
     "train.decay_fraction": ("wsd",),
     "train.decay_shape": ("wsd",),

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     check_sample_options(args)
     _check_coordinates(args)
     if args.sample and args.profile is not None:
-        raise ConfigError("--profile is of training steps; leave it out with --sample")
+        raise ConfigError("--profile records training steps, and --sample measures none; leave one of the two out")
     point, source = args.point, args.config
     if args.json is not None:
         check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "config"))
@@ -104,7 +104,7 @@ def _check_coordinates(args: argparse.Namespace) -> None:
                 raise ConfigError(f"--{name} is read with --coordinates alone; add it, or leave --{name} out")
     elif args.sample or args.profile is not None:
         other = "--sample" if args.sample else "--profile"
-        raise ConfigError(f"{other} is of another measurement than --coordinates; leave one of the two out")
+        raise ConfigError(f"{other} and --coordinates are two different measurements; leave one of the two out")
 
 
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:

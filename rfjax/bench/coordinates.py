@@ -138,10 +138,13 @@ def measure_coordinates(
     steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
     """
     if steps < FIRST:
-        raise ConfigError(f"--steps is {steps}; only the last layer moves before step {FIRST}: give at least {FIRST}")
+        raise ConfigError(
+            f"--steps is {steps}; it must be at least {FIRST}, because only the last layer moves before that step"
+        )
     asked = {"width": sorted(set(widths)), "depth": sorted(set(depths))}
     if max(map(len, asked.values())) < 2:
-        raise ConfigError("a slope needs two sizes: give two or more --widths or --depths")
+        given = " and ".join(f"--{axis}s is {','.join(map(str, sizes)) or 'empty'}" for axis, sizes in asked.items())
+        raise ConfigError(f"{given}; a slope needs two different values: give two or more --widths or --depths")
     configs = {
         axis: [of_size(config, **{axis: size}, steps=steps) for size in sizes]
         for axis, sizes in asked.items()

@@ -157,7 +157,7 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
         return formulation
     if not formulation.is_rectified_flow:
         given = f"config.timestep_shift is {timestep_shift:g}, which shifts rectified flow's t"
-        raise ConfigError(f"{given}, and formulation {name!r} has another t; set it to 1")
+        raise ConfigError(f"{given}, and the t of formulation {name!r} is not rectified flow's; set it to 1")
     return replace(formulation, density=Shifted(formulation.density, timestep_shift), timestep_shift=timestep_shift)
 
 

@@ -41,8 +41,8 @@ class TpuVm:
 
     def workdir(self, given: str | None, study: str) -> str:
         if given is None:
-            remedy = "Give it, or --storage, or fill the field storage of the site"
-            raise ConfigError(f"--workdir is needed with --on=tpu-vm; it is {FOLDER}. {remedy}")
+            remedy = "give it, or --storage, or fill the field storage of the site"
+            raise ConfigError(f"--on=tpu-vm needs --workdir ({FOLDER}); {remedy}")
         if not PurePosixPath(given).is_absolute():
             raise ConfigError(f"--workdir is {given!r}; on TPU VMs it must be {FOLDER}")
         return given

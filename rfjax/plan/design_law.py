@@ -57,11 +57,13 @@ class SoFar:
             best = np.log(np.stack(optimum(draws, target, cost)))
         sound = np.isfinite(best).all(axis=0) & (draws[:, [2, 4]] > _SMALLEST_EXPONENT).all(axis=1)
         if sound.mean() < 0.5:
-            lack = f"most of its draws have no best size at --target {target:.3g}"
+            lack = f"most draws from the law's uncertainty have no best size at --target {target:.3g}"
             raise ConfigError(f"{self.said}: {lack}; give more results, or a law by --law")
         left = int((~sound).sum())
         said = (
-            f"{left} of {len(draws)} draws of the law have no best size at the target and are left out" if left else ""
+            f"{left} of {len(draws)} draws from the law's uncertainty have no best size at the target and are left out"
+            if left
+            else ""
         )
         noise = {"between": self.between, "within": self.within}
         return Problem(draws=draws[sound], target=target, cost=cost, known=self.known, **noise), said
@@ -74,7 +76,7 @@ def of_typed_law(text: str, between: float | None, within: float | None) -> SoFa
         if len(typed) != 5 or not all(0 <= number < float("inf") for number in typed):
             raise ValueError
     except ValueError:
-        given = f"--law is {text!r}; it takes 5 numbers that are not negative, between commas"
+        given = f"--law is {text!r}; it must be 5 numbers that are not negative, separated by commas"
         raise ConfigError(f"{given}: E,A,ALPHA,B,BETA") from None
     if not all(typed[1:]):
         raise ConfigError(f"--law is {text!r}; A, ALPHA, B and BETA must be positive")

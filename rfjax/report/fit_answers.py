@@ -59,7 +59,7 @@ def _loss(args):
     if args.delta is None:
         return LOSSES[args.loss]
     if args.loss != "huber":
-        raise ConfigError(f"--delta is of Huber's loss; leave it out with --loss {args.loss}")
+        raise ConfigError(f"--delta is a parameter of Huber's loss; leave it out with --loss {args.loss}")
     return huber(args.delta)
 
 

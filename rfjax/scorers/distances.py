@@ -66,11 +66,17 @@ def measure(
     found = features(folder, "images", model or real.model)
     folder_features.check_alike(found, real)
     if found.n is None:
-        raise ConfigError(f"{folder} has no number of images, which the distance depends on; give their features")
+        raise ConfigError(
+            f"{folder} does not say of how many images it is, and the distance depends on the number; give the "
+            "features of the images"
+        )
     made_by = model or found.model or real.model
     if kind == "cmmd":
         if real.values is None:
-            raise ConfigError(f"{reference} has only their mean and covariance; give CMMD the images or their features")
+            raise ConfigError(
+                f"{reference} has only the mean and covariance of the features; give CMMD the features themselves, or "
+                "the images"
+            )
         value = cmmd(folder_features.unit(found.values), folder_features.unit(real.values))
     else:
         value = float(frechet_distance(found.as_gaussian(), real.as_gaussian()))

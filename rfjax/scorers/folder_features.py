@@ -49,7 +49,7 @@ class Features(NamedTuple):
         if self.gaussian is not None:
             return self.gaussian
         if len(self.values) < 2:
-            raise ConfigError("one image has no covariance; a Frechet distance needs two at least")
+            raise ConfigError("one image has no covariance; give two or more images for a Frechet distance")
         return moments(self.values.astype(np.float64))
 
 

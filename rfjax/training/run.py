@@ -240,7 +240,7 @@ def check_record(run: Run) -> None:
         if not name.startswith("corpus") and record.get(name, now[name]) != now[name]:
             differs = f"{name} is {now[name]} by the one and {record[name]} by the other"
             remedy = "restore them, or use another --workdir"
-            raise RfjaxError(f"{run.workdir}: config.json and run.json are not of one run: {differs}; {remedy}")
+            raise RfjaxError(f"{run.workdir}: config.json and run.json belong to different runs: {differs}; {remedy}")
 
 
 def describe(run: Run, parent: dict | None) -> dict:

@@ -57,8 +57,8 @@ def test_the_studys_folder_lies_in_the_sites_storage(here, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "options", "message"),
     [
-        ("", "", (), "--setup is needed with --on=slurm; shell commands that each task runs first"),
-        ("", "", (), "Give it, or fill the field setup of the site mine.py"),
+        ("", "", (), "--on=slurm needs --setup (shell commands that each task runs first"),
+        ("", "", (), "give it, or fill the field setup of the site mine.py"),
         ("partition", "partision", (), "the site mine.py has no field 'partision'; did you mean partition?"),
         ("partition", "qqq", (), "the fields are on, setup, storage, grace, gpus_per_node"),
         (

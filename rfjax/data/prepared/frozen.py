@@ -102,7 +102,7 @@ def load(
         kinds[name] = text_encoders.kind_of(folder, name, slot, parts[name].model)
         text_encoders.settings_of(name, kinds[name], settings.get(name, {}))
         if not (folder / slot.tokenizer).is_dir():
-            raise ConfigError(f"{folder} has {slot.part} and no {slot.tokenizer}; copy this tokenizer, too")
+            raise ConfigError(f"{folder} has {slot.part} but not its tokenizer {slot.tokenizer}; copy that folder, too")
     try:
         import torch
         import transformers

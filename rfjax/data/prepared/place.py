@@ -17,8 +17,10 @@ def choose_device(torch, name: str | None):
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # of many kinds, since each device has its own library
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        given = f"--device is {name!r}, which PyTorch" if name else "PyTorch's own device, which it"
-        raise ConfigError(f"{given} cannot use here ({reason}); give --device cpu") from None
+        given = f"--device is {name!r}, which PyTorch cannot use on this machine"
+        if not name:
+            given = "PyTorch chose the device cuda, but cannot use it on this machine"
+        raise ConfigError(f"{given} ({reason}); give --device cpu") from None
     return device
 
 

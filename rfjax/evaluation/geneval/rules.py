@@ -271,7 +271,7 @@ def score(
     Raises `ConfigError` for no images and for a tag that is not a task.
     """
     if not results:
-        raise ConfigError("no images to score; GenEval needs at least one")
+        raise ConfigError("there are no images to score; give GenEval at least one")
     clusters: dict[str, dict[str, list[bool]]] = {}
     for result in results:
         tag = result.metadata["tag"]

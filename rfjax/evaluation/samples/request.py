@@ -58,7 +58,7 @@ def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
     latents = (1, *size, channels)
     try:
         if min(size) < 1:
-            raise ConfigError(f"latents of {format_shape(latents)} have no pixels")
+            raise ConfigError("both sides must be at least 1")
         limits.check_latents(run.config.model, latents)
     except ConfigError as error:
         trained = ", ".join(format_shape(run.corpus.parts[part].shapes.latents) for part in trained_parts(run.corpus))
