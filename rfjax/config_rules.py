@@ -1,4 +1,5 @@
-"""The rules between a config's fields, and `check`, which holds a config to these and to `limits`. No JAX here."""
+"""The rules between a config's fields, and `check`, which tests a config against these rules and the tables of
+`limits`. No JAX here."""
 
 from __future__ import annotations
 
@@ -205,8 +206,8 @@ READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
 
 
 def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
-    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. A value that was only
-    inherited, such as the decay of a trunk, is no mistake: so `check` does not look for it."""
+    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. `check` does not do this,
+    because a value that was only inherited, such as the decay of a trunk, is no mistake."""
     schedules = sorted(set(schedules))
     for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
         readers = READ_BY_SCHEDULES[field]

@@ -134,8 +134,8 @@ def measure_coordinates(
 ) -> dict:
     """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
 
-    Returns the record, as the JSON has it. Raises `ConfigError` for fewer than two sizes of both, for fewer than 10
-    steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
+    Returns the record, as the JSON has it. Raises `ConfigError` if neither widths nor depths have two values, for fewer
+    than 10 steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
     """
     if steps < FIRST:
         raise ConfigError(

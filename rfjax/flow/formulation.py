@@ -51,7 +51,7 @@ class Formulation:
 
     @property
     def rectified_span(self) -> tuple[float, float]:
-        """`span` in the time of rectified flow."""
+        """The path's `span`, as times of rectified flow."""
         first, last = rectified_time(self.path, np.array(self.span or self.path.span))
         return float(first), float(last)
 

@@ -191,8 +191,8 @@ class VarianceExplodingEDM:
 
 @dataclass(frozen=True)
 class OptimalTransport:
-    """Flow matching's conditional optimal transport (Lipman 2023, eq. 20), with time reversed: a = 1 - t,
-    b = sigma_min + (1 - sigma_min) t. With sigma_min = 0 it is rectified flow."""
+    """Flow matching's conditional optimal transport (Lipman 2023, eq. 20), with t = 0 at the data: a = 1 - t, b =
+    sigma_min + (1 - sigma_min) t. With sigma_min = 0 it is rectified flow."""
 
     sigma_min: float = 1e-5
 

@@ -87,7 +87,7 @@ class TpuVm:
 
 
 def _start(task: Task, kind: str, slices: int, workers: str, launch: Launch) -> str:
-    """Returns the script's line that starts a task on so many slices."""
+    """Returns the script's line that starts a task on the given number of slices."""
     command = shlex.join(task.command)
     if task.point is None:
         command = f"JAX_PLATFORMS=cpu {command}"

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _check(args) -> None:
-    """Raises `ConfigError` for options that mean nothing, before any work."""
+    """Raises `ConfigError` for options that are out of range or contradict each other, before any work."""
     from rfjax.errors import ConfigError
     from rfjax.outputs import check_output
     from rfjax.plan.design_trunks import HEADER

@@ -1,4 +1,5 @@
-"""What `rfjax design` knows before it chooses: the law with its draws, the noise, and the trunks trained so far."""
+"""What `rfjax design` knows before it chooses: the law, draws from its uncertainty, the noise, and the trunks trained
+so far."""
 
 from __future__ import annotations
 
@@ -121,8 +122,8 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """The noise of a fit's residuals. It is computed here for a fit with many trunks too, which resamples trunks and so
-    has no estimate of the noise."""
+    """The noise of a fit's residuals. It is computed here also for a fit with many trunks: such a fit resamples trunks,
+    and so has no estimate of the noise."""
     if found.scatter is not None:
         return found.scatter
     trunks = dict(zip(rows["run"].astype(str), trunks_of(rows), strict=True))
@@ -216,8 +217,8 @@ def _other_settings(of_trunk, size) -> list[str]:
 
 
 def _doubted(typed, log_params, log_images):
-    """Draws of a law given on the command line. E and the exponents vary; each term keeps its value at the middle of
-    the sizes and lengths."""
+    """Random laws around a law given on the command line, which stand for its uncertainty. E and the exponents vary;
+    each term keeps its value at the middle of the sizes and lengths."""
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))
     factors[0] = 1.0

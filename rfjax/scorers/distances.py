@@ -53,8 +53,9 @@ def measure(
 ) -> Distance:
     """Computes the distance between `folder` and `reference`, each a folder of images or a file of features.
 
-    `embed` computes the features of image files, and `model` names its network; two files need neither. Features of
-    folders are stored under `out`. Raises `ConfigError` for sets that cannot be compared.
+    `embed` computes the features of image files, and `model` names its network. Neither is needed if both sets are
+    files of features. Features of folders are stored under `out`. Raises `ConfigError` for sets that cannot be
+    compared.
     """
 
     def features(path, place, model):

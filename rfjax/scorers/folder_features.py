@@ -35,7 +35,7 @@ SHARD = 512
 
 
 class Features(NamedTuple):
-    """Features [n, d], or only their mean and covariance."""
+    """The features [n, d] of a set of images, or only the mean and covariance of the features."""
 
     values: np.ndarray | None
     gaussian: Moments | None

@@ -1,7 +1,8 @@
 """Branches: runs that leave another run, their trunk, at a step of its constant rate, and anneal from there.
 
-A branch carries on everything: weights, moments, average, data order and noise. So it is the run with the schedule
-`wsd` and its number of steps, for the price of its decay (Haegele et al. 2024, arXiv 2405.18392, section 4).
+A branch carries on everything: weights, moments, average, data order and noise. So a branch equals the run that is
+trained alone with the schedule `wsd` and the branch's number of steps, and it costs only its decay (Haegele et al.
+2024, arXiv 2405.18392, section 4).
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def read_departure(text: str) -> Departure:
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
-    """Raises `ConfigError` if the run is no branch of the trunk: up to the departure both must be one run.
+    """Raises `ConfigError` if the run is no branch of the trunk: up to the departure the two must be the same run.
 
     It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
     leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.

@@ -70,8 +70,9 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
 
 
 def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
-    """The places of each slice's devices, in a list of devices whose owners are given. An owner is a TPU's slice, or
-    another device's process: a slice is then a run of processes, or a process is several slices.
+    """For each slice, the places of its devices in a list of devices. The arguments give the owner of each device: for
+    a TPU its slice, for any other device its process. A slice is then several consecutive processes, or a process holds
+    several slices.
 
     Raises `ConfigError` for owners that cannot be grouped so.
     """

@@ -53,7 +53,7 @@ MAY_DIFFER = (
 class Trunk(NamedTuple):
     """The run that a branch leaves: its folder, its name, and the step at which the branch leaves.
 
-    With `skip_batches` the branch is the same run once more, except that it passes over so many batches from there on.
+    With `skip_batches` the branch repeats the trunk's own config, but passes over this many batches at that step.
     """
 
     path: str

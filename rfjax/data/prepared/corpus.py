@@ -133,7 +133,7 @@ class PreparedCorpus:
 
     @property
     def _autoencoder(self):
-        """The frozen models; of a corpus of pixels, models for which nothing is loaded."""
+        """The frozen models. For a corpus of pixels nothing is loaded."""
         return importlib.import_module(FROZEN).pixel_models() if self.manifest.of_pixels else self._frozen
 
     @property

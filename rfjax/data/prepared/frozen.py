@@ -163,7 +163,7 @@ def pixel_models() -> FrozenModels:
 
 def try_out(models: FrozenModels, folder: Path) -> None:
     """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing or not finite,
-    rather than after hours of work."""
+    so that they are found before hours of work."""
     try:
         found = models.text(["a photo of a cat"])
         for encoder in models.encoders:
@@ -182,8 +182,8 @@ def try_out(models: FrozenModels, folder: Path) -> None:
 
 
 def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -> FrozenModels:
-    """Loads the autoencoder and the text encoders `encoders` with which a corpus was prepared. Its other encoders may
-    be missing.
+    """Loads the autoencoder and the text encoders `encoders` with which a corpus was prepared. The corpus's other
+    encoders may be missing from the folder.
 
     Raises `ConfigError` for models that are not there, or that have changed since.
     """

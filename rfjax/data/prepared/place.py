@@ -8,7 +8,8 @@ from rfjax.errors import ConfigError
 
 
 def choose_device(torch, name: str | None):
-    """The device called `name`; by default a GPU if there is one, else the CPU. It is tested by an array put there.
+    """The device called `name`; by default a GPU if there is one, else the CPU. The device is tried out with a small
+    array.
 
     Raises `ConfigError` for a device that PyTorch does not know or that is not there.
     """

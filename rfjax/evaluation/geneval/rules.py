@@ -261,7 +261,7 @@ class GenEvalScore:
 def score(
     results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10_000, tasks: Sequence[str] = TASKS
 ) -> GenEvalScore:
-    """The score of judged images, in any order; `tasks` are those that there are, in their order.
+    """The score of judged images, in any order; `tasks` are all tasks of the benchmark, in their order.
 
     The images of a prompt are not independent, so the uncertainty is over prompts. Prompts (rows of equal metadata) are
     drawn with replacement within each task, `replicates` times, and the 2.5 and 97.5 percentiles of the resampled means

@@ -20,7 +20,7 @@ NAMED = 10  # unknown words that a warning names
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The images that a user asks for. Raises `ConfigError` for impossible numbers."""
+    """The images that a user asks for. Raises `ConfigError` for a number of samples or a seed out of range."""
 
     step: int | None  # None: the newest checkpoint
     weights: str
