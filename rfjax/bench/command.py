@@ -140,7 +140,10 @@ def _check_one_process() -> None:
     from rfjax.errors import ConfigError
 
     if jax.process_count() > 1:
-        raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
+        raise ConfigError(
+            f"rfjax bench measures the devices of one process, and this job has {jax.process_count()}; start it in one "
+            "process"
+        )
 
 
 def _measure_peak(run, say) -> dict:

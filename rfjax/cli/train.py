@@ -41,7 +41,7 @@ def run(args, overrides) -> int:
             raise ConfigError(f"--init={args.init} and --branch={args.branch} both say where the run starts; give one")
         if "train.steps" not in overrides and not skipped:
             raise ConfigError(
-                f"--branch={args.branch} needs the branch's whole length, trunk included: give --config.train.steps"
+                f"--branch={args.branch} needs the branch's whole length, trunk included; give --config.train.steps"
             )
         found = branches.read_departure(args.branch)
         start = found.config if skipped else branches.branch_of(found.config, found.config.train.steps)

@@ -47,7 +47,9 @@ def batches(
     rows.
     """
     if places is not None and not (np.all(places >= 0) and np.all(places < batch_size)):
-        raise ConfigError(f"places {places.tolist()} are not all below config.train.batch_size={batch_size}")
+        raise ConfigError(
+            f"places {places.tolist()} are not all below config.train.batch_size={batch_size}; give places in the batch"
+        )
     if start_step >= stop_step:
         return iter(())
 

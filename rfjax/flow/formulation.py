@@ -148,7 +148,9 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
     try:
         numbers = [float(argument) for argument in arguments]
     except ValueError:
-        raise ConfigError(f"formulation {name!r} has an argument that is no number") from None
+        raise ConfigError(
+            f"formulation {name!r} has an argument that is no number; write it as {family.example}"
+        ) from None
     try:
         formulation = Formulation(name=name, **family.make(*numbers))
     except ConfigError as error:

@@ -226,7 +226,9 @@ def _config(source, exported, layout, found, base, overrides) -> tuple[Config, l
         if (key.startswith("model.") or config.data.corpus == "random") and compared[key] != value
     ]
     if wrong:
-        raise ConfigError(f"the config does not fit the tensors of {source.path}: {', '.join(wrong)}")
+        raise ConfigError(
+            f"the config does not fit the tensors of {source.path}: {', '.join(wrong)}; correct these fields"
+        )
     is_foreign = base is None and exported is None
     shift_is_given = "timestep_shift" in overrides
     config, said = choose_shift(config, source.scheduler, is_foreign, shift_is_given, has_released_sizes(network))

@@ -177,7 +177,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     """Reads the run folders; returns the runs, and a note for each folder that cannot be read."""
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"no run folder at {folder}")
+            raise ConfigError(f"no run's folder at {folder}; give the folder of a run")
         if not any((folder / name).exists() for name in RUN_FILES):
             raise ConfigError(f"{folder} has neither {' nor '.join(RUN_FILES)}; it is not a run folder")
     runs, notes, errors = [], [], []

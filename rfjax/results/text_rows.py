@@ -41,7 +41,7 @@ def split_rows(text: str, path: Path) -> TextRows:
     if separator == "|":
         rows = _without_bars(rows)
     if not rows:
-        raise ConfigError(f"{path} cannot be read as CSV: it is empty")
+        raise ConfigError(f"{path} cannot be read as CSV, because it is empty; give a table with a header")
     (_, header), *rows = rows
     width, kept = len(header), []
     for line, row in rows:

@@ -49,7 +49,7 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ConfigError(f"{described}: sizes must be positive, and at most one may be -1")
+        raise ConfigError(f"{described}; sizes must be positive, and at most one may be -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = devices // fixed

@@ -152,7 +152,9 @@ class PreparedCorpus:
         count = self.bucket.images[split]
         if split == "train":
             if not count:
-                raise ConfigError(f"{self._where} has no training images")
+                raise ConfigError(
+                    f"{self._where} has no training images; prepare the corpus again with a smaller --validation-share"
+                )
             return self._orders.places(indices)
         if len(indices) and int(indices.max()) >= count:  # a repeated example would shrink the standard error
             given = f"{self._where} has {count} validation images, and number {int(indices.max())} was asked for"

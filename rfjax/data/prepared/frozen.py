@@ -91,7 +91,9 @@ def load(
     slots = _chosen_encoders(folder, encoders)
     for name in settings:
         if name not in slots:
-            raise ConfigError(f"--text-setting names {name!r}, which is none of the encoders {', '.join(slots)}")
+            raise ConfigError(
+                f"--text-setting names {name!r}, which is none of the text encoders; give one of {', '.join(slots)}"
+            )
     parts = {} if autoencoder == IDENTITY else {AUTOENCODER: find_model(folder, AUTOENCODER, variant)}
     for part in parts.values():
         autoencoders.check_kind(folder, part.model)
@@ -111,7 +113,7 @@ def load(
             import diffusers  # noqa: F401
     except ImportError as error:
         packages = "PyTorch, transformers and diffusers"
-        raise ConfigError(f"the frozen models need {packages} ({error}): pip install 'rfjax[prepare]'") from None
+        raise ConfigError(f"the frozen models need {packages} ({error}); run pip install 'rfjax[prepare]'") from None
     if not sys.stderr.isatty():  # in a log, a progress bar is one long line
         transformers.utils.logging.disable_progress_bar()
     place = Place(torch, device, compute_dtype, variant)

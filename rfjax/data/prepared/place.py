@@ -40,7 +40,7 @@ class Place:
         try:
             model, info = cls.from_pretrained(folder, **self.loading, **options)
         except Exception as error:  # the libraries and safetensors raise their own kinds
-            raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
+            raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}; fetch the folder again") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             given = f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them"

@@ -189,7 +189,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
         try:
             found.setdefault(name, {})[field] = fields[field](value)
         except ValueError:
-            raise ConfigError(f"--text-setting {text}: {field} is a whole number, not {value!r}") from None
+            raise ConfigError(f"--text-setting {text}: {field} is {value!r}; it must be a whole number") from None
     return found
 
 
@@ -222,7 +222,9 @@ def load_text_encoder(folder: Path, name: str, slot: Slot, kind: str, model_clas
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / slot.tokenizer, local_files_only=True, **SAFE)
     except Exception as error:
-        raise ConfigError(f"{folder / slot.tokenizer} cannot be loaded as a tokenizer: {error}") from None
+        raise ConfigError(
+            f"{folder / slot.tokenizer} cannot be loaded as a tokenizer: {error}; fetch it again"
+        ) from None
     model = place.model(getattr(transformers, row.loader or model_class), where, dtype=place.dtype, **SAFE)
     tokens = row.tokens(tokenizer, settings, given["t5_tokens"])
     _check_fit(where, tokenizer, model, tokens, settings if row.settings else None)
