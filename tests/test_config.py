@@ -160,7 +160,7 @@ def test_missing_and_broken_files(tmp_path):
         (b"def get_config():\n    return {}['x\\ny']\n", r"get_config\(\) of .*a.py failed in line 2: KeyError"),
         (b"def get_config():\n    return get_config()\n", "failed in line 2: RecursionError"),
         (b"def get_config():\n    return 3\n", "returned 3; it must return a ConfigDict"),
-        (b"def get_config():\n    return {'name': ' '}\n", "config.name is .*cannot be empty"),
+        (b"def get_config():\n    return {'name': ' '}\n", "config.name is .*must not be empty"),
     ],
 )
 def test_what_is_wrong_in_a_config_file_is_told_with_its_line(tmp_path, content, message):
