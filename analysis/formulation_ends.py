@@ -3,7 +3,7 @@
     python analysis/formulation_ends.py
 
 prints the table of docs/formulations.md. The data are N(0.7, 0.3^2), the network is the optimal one, so
-the exact flow and its marginals are known. Apart from each other are measured
+the exact flow and its marginals are known. Three errors are measured, each without the other two:
 
 - start: sampling from N(0, b^2) instead of the exact marginal at the noisiest level, then flowing exactly;
 - end: the last step, to sigma = 0, from the exact marginal at the cleanest level that the network knows;
@@ -46,8 +46,11 @@ def end_bias(s: float) -> float:
 
 
 def step_bias(formulation: Formulation, method: str, steps: int) -> float:
-    """The change of the standard deviation by the steps; the flow is affine, so two points tell it. The
-    mean is carried exactly by any method, for there the velocity is constant."""
+    """The relative error of the data's standard deviation after `steps` sampler steps.
+
+    The flow is affine, so the error follows from two trajectories: from the mean, and from one standard deviation above
+    it. The mean has no error: along its trajectory the velocity is constant.
+    """
     levels = sampling_levels(formulation, steps)
     begin = (1 - levels[0]) * MEAN + _spread(levels[0]) * np.array([0.0, 1.0])
 

@@ -157,8 +157,11 @@ def rebuilt_by(folder: Path, images: np.ndarray) -> np.ndarray:
 
 
 def sampled_images(path: Path, count: int, height: int, width: int) -> np.ndarray:
-    """The images [count, height, width, 3] of what `rfjax sample --samples=1` wrote: one below the other, each enlarged
-    by whole pixels to at least 128 a side, with a gap."""
+    """Cuts a picture by `rfjax sample --samples=1` into its images, uint8 [count, height, width, 3].
+
+    In the picture they stand below each other with a gap, enlarged by the least whole factor that makes them at least
+    128 pixels high.
+    """
     sheet = np.asarray(Image.open(path).convert("RGB"))
     tall, scale = sheet.shape[0] // count, -(-128 // height)
     return np.stack(

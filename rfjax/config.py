@@ -115,7 +115,7 @@ class PreparedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A corpus. `random` takes any sizes; every other corpus has its sizes, and refuses different ones."""
+    """A corpus. `random` takes any sizes; every other corpus has fixed sizes, and refuses different ones."""
 
     corpus: str = "shapes"
     frames: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # of a latent; an image has one

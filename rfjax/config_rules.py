@@ -1,4 +1,5 @@
-"""The rules between a config's fields, and `check`, which holds a config to these and to `limits`. No JAX here."""
+"""The rules between a config's fields, and `check`, which tests a config against these rules and the tables of
+`limits`. No JAX here."""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ RULES: tuple[Rule, ...] = (
     (
         ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
         lambda low, high: low < high,
-        "guidance is for t from the first to the second: give a larger end, or a guidance_scale of 1 for none",
+        "guidance is given for t from guidance_from to guidance_to: raise guidance_to, or set guidance_scale=1",
     ),
     (
         ("train.condition_dropout",),
@@ -105,7 +106,7 @@ RULES: tuple[Rule, ...] = (
         ("train.branches", "train.steps"),
         lambda lengths, steps: not lengths or [0, *lengths] == sorted({0, *lengths}) and lengths[-1] == steps,
         "branches are whole lengths that increase, and the last of them is config.train.steps, as 500,1000,2000; "
-        "() is a run alone",
+        "() trains one run alone",
     ),
     (
         ("train.branches", "train.schedule"),
@@ -146,24 +147,28 @@ RULES: tuple[Rule, ...] = (
     (
         ("train.role", "train.branches"),
         lambda role, lengths: role == "run" or not lengths,
-        "a run of a sweep is a run alone: set config.train.branches=()",
+        "a run of a sweep has no branches: set config.train.branches=()",
     ),
     (
         ("mesh.slices",),
         lambda slices: slices == -1 or slices >= 1,
         "give the number of slices that the devices are in, or -1 for as many as TPUs show",
     ),
-    (("name",), str.strip, "it names the folder of runs and cannot be empty"),
-    (("model.mlp_ratio", WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
+    (("name",), str.strip, "it names the folder of the runs, so it must not be empty"),
+    (
+        ("model.mlp_ratio", WIDTH),
+        lambda ratio, width: int(ratio * width) >= 1,
+        "their product must be at least 1; raise one of them",
+    ),
     (
         ("data.image_size", "model.patch_size", "model.position_grid", "model.positions"),
         lambda side, patch, grid, positions: side // patch <= grid or positions == "rotary",
-        "an image has more tokens a side than the grid of positions; raise the grid",
+        "an image has more tokens a side than the grid of positions; raise config.model.position_grid",
     ),
     (
         ("data.frames", "model.temporal_patch_size"),
         lambda frames, patch: frames == 1 or frames % patch == 0,
-        "the latter must divide the former; only a still, of 1 frame, fits every patch",
+        "config.model.temporal_patch_size must divide config.data.frames; only a still, of 1 frame, fits every patch",
     ),
     (
         ("model.positions", "model.rotary_channels", "model.head_size"),
@@ -174,12 +179,13 @@ RULES: tuple[Rule, ...] = (
     (
         ("model.dual_attention_blocks", "model.depth"),
         lambda dual, depth: dual < depth,
-        "the former must be below the latter: the last block has no dual attention",
+        "config.model.dual_attention_blocks must be below config.model.depth: the last block has no dual attention",
     ),
     (
         ("model.weight_sets", "model.first_text_tokens", "data.context_tokens"),
         lambda sets, first, tokens: sets != 3 or 0 < first < tokens,
-        "of 3 weight sets one is for the first text tokens: give it some tokens of the context, and not all",
+        "of 3 weight sets one is for the first text tokens: set config.model.first_text_tokens above 0 and below "
+        "config.data.context_tokens",
     ),
     *(
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
@@ -197,7 +203,7 @@ RULES: tuple[Rule, ...] = (
     (
         ("evaluation.ranking.samplers",),
         lambda samplers: 0 < len(samplers) == len(set(map(sampler_setting, samplers))),
-        "it must name one or more, each once",
+        "it must list at least one sampler, and each only once",
     ),
     *(
         (
@@ -210,23 +216,23 @@ RULES: tuple[Rule, ...] = (
     (
         ("evaluation.temporal.prompts_per_task", "data.corpus"),
         lambda prompts, corpus: not prompts or corpus in CLIP_CORPORA,
-        f"temporal GenEval needs clips with prompts: set config.data.corpus={CLIP_CORPORA[0]}, or the former to 0",
+        f"temporal GenEval needs clips with prompts: set config.data.corpus={CLIP_CORPORA[0]}, or prompts_per_task=0",
     ),
     (
         ("evaluation.geneval.few_prompts_per_task", "evaluation.geneval.prompts_per_task"),
         lambda few, prompts: not few or not prompts or few < prompts,
-        "the former must be below the latter; config.evaluation.geneval.few_prompts_per_task=0 turns it off",
+        "few_prompts_per_task must be below prompts_per_task: lower it, or set it to 0, which turns it off",
     ),
     (
         ("evaluation.validation.examples",),
         lambda examples: examples != 1,
-        "a standard error needs 2 or more; 0 is off",
+        "a standard error needs 2 examples or more; 0 turns validation off",
     ),
     *(
         (
             (f"evaluation.{scores}.prompts_per_task", "evaluation.validation.examples"),
             lambda prompts, examples: not prompts or examples,
-            f"{_UNVALIDATED}: set the former to 0, too",
+            f"{_UNVALIDATED}: set config.evaluation.{scores}.prompts_per_task to 0, too",
         )
         for scores in SCORES
     ),
@@ -241,7 +247,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# Fields that only some schedules of the learning rate read, and those schedules. A field that is not here is read by all.
+# Fields that only some schedules of the learning rate read, and those schedules.
 READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
     "train.decay_fraction": ("wsd",),
     "train.decay_shape": ("wsd",),
@@ -250,8 +256,8 @@ READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
 
 
 def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
-    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. A value that was only
-    inherited, such as the decay of a trunk, is no mistake: so `check` does not look for it."""
+    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. `check` does not do this,
+    because a value that was only inherited, such as the decay of a trunk, is no mistake."""
     schedules = sorted(set(schedules))
     for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
         readers = READ_BY_SCHEDULES[field]

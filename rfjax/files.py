@@ -88,7 +88,7 @@ def _machine() -> str:
 def remove_left_behind(folder: Path) -> list[str]:
     """Removes this module's temporary files and folders whose process is dead; returns a line for each.
 
-    Another machine's may be in use: they stay, and their line says so.
+    Files of another machine may be in use, so they stay, and their line says so.
     """
     lines = []
     try:

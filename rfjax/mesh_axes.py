@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """An axis of the mesh: what it splits."""
+    """An axis of the mesh, with what it splits."""
 
     name: str  # also the field of `config.mesh` that has its size
     splits_batch: bool = False

@@ -42,7 +42,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ),
         (
             {"model.dual_attention_blocks": "15"},
-            "blocks is 15 and config.model.depth is 15; the former must be",
+            "blocks is 15 and config.model.depth is 15; config.model.dual_attention_blocks must be",
         ),
         (
             {"model.weight_sets": "3", "data.context_tokens": "16"},
@@ -66,11 +66,11 @@ CONFIGS = Path(__file__).parent.parent / "configs"
             r"geneval.weights is \('ema',\) and config.evaluation.weights is \('raw',\)",
         ),
         ({"evaluation.ranking.samplers": "50-5"}, "samplers has '50-5'; a sampler is steps@guidance scale"),
-        ({"evaluation.ranking.samplers": "5@5,5@5.0"}, "it must name one or more, each once"),
-        ({"evaluation.ranking.samplers": ()}, "it must name one or more"),
+        ({"evaluation.ranking.samplers": "5@5,5@5.0"}, "it must list at least one sampler, and each only once"),
+        ({"evaluation.ranking.samplers": ()}, "it must list at least one sampler"),
         (
             {"evaluation.geneval.few_prompts_per_task": "40"},
-            "few_prompts_per_task is 40 and .*prompts_per_task is 40; the former must be below",
+            "few_prompts_per_task is 40 and .*prompts_per_task is 40; few_prompts_per_task must be below",
         ),
         ({"evaluation.ranking.prompts_per_task": "1"}, "prompts_per_task is 1; intervals are made by resampling"),
         ({"timestep_shift": "0"}, "config.timestep_shift is 0.0; it must be above 0"),
@@ -160,7 +160,7 @@ def test_missing_and_broken_files(tmp_path):
         (b"def get_config():\n    return {}['x\\ny']\n", r"get_config\(\) of .*a.py failed in line 2: KeyError"),
         (b"def get_config():\n    return get_config()\n", "failed in line 2: RecursionError"),
         (b"def get_config():\n    return 3\n", "returned 3; it must return a ConfigDict"),
-        (b"def get_config():\n    return {'name': ' '}\n", "config.name is .*cannot be empty"),
+        (b"def get_config():\n    return {'name': ' '}\n", "config.name is .*must not be empty"),
     ],
 )
 def test_what_is_wrong_in_a_config_file_is_told_with_its_line(tmp_path, content, message):

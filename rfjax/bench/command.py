@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     check_sample_options(args)
     _check_coordinates(args)
     if args.sample and args.profile is not None:
-        raise ConfigError("--profile is of training steps; leave it out with --sample")
+        raise ConfigError("--profile records training steps, and --sample measures none; leave one of the two out")
     point, source = args.point, args.config
     if args.json is not None:
         check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "config"))
@@ -103,7 +103,7 @@ def _check_coordinates(args: argparse.Namespace) -> None:
                 raise ConfigError(f"--{name} is read with --coordinates alone; add it, or leave --{name} out")
     elif args.sample or args.profile is not None:
         other = "--sample" if args.sample else "--profile"
-        raise ConfigError(f"{other} is of another measurement than --coordinates; leave one of the two out")
+        raise ConfigError(f"{other} and --coordinates are two different measurements; leave one of the two out")
 
 
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
@@ -139,7 +139,10 @@ def _check_one_process() -> None:
     from rfjax.errors import ConfigError
 
     if jax.process_count() > 1:
-        raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
+        raise ConfigError(
+            f"rfjax bench measures the devices of one process, and this job has {jax.process_count()}; start it in one "
+            "process"
+        )
 
 
 def _measure_peak(run, say) -> dict:

@@ -134,14 +134,17 @@ def measure_coordinates(
 ) -> dict:
     """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
 
-    Returns the record, as the JSON has it. Raises `ConfigError` for fewer than two sizes of both, for fewer than 10
-    steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
+    Returns the record, as the JSON has it. Raises `ConfigError` if neither widths nor depths have two values, for fewer
+    than 10 steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
     """
     if steps < FIRST:
-        raise ConfigError(f"--steps is {steps}; only the last layer moves before step {FIRST}: give at least {FIRST}")
+        raise ConfigError(
+            f"--steps is {steps}; it must be at least {FIRST}, because only the last layer moves before that step"
+        )
     asked = {"width": sorted(set(widths)), "depth": sorted(set(depths))}
     if max(map(len, asked.values())) < 2:
-        raise ConfigError("a slope needs two sizes: give two or more --widths or --depths")
+        given = " and ".join(f"--{axis}s is {','.join(map(str, sizes)) or 'empty'}" for axis, sizes in asked.items())
+        raise ConfigError(f"{given}; a slope needs two different values: give two or more --widths or --depths")
     configs = {
         axis: [of_size(config, **{axis: size}, steps=steps) for size in sizes]
         for axis, sizes in asked.items()

@@ -87,7 +87,7 @@ def _optimizer_line(record: Mapping) -> list[str]:
 
 
 def flag_lines(record: Mapping) -> list[str]:
-    """The compiler's flags that were in force, one line for rfjax's and one for the user's."""
+    """The compiler's flags that were in force: one line for the flags that rfjax set, and one for the user's own."""
     who = {"rfjax": "set by rfjax; --no-xla-flags sets none", "user": "from the environment"}
     shown = {key: " ".join(record["xla_flags"][key]) for key in who}
     return [f"XLA flags   {shown[key]} ({said})" for key, said in who.items() if shown[key]]

@@ -52,7 +52,9 @@ def _export_adapter(args) -> int:
     from rfjax.interop.lora_files import export_adapter
 
     if args.pipeline or args.models is not None:
-        raise ConfigError("--format lora is one file for a pipeline that there is; leave --pipeline and --models out")
+        raise ConfigError(
+            "--format lora writes one file, to be loaded into an existing pipeline; leave --pipeline and --models out"
+        )
     path = export_adapter(args.run, out=args.out, step=args.step, weights=args.weights, dtype=args.dtype)
     print(f"exported: {path}")
     return 0

@@ -25,7 +25,8 @@ def add_arguments(parser) -> None:
 
 
 def add_scoring(parser, texts, options, things) -> None:
-    """The arguments of a verb that scores files of what a detector found in `things`.
+    """Adds the arguments of a verb that scores files of detections. `things` names in the help what was detected in,
+    such as images.
 
     `texts` are the help of the metadata, the detections and the results.
     """

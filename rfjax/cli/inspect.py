@@ -46,7 +46,9 @@ def run(args, overrides) -> int:
             out = args.out
             check_output(out, "--out", made_here=holds(MADE_BY))
         if args.models is not None and not args.models.is_dir():
-            raise ConfigError(f"no folder of models at --models {args.models}; give the one of rfjax prepare")
+            raise ConfigError(
+                f"--models is {args.models}, and no folder is there; give the folder that rfjax prepare used"
+            )
     found = manifest.read(args.corpus)
     print("\n".join(map(printable, summary(found))))
     bad = [] if args.no_hashes else list(verify.damaged_files(found, say))

@@ -1,5 +1,4 @@
-"""`rfjax temporal`: scores a file of detections in the frames of clips, from any detector, by temporal GenEval's
-rules."""
+"""`rfjax temporal`: scores detections in the frames of clips by the rules of temporal GenEval. Any detector will do."""
 
 from __future__ import annotations
 

@@ -38,14 +38,16 @@ def run(args, overrides) -> int:
     check_run_folder(args.workdir)
     place, skipped = {}, args.skip_batches
     if skipped and (skipped < 0 or args.branch is None):
-        raise ConfigError(f"--skip-batches is {skipped}; it is a number above 0, given with --branch=RUN@STEP")
+        raise ConfigError(f"--skip-batches is {skipped}; it must be a number above 0, and needs --branch=RUN@STEP")
     if args.branch is None:
         config = config_files.load(args.config, overrides)
     else:
         if args.init is not None:
             raise ConfigError(f"--init={args.init} and --branch={args.branch} both say where the run starts; give one")
         if "train.steps" not in overrides and not skipped:
-            raise ConfigError(f"--branch={args.branch} needs the branch's length in all: give --config.train.steps")
+            raise ConfigError(
+                f"--branch={args.branch} needs the branch's whole length, trunk included; give --config.train.steps"
+            )
         found = branches.read_departure(args.branch)
         start = found.config if skipped else branches.branch_of(found.config, found.config.train.steps)
         config = configs.apply_overrides(start, overrides)

@@ -33,7 +33,7 @@ def written_shape(latents: Sequence[int]) -> tuple[int, ...]:
 def stills(latents: Float[ndarray, "n frames height width channels"]) -> Float[ndarray, "n height width channels"]:
     """The single frame of each of the latents. Raises `ConfigError` for several frames: those are no images."""
     if latents.shape[1] != 1:
-        raise ConfigError(f"latents of {latents.shape[1]} frames are no images; give latents of one frame")
+        raise ConfigError(f"latents of {latents.shape[1]} frames are clips, not images; give latents of one frame")
     return latents[:, 0]
 
 

@@ -21,7 +21,8 @@ VALIDATION_SEED = 0
 
 
 def split_seed(seed: int, split: Split) -> int:
-    """The seed that a split of a drawn corpus comes from: the corpus's own for training, one for all for validation."""
+    """The seed from which a drawn corpus makes a split: its own seed for training, and one fixed seed for
+    validation."""
     return VALIDATION_SEED if split == "validation" else seed
 
 

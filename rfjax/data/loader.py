@@ -49,7 +49,9 @@ def batches(
     """
     for here, size in zip(places or (), stream_of(corpus, batch_size).sizes, strict=places is not None):
         if not (np.all(here >= 0) and np.all(here < size)):
-            raise ConfigError(f"places {here.tolist()} are not all below config.train.batch_size={size}")
+            raise ConfigError(
+                f"places {here.tolist()} are not all below config.train.batch_size={size}; give places in the batch"
+            )
     if start_step >= stop_step:
         return iter(())
 

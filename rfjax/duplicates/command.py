@@ -169,7 +169,9 @@ def _check(args, out):
     given = [name for name in ("model_size", "model_output") if getattr(args, name) is not None]
     given += ["mirrored"] if args.mirrored else []
     if args.descriptor == "phash" and given:
-        raise ConfigError(f"--{given[0].replace('_', '-')} is for a model; give its .onnx with --descriptor")
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')} is read with an ONNX model alone; give the model's .onnx with --descriptor"
+        )
 
 
 def _descriptor(args):
@@ -188,5 +190,5 @@ def _parse_three(option, text):
     except ValueError:
         values = ()
     if len(values) != 3:
-        raise ConfigError(f"{option} is {text!r}; it is three numbers, as 0.485,0.456,0.406")
+        raise ConfigError(f"{option} is {text!r}; it must be three numbers, such as 0.485,0.456,0.406")
     return values

@@ -50,7 +50,8 @@ class OnnxModel:
             ) from None
         self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
         if len(self._mean) != 3 or len(self._std) != 3 or not (self._std > 0).all():
-            raise ConfigError(f"--model-mean {mean} and --model-std {std} must have three numbers, the second above 0")
+            given = f"--model-mean is {mean} and --model-std is {std}"
+            raise ConfigError(f"{given}; both must be three numbers, and those of --model-std above 0")
         self.side, self._batch, self._type, self._input = self._input_of(side)
         self._output = self._output_of(output)
         with open(path, "rb") as file:
@@ -69,12 +70,16 @@ class OnnxModel:
             raise ConfigError(f"the input {name} of {self._path} is {kind} {shape}; it must be {allowed}")
         fixed = {size for size in shape[2:] if isinstance(size, int)}
         if len(fixed) > 1:
-            raise ConfigError(f"the input {name} of {self._path} is {shape}, not square; export it for squares")
+            raise ConfigError(
+                f"the input {name} of {self._path} is {shape}, not square; export the model for square images"
+            )
         if not fixed and side is None:
             remedy = "name the side of the square with --model-size (288 for SSCD)"
             raise ConfigError(f"{self._path} takes images of any size; {remedy}")
         if fixed and side not in (None, *fixed):
-            raise ConfigError(f"--model-size is {side}, and {self._path} takes {shape}; leave it out")
+            raise ConfigError(
+                f"--model-size is {side}, and {self._path} takes images of {shape} alone; leave --model-size out"
+            )
         chosen = side or fixed.pop()
         if chosen < 8:
             raise ConfigError(f"--model-size is {chosen}; it must be at least 8")
@@ -83,9 +88,13 @@ class OnnxModel:
     def _output_of(self, output):
         names = [each.name for each in self._session.get_outputs()]
         if output is None and len(names) > 1:
-            raise ConfigError(f"{self._path} gives {', '.join(names)}; name the descriptor's with --model-output")
+            raise ConfigError(
+                f"{self._path} has the outputs {', '.join(names)}; name the descriptor with --model-output"
+            )
         if output not in (None, *names):
-            raise ConfigError(f"--model-output is {output}, and {self._path} gives {', '.join(names)}; name one")
+            raise ConfigError(
+                f"--model-output is {output}, and {self._path} has the outputs {', '.join(names)}; name one of them"
+            )
         return output or names[0]
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n views size"]:

@@ -3,8 +3,8 @@
     d = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
 (Dowson & Landau 1982; the squared 2-Wasserstein distance of the Gaussians.) The square roots of the symmetric matrices
-are computed from their eigenvalues. So nothing is complex, and a covariance may be singular, as it is if a model always
-draws the same picture. No JAX here.
+are computed from their eigenvalues. So no number is complex, and a covariance may be singular, as it is if a model
+always draws the same picture. No JAX here.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def check_batch_size(run: Run, evaluation: str) -> None:
     if size % run.batch_ways:
         raise ConfigError(
             f"config.evaluation.{evaluation}.batch_size={size} is not divisible by the {run.batch_ways} devices "
-            f"that a batch is split over ({' x '.join(BATCH_AXES)})"
+            f"that a batch is split over ({' x '.join(BATCH_AXES)}); set it to a multiple of {run.batch_ways}"
         )
 
 

@@ -27,7 +27,7 @@ class Guide(NamedTuple):
 
 
 def guide_of(run: Run, sampler: SamplerConfig) -> Guide | None:
-    """The guide of a sampler of `run`; None for a sampler that has none.
+    """The weaker run that guides `sampler` when it samples from `run`; None if `sampler.guide` is empty.
 
     Raises `ConfigError` for a folder without a run or without the checkpoint, and for a run of another corpus or
     formulation.

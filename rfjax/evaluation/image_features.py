@@ -3,7 +3,7 @@
 A study of large images uses the features of a frozen network: SD3 compares formulations by distances of CLIP features.
 For images of 16 to 32 pixels a side no such network is meaningful. So the features here are formulas: which colours are
 where, and how strong, how inclined and how sharp the edges are. They are neither learnt nor tuned to a model. Their
-distances serve to compare the models of one study on one corpus. They are no FID.
+distances serve to compare the models of one study on one corpus. They are not FID.
 
 `NAME` is the name and version of these features. A change of a feature must change the name, and distances under
 different names are never compared.

@@ -231,7 +231,7 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
         ) from None
     problem = _problem(record)
     if problem:
-        raise RfjaxError(f"an evaluation record {problem}")
+        raise RfjaxError(f"the evaluation record to be written {problem}")
     path = Path(workdir) / "evaluations" / record_name(record["key"])
     write_whole({path: text + "\n"})
     return path
@@ -244,16 +244,19 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
     """
     records = []
     for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
-        remedy = f"in {path}; remove the file and evaluate the run again"
+        remedy = "remove the file and evaluate the run again"
         try:
             record = parse_json(read_bytes(path), object)
         except (OSError, ValueError) as error:
-            raise RfjaxError(f"damaged evaluation record ({error}) {remedy}") from None
+            raise RfjaxError(f"the evaluation record {path} is damaged ({error}); {remedy}") from None
         problem = _problem(record)
         if problem:
-            raise RfjaxError(f"an evaluation record {problem}, {remedy}")
+            raise RfjaxError(f"the evaluation record {path} {problem}; {remedy}")
         if record_name(record["key"]) != path.name:
-            raise RfjaxError(f"an evaluation record whose key does not hash to its file name, {remedy}")
+            raise RfjaxError(
+                f"{path} holds the record of another key, which belongs in {record_name(record['key'])}; remove the "
+                "file and evaluate the run again"
+            )
         records.append(record)
     return sorted(records, key=lambda record: [record["key"][name] for name in KEY_FIELDS])
 

@@ -69,7 +69,9 @@ def measure_sampling_steps(
     evaluation, reference = run.config.evaluation, max(counts)
     settings = evaluation.geneval
     if not settings.prompts_per_task:
-        raise ConfigError("config.evaluation.geneval.prompts_per_task is 0: there are no prompts to sample")
+        raise ConfigError(
+            "config.evaluation.geneval.prompts_per_task is 0, so there are no prompts to sample; set it to 1 or more"
+        )
     check_batch_size(run, "geneval")
     prompts, ids, conditions = prompts_of(run, settings)
     detect = detector_for(run.corpus)

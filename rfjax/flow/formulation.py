@@ -51,7 +51,7 @@ class Formulation:
 
     @property
     def rectified_span(self) -> tuple[float, float]:
-        """`span` in the time of rectified flow."""
+        """The path's `span`, as times of rectified flow."""
         first, last = rectified_time(self.path, np.array(self.span or self.path.span))
         return float(first), float(last)
 
@@ -148,7 +148,9 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
     try:
         numbers = [float(argument) for argument in arguments]
     except ValueError:
-        raise ConfigError(f"formulation {name!r} has an argument that is no number") from None
+        raise ConfigError(
+            f"formulation {name!r} has an argument that is no number; write it as {family.example}"
+        ) from None
     try:
         formulation = Formulation(name=name, **family.make(*numbers))
     except ConfigError as error:
@@ -157,7 +159,7 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
         return formulation
     if not formulation.is_rectified_flow:
         given = f"config.timestep_shift is {timestep_shift:g}, which shifts rectified flow's t"
-        raise ConfigError(f"{given}, and formulation {name!r} has another t; set it to 1")
+        raise ConfigError(f"{given}, and the t of formulation {name!r} is not rectified flow's; set it to 1")
     return replace(formulation, density=Shifted(formulation.density, timestep_shift), timestep_shift=timestep_shift)
 
 

@@ -72,7 +72,7 @@ class Examples(NamedTuple):
 
     mixing: Mixing
     input_scale: Times | float
-    condition: Times  # the time that the network is given
+    network_time: Times  # the function of t that the network is given as time
     weight: Times | float
 
 
@@ -92,15 +92,15 @@ def example_losses(
 ) -> Float[Array, " batch"]:
     """Each example's mean squared error of the prediction, times the formulation's weight at its t.
 
-    `network(z, condition, context, pooled)` makes the formulation's prediction. No condition is dropped here. For rf
-    this is conditional flow matching (SD3 eqs. 8 and 13).
+    It calls `network(z, time, context, pooled)`; `time` is the formulation's function of t (for EDM, ln(sigma) / 4).
+    Condition dropout has been applied before. For rf this is conditional flow matching (SD3 eqs. 8 and 13).
     """
-    mixing, scale, condition, weight = examples
+    mixing, scale, network_time, weight = examples
     a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
     z = a * latents + b * noise
     target = m * latents + n * noise
     seen = (scale if isinstance(scale, float) else expand_time(scale, latents)) * z
-    error = network(seen, condition, *conditions).astype(jnp.float32) - target
+    error = network(seen, network_time, *conditions).astype(jnp.float32) - target
     return weight * jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 

@@ -191,8 +191,8 @@ class VarianceExplodingEDM:
 
 @dataclass(frozen=True)
 class OptimalTransport:
-    """Flow matching's conditional optimal transport (Lipman 2023, eq. 20), with time reversed: a = 1 - t,
-    b = sigma_min + (1 - sigma_min) t. With sigma_min = 0 it is rectified flow."""
+    """Flow matching's conditional optimal transport (Lipman 2023, eq. 20), with t = 0 at the data: a = 1 - t, b =
+    sigma_min + (1 - sigma_min) t. With sigma_min = 0 it is rectified flow."""
 
     sigma_min: float = 1e-5
 
@@ -223,7 +223,7 @@ class OptimalTransport:
 
 @dataclass(frozen=True)
 class VariancePreserving:
-    """Flow matching's diffusion path (Lipman 2023, eq. 19), with time reversed: a = exp(-T(t)/2),
+    """The variance-preserving path of Lipman et al. 2023 (section 4.1), with t = 0 at the data: a = exp(-T(t)/2),
     b = sqrt(1 - a^2), T(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
 
     db grows as 1/sqrt(t) near the data, so t stays above 1e-5 in training and in sampling.
@@ -267,8 +267,8 @@ class VariancePreserving:
 
 @dataclass(frozen=True)
 class VarianceExploding:
-    """Flow matching's other diffusion path (Lipman 2023, eq. 17), with time reversed: a = 1 and
-    b = sigma_min (sigma_max / sigma_min)^t, as in Song 2021."""
+    """The variance-exploding path of Lipman et al. 2023 (section 4.1), with t = 0 at the data: a = 1 and
+    b = sigma_min (sigma_max / sigma_min)^t. This b is the noise schedule of Song et al. 2021."""
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0

@@ -25,7 +25,7 @@ class Mixing(NamedTuple):
 
     @property
     def determinant(self) -> Times:
-        """a n - b m. Where it is zero, the prediction tells nothing about the data that z does not tell."""
+        """a n - b m. Where it is zero, the prediction adds nothing to what z says about the data."""
         return self.a * self.n - self.b * self.m
 
 

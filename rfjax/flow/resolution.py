@@ -39,6 +39,6 @@ def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Form
     )
     for given, is_set, off in shifts:
         if is_set and not parse_formulation(config.formulation).is_rectified_flow:
-            other = f"formulation {config.formulation!r} has another t; set it to {off}"
+            other = f"the t of formulation {config.formulation!r} is not rectified flow's; set it to {off}"
             raise ConfigError(f"{given}, which shifts rectified flow's t, and {other}")
     return parse_formulation(config.formulation, shift_at(config, latents))

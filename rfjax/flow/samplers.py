@@ -30,7 +30,7 @@ def _uniform(steps, shift):
 def _diffusers(steps, shift):
     """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to its least training time, then 0.
 
-    diffusers shifts that least time first, and all times later: it is shifted twice, and so it is here.
+    diffusers shifts the least time first, and then all times. So the least time is shifted twice, here as well.
     """
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
@@ -193,7 +193,7 @@ def autoguided_velocity(
 
 
 def _guided_within(guided, alone, guidance_scale, interval):
-    """`guided` at times in the interval, `alone` outside and at scale 1."""
+    """The function `guided` at times in the interval, and `alone` outside it and at scale 1."""
     if guidance_scale == 1.0:
         return alone
     if interval == (0.0, 1.0):

@@ -1,4 +1,4 @@
-"""Walks a user's folder: lists the files to read, and what it passed over."""
+"""Walks a user's folder: lists the files to read, and the files and folders that it passed over."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ def find(path: Path) -> FoundCheckpoint:
         hub = f"; rfjax fetches nothing: hf download {path} does" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
         raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file{hub}")
     if (path / "run.json").is_file() and (path / "checkpoints").is_dir():
-        raise ConfigError(f"{path} is a run already: train on there, or start another from it with --init={path}")
+        raise ConfigError(
+            f"{path} is already a run of rfjax; resume it, or start another run from it with --init={path}"
+        )
     return _folder(path)
 
 
@@ -220,7 +222,9 @@ def _choose(path: Path, layout: str, stem: str, wanted: str | None):
         if not listed:
             raise RfjaxError(f"{index} has an empty weight_map; fetch it again")
         if any(Path(file).name != file or file in ("", ".", "..") for file in listed):
-            raise ConfigError(f"{index} names files outside its folder; it cannot be trusted")
+            raise ConfigError(
+                f"{index} names files outside its folder, so it cannot be trusted; fetch it from its publisher again"
+            )
         missing = [file for file in listed if not (path / file).is_file()]
         if missing:
             raise ConfigError(

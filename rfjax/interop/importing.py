@@ -174,7 +174,7 @@ def _check_manifest(source) -> Config | None:
         return None
     known = held.get("schema") == 1 and held.get("layout") in LAYOUTS and "config" in held and "sha256" in held
     if not known:
-        raise ConfigError(f"{path} is no manifest that this version reads; remove it to import the tensors alone")
+        raise ConfigError(f"{path} is no manifest that this rfjax reads; remove it to import the tensors alone")
     try:
         return schema.from_dict(held["config"])
     except ConfigError as error:
@@ -226,7 +226,9 @@ def _config(source, exported, layout, found, base, overrides) -> tuple[Config, l
         if (key.startswith("model.") or config.data.corpus == "random") and compared[key] != value
     ]
     if wrong:
-        raise ConfigError(f"the config does not fit the tensors of {source.path}: {', '.join(wrong)}")
+        raise ConfigError(
+            f"the config does not fit the tensors of {source.path}: {', '.join(wrong)}; correct these fields"
+        )
     is_foreign = base is None and exported is None
     shift_is_given = "timestep_shift" in overrides
     config, said = choose_shift(config, source.scheduler, is_foreign, shift_is_given, has_released_sizes(network))
@@ -280,10 +282,14 @@ def _check_data(config, layout, found, shapes: BatchShapes) -> None:
         return  # `compare` finds sizes that differ
     network = network_of(layout, found, config.model.head_size).data
     given = {"channels": shapes.latents[-1], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
-    wrong = [f"{key} is {given[key]} there and {network[key]} here" for key in given if given[key] != network[key]]
+    wrong = [
+        f"{key} is {given[key]} in the corpus and {network[key]} in the network"
+        for key in given
+        if given[key] != network[key]
+    ]
     if wrong:
-        corpus = f"the corpus {config.data.corpus} does not fit this network: {', '.join(wrong)}"
-        raise ConfigError(f"{corpus}; choose another with --config.data.corpus")
+        corpus = f"the corpus {config.data.corpus} does not fit the checkpoint's network: {', '.join(wrong)}"
+        raise ConfigError(f"{corpus}; give --config.data.corpus=NAME of one that fits")
 
 
 class _Verified:

@@ -161,7 +161,7 @@ def _without_wrappers(tensors) -> dict[str, str]:
     for name in tensors:
         short = _WRAPPERS.sub("", name)
         if short in plain:
-            raise ConfigError(f"{plain[short]} and {name} are the same tensor of the network; remove the wrong one")
+            raise ConfigError(f"{plain[short]} and {name} name the same tensor of the network; remove the wrong one")
         plain[short] = name
     return plain
 
@@ -178,9 +178,10 @@ def _anchors(plain) -> tuple[Layout | None, list[str]]:
 
 
 def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
-    """Returns {name without prefix: the file's name} of the tensors under `prefix`, but under no longer one.
+    """Returns {name without `prefix`: name in the file} of the tensors that begin with `prefix`, and with no prefix of
+    `prefixes` that is longer.
 
-    Without a prefix, leaves out the tensors of other parts, such as an autoencoder's.
+    Of an average it leaves out the counters; without a prefix, the tensors of other parts, such as an autoencoder's.
     """
     longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
     names = {

@@ -56,7 +56,10 @@ def export_adapter(
     for part in parts:
         tensors |= tensors_of(part, factors[part.leaf], shapes[part.leaf], adapted.scale_of(facts), rank)
     if missing := factors.keys() - {part.leaf for part in parts}:
-        raise RfjaxError(f"the layout diffusers has no place for the adapter of {sorted(missing)[0]}")
+        raise RfjaxError(
+            f"the layout diffusers has no place for the adapter of {sorted(missing)[0]}; give --format diffusers, "
+            "which exports merged weights"
+        )
     about = {"format": "pt", "run": origin.run, "step": str(origin.step), "weights": weights}
     with folder_moved_when_whole(out, files_of=True) as folder:
         with Writer(folder / out.name, {name: each.shape for name, each in tensors.items()}, dtype, about) as writer:

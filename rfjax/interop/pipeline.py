@@ -147,7 +147,7 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
 
 
 def _used(config: Config, found: Manifest) -> tuple[str, ...]:
-    """Names those of the corpus's text encoders that the run uses."""
+    """Lists the names of the corpus's text encoders that the run uses."""
     chosen = config.data.prepared.encoders
     return tuple(encoder.name for encoder in found.encoders if not chosen or encoder.name in chosen)
 

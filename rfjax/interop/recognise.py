@@ -40,7 +40,9 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
         if name not in shapes:
             raise ConfigError(f"the checkpoint has no tensor {name}; give a whole {layout.name} checkpoint")
         if len(shapes[name]) != rank:
-            raise ConfigError(f"{name} has the shape {list(shapes[name])}; an MM-DiT's has {rank} dimensions")
+            raise ConfigError(
+                f"{name} has the shape {list(shapes[name])}, and an MM-DiT's has {rank} dimensions; give another file"
+            )
         return shapes[name]
 
     pattern = re.compile(re.escape(layout.block).replace(r"\{\}", r"(\d+)"))
@@ -48,10 +50,15 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
     depth = len(set(blocks))
     if not depth or max(blocks) != depth - 1:
         found = _some(set(map(str, blocks))) or "none"
-        raise ConfigError(f"the checkpoint's blocks are {found}; an MM-DiT's are 0, 1, 2 …")
+        raise ConfigError(
+            f"the checkpoint's blocks are {found}, and an MM-DiT's are 0, 1, 2 …; give a whole checkpoint"
+        )
     dual = [i for i in range(depth) if _name(layout, "image/qkv2", "weight", i) in shapes]
     if dual != list(range(len(dual))) or len(dual) == depth:
-        raise ConfigError(f"blocks {dual} of {depth} have dual attention; it must be the first blocks, never the last")
+        raise ConfigError(
+            f"blocks {dual} of {depth} have dual attention; only the first blocks may have it, and never the last: "
+            "give another checkpoint"
+        )
     qk_norm = _name(layout, "image/query_norm", "weight", 0) in shapes
     hidden, channels, patch, _ = shape("patch_embed", 4)
     grid = math.isqrt(shape(None, 3)[1])
@@ -65,7 +72,10 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
             "it with --config.model.head_size=N"
         )
     if head_size < 1 or hidden < 1 or hidden % head_size:
-        raise ConfigError(f"heads of {head_size} do not divide the hidden size {hidden}")
+        raise ConfigError(
+            f"the head size {head_size} does not divide the hidden size {hidden}; set config.model.head_size to a "
+            "number that does"
+        )
     model = {
         "backbone": "mmdit",
         "depth": depth,

@@ -1,6 +1,6 @@
 """Reads the sampler's settings that diffusers stores beside a network (scheduler_config.json).
 
-rfjax has one timestep shift, for both training and sampling. A setting beyond it is noted if it changes only the
+rfjax has one timestep shift, for both training and sampling. Any other setting is noted if it changes only the
 sampler's times, and refused if it changes what the network computes or predicts.
 """
 

@@ -44,10 +44,15 @@ def check_class(settings: Mapping[str, object], path: Path) -> None:
     """
     kind = settings.get("_class_name", CLASS)
     if kind != CLASS:
-        raise ConfigError(f"{path} is of a {kind}; only {CLASS} can be imported")
+        raise ConfigError(
+            f"{path} is the config of a {kind}; give a checkpoint of {CLASS}, the only class that is imported"
+        )
     if "_class_name" not in settings and ("architectures" in settings or "model_type" in settings):
         what = settings.get("model_type") or settings.get("architectures")
-        raise ConfigError(f"{path} is of a model of transformers ({what}); only {CLASS} can be imported")
+        raise ConfigError(
+            f"{path} is the config of a model of transformers ({what}); give a checkpoint of {CLASS}, the only class "
+            "that is imported"
+        )
     if settings.get("quantization_config") not in _NOTHING:
         raise ConfigError(
             f"{path}: quantization_config is given, so its weights are quantised; get the same weights in bfloat16"
@@ -97,7 +102,9 @@ def check_settings(settings: Mapping[str, object], path: Path, network, outputs:
             f"{path} does not fit the tensors beside it: {'; '.join(wrong)}; get the file that belongs to them"
         )
     if settings.get("guidance_embeds"):
-        raise ConfigError(f"{path}: guidance_embeds is true, and rfjax's networks are not given a guidance scale")
+        raise ConfigError(
+            f"{path}: guidance_embeds is true, and rfjax's networks take no guidance scale; give another checkpoint"
+        )
     unknown = [
         f"{key} is {_shown(value)}"
         for key, value in settings.items()
@@ -105,7 +112,7 @@ def check_settings(settings: Mapping[str, object], path: Path, network, outputs:
     ]
     if unknown:
         raise ConfigError(
-            f"{path} has settings that are not known here: {'; '.join(unknown)}; remove those that do not change what "
+            f"{path} has settings that rfjax does not know: {'; '.join(unknown)}; remove those that do not change what "
             "the network computes"
         )
 

@@ -91,7 +91,7 @@ def accelerator_type(target: Target) -> str:
     if target.chip.kind != "tpu":
         raise ConfigError(f"--accelerator {target.name} is no TPU; use --on gke or --on slurm for GPUs")
     if not cloud.type:
-        raise ConfigError(f"--accelerator {target.name} is not to be had as TPU VMs; use --on gke")
+        raise ConfigError(f"--accelerator {target.name} is not sold as TPU VMs; use --on gke")
     return f"{cloud.type}-{target.one_slice.cores}"
 
 

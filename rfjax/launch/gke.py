@@ -206,7 +206,8 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
 def _collect(launch: Launch, gke: Gke, volume) -> dict:
     """Returns the Job that waits until every JobSet has completed or failed, then collects.
 
-    If its pod is lost it starts again. It does not if collecting itself fails: a run that cannot be read stays so.
+    If its pod is lost it starts again. It does not start again if collecting itself fails: a run that cannot be read
+    would be unreadable again.
     """
     wait = ["wait", "--for=jsonpath={.status.terminalState}", "--timeout=8760h"]
     waiting = {"name": "wait", "image": KUBECTL, "args": [*wait, *(f"jobset/{task.name}" for task in launch.points)]}

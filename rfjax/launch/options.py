@@ -77,8 +77,8 @@ def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple
             values[owner][name] = tuple(value) if option.kind is tuple else value
         elif name in site or option.field.default is dataclasses.MISSING:
             where = "a site file for --site" if args.site is None else f"the site {args.site}"
-            remedy = f"{option.field.metadata['help']}. Give it, or fill the field {name} of {where}"
-            raise ConfigError(f"{option.flag} is needed with --on={on}; {remedy}")
+            needed = f"--on={on} needs {option.flag} ({option.field.metadata['help']})"
+            raise ConfigError(f"{needed}; give it, or fill the field {name} of {where}")
     return on, CommonOptions(**values[CommonOptions]), targets[on](**values[targets[on]])
 
 

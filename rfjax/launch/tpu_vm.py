@@ -41,8 +41,8 @@ class TpuVm:
 
     def workdir(self, given: str | None, study: str) -> str:
         if given is None:
-            remedy = "Give it, or --storage, or fill the field storage of the site"
-            raise ConfigError(f"--workdir is needed with --on=tpu-vm; it is {FOLDER}. {remedy}")
+            remedy = "give it, or --storage, or fill the field storage of the site"
+            raise ConfigError(f"--on=tpu-vm needs --workdir ({FOLDER}); {remedy}")
         if not PurePosixPath(given).is_absolute():
             raise ConfigError(f"--workdir is {given!r}; on TPU VMs it must be {FOLDER}")
         return given
@@ -87,7 +87,7 @@ class TpuVm:
 
 
 def _start(task: Task, kind: str, slices: int, workers: str, launch: Launch) -> str:
-    """Returns the script's line that starts a task on so many slices."""
+    """Returns the script's line that starts a task on the given number of slices."""
     command = shlex.join(task.command)
     if task.point is None:
         command = f"JAX_PLATFORMS=cpu {command}"

@@ -1,6 +1,6 @@
 """Weights as a sampler stores them: float32, kernels rounded to bfloat16, or kernels in int8 with a scale per channel.
 
-Biases, norms and positions stay float32: they are under a thousandth of the numbers.
+Biases, norms and positions stay float32: together they are less than a thousandth of the parameters.
 """
 
 from __future__ import annotations

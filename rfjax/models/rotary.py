@@ -23,7 +23,7 @@ class Rotation(NamedTuple):
     sin: Float[Array, "tokens pairs"]
 
     def after(self, tokens: int) -> Rotation:
-        """The rotation of a sequence with this number of tokens in front that are not rotated."""
+        """The rotation of a longer sequence, which begins with this number of tokens that are not rotated."""
         still = jnp.zeros((tokens, self.cos.shape[1]), self.cos.dtype)
         return Rotation(jnp.concatenate([still + 1.0, self.cos]), jnp.concatenate([still, self.sin]))
 

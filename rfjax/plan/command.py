@@ -119,7 +119,7 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
 
 def table(plans: Sequence, slices: int) -> list[str]:
-    """Formats the plan of a target of so many slices as a table for the console."""
+    """Formats a plan as a table for the console, for a target with the given number of slices."""
     from rfjax.console import format_table
     from rfjax.plan.roofline import limits_of
 

@@ -51,7 +51,8 @@ SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled program, per device. If it does not fit, `peak_bytes` is what it asked for; other sizes are None."""
+    """A compiled program, per device. If the program does not fit, `peak_bytes` is the memory that it asked for, and
+    the other sizes are None."""
 
     fits: bool
     peak_bytes: int

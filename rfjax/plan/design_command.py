@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _check(args) -> None:
-    """Raises `ConfigError` for options that mean nothing, before any work."""
+    """Raises `ConfigError` for options that are out of range or contradict each other, before any work."""
     from rfjax.errors import ConfigError
     from rfjax.outputs import check_output
     from rfjax.plan.design_trunks import HEADER
@@ -100,9 +100,12 @@ def _check(args) -> None:
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"--{option} is {value:g}; it must be positive and finite")
     if args.seeds < 2:
-        raise ConfigError(f"--seeds is {args.seeds}; it must be at least 2: only two seeds tell trunks from the law")
+        raise ConfigError(
+            f"--seeds is {args.seeds}; it must be at least 2: two seeds of one size show the scatter of trunks"
+        )
     if (args.given is None) == (args.law is None):
-        raise ConfigError("give one of --given TABLE (results so far) and --law E,A,ALPHA,B,BETA")
+        given = "neither --given nor --law is given" if args.law is None else "both --given and --law are given"
+        raise ConfigError(f"{given}; give either --given TABLE (results so far) or --law E,A,ALPHA,B,BETA")
     if args.out is not None:
         if args.out.suffix != ".py":
             raise ConfigError(f"--out is {args.out}; a config's name ends in .py")
@@ -130,7 +133,9 @@ def _lengths(text: str | None) -> list[int] | None:
     except ValueError:
         lengths = []
     if not lengths or sorted(set(lengths)) != lengths or lengths[0] < 1 or lengths[-1] > COUNT_END:
-        raise ConfigError(f"--lengths is {text!r}; it takes whole numbers of steps that increase, between commas")
+        raise ConfigError(
+            f"--lengths is {text!r}; it must be whole numbers of steps that increase, separated by commas"
+        )
     return lengths
 
 

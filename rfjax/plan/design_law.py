@@ -1,4 +1,5 @@
-"""What `rfjax design` knows before it chooses: the law with its draws, the noise, and the trunks trained so far."""
+"""What `rfjax design` knows before it chooses: the law, draws from its uncertainty, the noise, and the trunks trained
+so far."""
 
 from __future__ import annotations
 
@@ -57,11 +58,13 @@ class SoFar:
             best = np.log(np.stack(optimum(draws, target, cost)))
         sound = np.isfinite(best).all(axis=0) & (draws[:, [2, 4]] > _SMALLEST_EXPONENT).all(axis=1)
         if sound.mean() < 0.5:
-            lack = f"most of its draws have no best size at --target {target:.3g}"
+            lack = f"most draws from the law's uncertainty have no best size at --target {target:.3g}"
             raise ConfigError(f"{self.said}: {lack}; give more results, or a law by --law")
         left = int((~sound).sum())
         said = (
-            f"{left} of {len(draws)} draws of the law have no best size at the target and are left out" if left else ""
+            f"{left} of {len(draws)} draws from the law's uncertainty have no best size at the target and are left out"
+            if left
+            else ""
         )
         noise = {"between": self.between, "within": self.within}
         return Problem(draws=draws[sound], target=target, cost=cost, known=self.known, **noise), said
@@ -74,7 +77,7 @@ def of_typed_law(text: str, between: float | None, within: float | None) -> SoFa
         if len(typed) != 5 or not all(0 <= number < float("inf") for number in typed):
             raise ValueError
     except ValueError:
-        given = f"--law is {text!r}; it takes 5 numbers that are not negative, between commas"
+        given = f"--law is {text!r}; it must be 5 numbers that are not negative, separated by commas"
         raise ConfigError(f"{given}: E,A,ALPHA,B,BETA") from None
     if not all(typed[1:]):
         raise ConfigError(f"--law is {text!r}; A, ALPHA, B and BETA must be positive")
@@ -119,8 +122,8 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """The noise of a fit's residuals. It is computed here for a fit with many trunks too, which resamples trunks and so
-    has no estimate of the noise."""
+    """The noise of a fit's residuals. It is computed here also for a fit with many trunks: such a fit resamples trunks,
+    and so has no estimate of the noise."""
     if found.scatter is not None:
         return found.scatter
     trunks = dict(zip(rows["run"].astype(str), trunks_of(rows), strict=True))
@@ -214,8 +217,8 @@ def _other_settings(of_trunk, size) -> list[str]:
 
 
 def _doubted(typed, log_params, log_images):
-    """Draws of a law given on the command line. E and the exponents vary; each term keeps its value at the middle of
-    the sizes and lengths."""
+    """Random laws around a law given on the command line, which stand for its uncertainty. E and the exponents vary;
+    each term keeps its value at the middle of the sizes and lengths."""
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))
     factors[0] = 1.0

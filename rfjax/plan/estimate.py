@@ -127,9 +127,9 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 def _collectives(sizes, slices, train, weights, activations) -> tuple[Collective, ...]:
     """Lists a step's exchanges between devices.
 
-    Over `fsdp` weights are gathered for each pass, and gradients are scattered. Over `data` the shards of gradients are
-    summed: first those of a slice, of which each device keeps its part, then these parts over slices. Over `tensor`
-    activations are summed.
+    Over `fsdp`, weights are gathered for each pass, and gradients are reduce-scattered. Over `data`, gradients are
+    all-reduced within each slice; then each device all-reduces its share of the result between slices. Over `tensor`,
+    activations are all-reduced.
     """
     fsdp, data, tensor = sizes[FSDP], sizes[DATA] // slices, sizes[TENSOR]
     times, found = train.accumulate, []

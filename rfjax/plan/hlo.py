@@ -92,7 +92,7 @@ def _balanced(text: str) -> int:
         depth += (character == "(") - (character == ")")
         if depth == 0:
             return index + 1
-    raise RfjaxError(f"the compiled program's text has an open parenthesis: {text[:80]!r}")
+    raise RfjaxError(f"the compiled program's text has a parenthesis that is not closed: {text[:80]!r}")
 
 
 def _instruction(root, name, rest) -> Instruction | None:

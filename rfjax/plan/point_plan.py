@@ -115,7 +115,8 @@ class _Attempt(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """The ratio of the compiled program's memory to its estimate. Other layouts are expected to have it too."""
+        """The ratio of the compiled program's memory to its estimate. Other layouts are expected to exceed their
+        estimates by the same ratio."""
         return self.compiled.peak_bytes / self.estimate.peak_bytes if self.compiled else 0.0
 
 

@@ -1,8 +1,8 @@
 """The roofline of a step: operations over the peak, bytes over the memory's bandwidth, bytes over the links, and bytes
 over the network between slices.
 
-The step cannot be faster than the slowest of these. It is predicted to take that long, as if the compiler hid the
-others behind it. Real steps take longer. No JAX here.
+The step cannot be faster than the slowest of these. The prediction is the time of the slowest, as if the compiler hid
+the other three behind it. Real steps take longer. No JAX here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequen
 
 
 def limits_of(slices: int) -> tuple[str, ...]:
-    """The names of the limits that a target of so many slices has."""
+    """The names of the limits of a target with the given number of slices."""
     return LIMITS if slices > 1 else LIMITS[:-1]
 
 

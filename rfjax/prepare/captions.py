@@ -151,7 +151,7 @@ def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
         for where, label, names in _class_rows(text, path.suffix == ".json"):
             if label in found:
-                raise ValueError(f"{where}: the class {label!r} stands twice; write all its names in one place")
+                raise ValueError(f"{where}: the class {label!r} occurs twice; write all its names in one place")
             if not names:
                 raise ValueError(f"{where}: the class {label!r} has no name")
             found[label] = names

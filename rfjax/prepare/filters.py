@@ -59,10 +59,12 @@ def parse_filter(text: str) -> Filter:
     """Reads `aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. Raises `ConfigError` for anything else."""
     match = FORM.fullmatch(text)
     if not match:
-        raise ConfigError(f"--filter {text!r} is no comparison by {' '.join(COMPARISONS)}; write as in aesthetic>=5")
+        raise ConfigError(f"--filter {text!r} is no comparison by {' '.join(COMPARISONS)}; write it as aesthetic>=5")
     value = _read(match[3])
     if value != value:
-        raise ConfigError(f"--filter {text!r} compares with no number, which nothing passes; give a number")
+        raise ConfigError(
+            f"--filter {text!r} compares with nan, which gives every image the same answer; give a number"
+        )
     if not _is_number(value) and match[2] not in ("==", "!="):
         raise ConfigError(f"--filter {text!r} compares by size with {match[3]}, which is no number; use == or !=")
     return Filter(f"{match[1]}{match[2]}{match[3]}", match[1], match[2], value)

@@ -20,7 +20,7 @@ _REASON = "keys of {} that name no image"
 
 
 def without_image(given: Iterable[str], keys: Iterable[str]) -> tuple[str, ...]:
-    """Returns the `given` keys that are not in `keys`, those of a source's images, in the given order."""
+    """Returns the `given` keys that are not in `keys`, the keys of a source's images. Their order is kept."""
     rest = dict.fromkeys(given)
     for key in keys:
         rest.pop(key, None)

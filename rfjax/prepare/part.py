@@ -26,7 +26,8 @@ Tell = Callable[[float | int, int, int], None]  # (how much of the part is done,
 
 
 def listed(reason: str) -> str:
-    """Returns the reason to count an image of --drop-keys under: the list's own, marked if it equals one of ours."""
+    """Returns the reason under which an image of --drop-keys is counted: the reason in the user's list, marked if rfjax
+    uses the same words for a reason of its own."""
     return f"{reason} (listed)" if reason in OWN_REASONS else reason
 
 

@@ -97,7 +97,9 @@ def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
         if any(len(bucket) != 2 for bucket in buckets):
             raise ValueError
     except ValueError:
-        raise ConfigError(f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels,...: 1024x1024,1216x832") from None
+        raise ConfigError(
+            f"--buckets is {text!r}; it must be HEIGHTxWIDTH in pixels, separated by commas, such as 1024x1024,1216x832"
+        ) from None
     check_buckets(buckets)
     return buckets
 
@@ -114,7 +116,8 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
             raise ConfigError(f"{given}; a side must be at least 8")
         for other in range(number):
             if buckets[other][0] * width == buckets[other][1] * height:
-                raise ConfigError(f"--buckets has {names[other]} and {names[number]}, of one aspect; give one of them")
+                both = f"{names[other]} and {names[number]}"
+                raise ConfigError(f"--buckets has {both}, which have the same aspect ratio; give one of them")
 
 
 def claim(folder: Path, facts: Mapping) -> str:

@@ -50,13 +50,13 @@ def parse_task(text: str | None, merge: bool = False) -> Task:
     if text is None:
         return Task(merges_only=merge)
     if merge:
-        raise ConfigError(f"--task is {text!r} and makes a share of the parts, --merge makes none; give one of the two")
+        raise ConfigError(f"--task={text} makes a share of the parts, and --merge makes no part; give one of the two")
     try:
         number, count = map(int, text.split("/"))
         if not 0 <= number < count:
             raise ValueError
     except ValueError:
-        raise ConfigError(f"--task is {text!r}; it is I/N with I from 0 to N-1, as 0/8") from None
+        raise ConfigError(f"--task is {text!r}; it must be I/N with I from 0 to N-1, such as 0/8") from None
     return Task(text, number, count)
 
 

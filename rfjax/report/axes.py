@@ -90,8 +90,8 @@ def points(axis, rows):
 
 
 def depth_handles(look, rows):
-    """A legend's entries for the depths of the rows; if there are more than `LABELLED` depths, for a spread of that
-    many."""
+    """A legend's entries for the depths of the rows. With more than `LABELLED` depths, only that many, spread over all,
+    have an entry."""
     depths = sorted({row["depth"] for row in rows})
     shown = spread(depths, LABELLED, float)
     labels = [f"depth {d}" for d in shown]

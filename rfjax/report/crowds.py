@@ -1,7 +1,8 @@
 """Decides what the page shows if there is too much to read: rows are folded, a spread of the lines and sheets is shown,
 names are counted.
 
-Nothing vanishes in silence: whatever is not shown is counted beside what is, with the file that has all of it.
+Nothing vanishes in silence: beside what is shown, the page gives the number of what is not shown, and the file that has
+everything.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ Row = TypeVar("Row")
 
 
 def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list[Row]:
-    """At most `most` of the rows, spread evenly over their order by `cost`. The cheapest and the dearest are always
-    among them. They are returned in the order of `rows`."""
+    """At most `most` rows, spread evenly over the order by `cost`. The cheapest and the dearest row are always among
+    them. The result is in the order of `rows`."""
     if len(rows) <= most:
         return list(rows)
     order = sorted(range(len(rows)), key=lambda place: cost(rows[place]))
@@ -29,13 +30,14 @@ def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list
 
 
 def shown_of(shown: int, total: int, what: str, where: str) -> str:
-    """A sentence that says how many are shown, and where all are; "" if all are shown. It begins with a blank."""
+    """A sentence that says how many of the things are shown, and which file has all of them; "" if all are shown. It
+    begins with a blank."""
     return "" if shown >= total else f" Shown are {shown:,} of {total:,} {what}; all are in {where}."
 
 
 def names(found: Sequence[object], where: str = "report.json", between: str = ", ") -> str:
-    """The names as one line. If there are more than `NAMES`: the first of them, the number of the others, and where all
-    are."""
+    """The names as one line. If there are more than `NAMES`, the line has the first names, the number of the other
+    names, and the file that has all."""
     listed = between.join(map(str, found[:NAMES]))
     return listed if len(found) <= NAMES else f"{listed} and {len(found) - NAMES:,} more (all in {where})"
 

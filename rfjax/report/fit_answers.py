@@ -59,7 +59,7 @@ def _loss(args):
     if args.delta is None:
         return LOSSES[args.loss]
     if args.loss != "huber":
-        raise ConfigError(f"--delta is of Huber's loss; leave it out with --loss {args.loss}")
+        raise ConfigError(f"--delta is a parameter of Huber's loss; leave it out with --loss {args.loss}")
     return huber(args.delta)
 
 
@@ -197,7 +197,9 @@ def _levels(have):
             raise ConfigError(f"{named}, and {level!r} is none (0 to 1); give it another name")
         losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
         if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
-            raise ConfigError(f"column {column!r} holds {words.iloc[0]!r}, which is no number")
+            raise ConfigError(
+                f"column {column!r} holds {words.iloc[0]!r}, which is no number; give a column of numbers"
+            )
         if not pd.isna(losses).any():
             found[float(t)] = losses
     return found

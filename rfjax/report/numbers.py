@@ -301,7 +301,8 @@ def _other_settings(results, ends):
 
 
 def _not_shown(results, shown, steps, settings):
-    """Runs with sample sheets, or with scores at several sampling steps, that the page does not show, and why."""
+    """The runs whose sample sheets, or scores at several sampling steps, the page does not show, each with the
+    reason."""
     sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
     stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
     found = (

@@ -73,7 +73,8 @@ def ceiling_of_prompts(ceilings, sampler):
 
 
 def _other_samplers(long, points, settings):
-    """The overall scores of the points' checkpoints under another sampler, seed or number of prompts than the rest."""
+    """The overall scores of the points' checkpoints under a sampler, seed or number of prompts other than the study's
+    primary ones."""
     rows = rows_where(long, evaluation="geneval", item="overall", weights=settings.weights)
     rows = rows.merge(points[["run", "step"]], on=["run", "step"])
     same = (rows["sampler"] == settings.sampler) & (rows["evaluation_seed"] == settings.sampler_seed)

@@ -71,7 +71,7 @@ that are correct; temporal: docs/motion.md
 stderr | number | metric's own | standard error: over examples (loss), over prompts (geneval, temporal)
 low | number | metric's own | lower end of the 95 % interval
 high | number | metric's own | upper end of the 95 % interval
-n | integer | | how many: examples (loss), images (geneval), clips (temporal)
+n | integer | | number of examples (loss), images (geneval), clips (temporal)
 """)
 
 # How far training had come at the checkpoint, and what the evaluation took.
@@ -80,7 +80,7 @@ final | integer | | 1 where `step` is the run's planned last step (learning rate
 images | integer | images | training images seen so far, lineage included
 flops | number | FLOP | training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward
 seconds | number | s | wall time of this evaluation
-train_seconds | number | s | wall time of training up to the checkpoint; of runs trained together, this one's share
+train_seconds | number | s | wall time of training up to the checkpoint; for runs trained together, this run's share
 image_tokens | integer | tokens | image tokens trained on so far; empty if the run's folder does not tell, and for \
 a run that started from another's checkpoint
 image_tokens_per_param | number | tokens per parameter | image tokens over parameters
@@ -93,7 +93,7 @@ times_seen | number | | how often each training image was seen, on average; empt
 RUN = read_columns("""
 study | text | | name of the study
 point | text | | id of the study's point
-depth* | integer | blocks | depth of the network, the knob of the family
+depth* | integer | blocks | depth of the network, which sets the width and heads of a family
 hidden | integer | channels | hidden size
 heads | integer | | attention heads
 seed | integer | | seed of initialisation, data order and noise
@@ -110,17 +110,17 @@ train_corpus | text | | corpus trained on
 corpus_fingerprint | text | | hash of all that decides the training data
 code_hash | text | | hash of the code that trained
 parent_run | text | | run whose checkpoint this one started from; empty for none
-parent_step | integer | steps | step of that checkpoint
+parent_step | integer | steps | step of the checkpoint that this run started from
 role | text | | what the run is to its study: `run`, `trunk`, `branch`, `sweep` or `tuned`; laws, correlations and \
 rankings take runs and branches
 trunk | text | | run that this branch left; empty for all other roles
-trunk_step | integer | steps | step at which it left
+trunk_step | integer | steps | step at which this branch left its trunk
 """)
 
 # The further columns of runs.csv, which has one row per run and also the columns `run` and RUN.
 OUTCOME = read_columns("""
-flops_per_image | number | FLOP | training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean \
-over steps
+flops_per_image | number | FLOP | training FLOPs per image, 3x forward, no recomputation; with aspect buckets, the \
+mean over steps
 flops_forward_per_image | number | FLOP | forward FLOPs per image
 parent_flops | number | FLOP | training FLOPs inherited from the lineage
 parent_images | integer | images | training images inherited from the lineage
@@ -132,11 +132,11 @@ jax_version | text | | version of JAX
 state | text | | `done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file
 last_step | integer | steps | step in the status file
 message | text | | error of a failed or diverged run
-train_seconds | number | s | wall time of training, as of the last evaluated checkpoint; of runs trained together, \
-this one's share; of a branch its trunk's up to the departure included
+train_seconds | number | s | wall time of training, as of the last evaluated checkpoint; for runs trained together, \
+this run's share; for a branch, with its trunk's time up to the departure
 spent_flops | number | FLOP | training FLOPs of this run alone, without its lineage; for a branch, those after \
 it left its trunk
-spent_seconds | number | s | wall time of training, in the same sense
+spent_seconds | number | s | wall time of training of this run alone, counted as `spent_flops`
 evaluation_seconds | number | s | wall time of all the run's evaluations
 """)
 
@@ -296,7 +296,7 @@ and notebooks read that folder and nothing else. Schema version {schema}.
 Numbers are written with all their digits: reading gives back the very same floats. Empty means
 "not measured". `table.json` holds the schema version, each file's columns with units, the SHA-256
 of each file, the list of sample sheets under `samples/`, and notes on what was left out. A file
-whose hash does not match is refused: mend nothing by hand, run `rfjax study --collect` again.
+whose hash does not match is refused: do not mend it by hand, but run `rfjax study --collect` again.
 
 Time runs from t = 0 (data) to t = 1 (noise). The loss is the squared error of the velocity, mean
 over elements, then over examples, then over the grid's levels. GenEval scores are fractions of
@@ -320,17 +320,18 @@ where *name* is the metric, followed by the item unless that is `mean`:
 | `loss` | validation loss, mean over the grid's levels |
 | `loss@t=0.125` | validation loss at one level of t |
 | `geneval_overall`, `geneval_two_object`, ... | GenEval overall and per task |
-| `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, \
-shape) pair that never occurs in training |
+| `geneval_held_out_overall`, `geneval_seen_overall`, ... | GenEval over the prompts with (`held_out`) and without \
+(`seen`) a (colour, shape) pair that never occurs in training |
 | `geneval_floor_shuffled_overall`, ... | the same images scored against other prompts of the same task |
-| `geneval_floor_null_overall`, ... | samples of the null condition |
+| `geneval_floor_null_overall`, ... | GenEval of samples of the null condition |
 | `ranking_geneval_overall`, ... | GenEval under one of a ranking's controls (docs/ranking.md) |
 | `ranking_frechet_distance_overall` | Frechet distance from real images under the control, in the square of the \
-features' unit; `ranking_frechet_distance_ground_truth` that of as many pictures drawn for the prompts |
+features' unit; `ranking_frechet_distance_ground_truth` is the distance \
+of as many pictures drawn for the prompts |
 | `geneval_official_overall`, ... | GenEval by the official protocol (`rfjax score`, docs/metrics.md); \
 `geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
-| `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | of a folder of images, as docs/metrics.md defines them; with \
-`_other_model` where the model is not the metric's own |
+| `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | scores of a folder of images, as docs/metrics.md defines \
+them; with `_other_model` where the model is not the metric's own |
 | `compbench_color`, ... | T2I-CompBench, by its own scorers |
 | `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval \
 --mlperf-levels`) |
@@ -339,10 +340,10 @@ right; `temporal_all_moving` and `temporal_all_still` are means over tasks (docs
 | `temporal_direction_right`, `temporal_frames_right` | soft measures: share of clips whose colour goes the asked way, \
 and share of frames with the right class and colour |
 | `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | pixels a frame that the colour goes along the asked \
-way; of prompts that say slow, or fast |
-| `temporal_held_out_motion`, `temporal_seen_direction_right`, ... | the same over prompts with, and without, a \
-(class, colour, direction) that never occurs in training |
-| `temporal_floor_shuffled_direction_right`, ... | the same of the same clips under a floor: `shuffled`, `reversed`, \
+way; with `_slow` and `_fast` over the prompts that say so |
+| `temporal_held_out_motion`, `temporal_seen_direction_right`, ... | temporal scores over the prompts with \
+(`held_out`) and without (`seen`) a (class, colour, direction) that never occurs in training |
+| `temporal_floor_shuffled_direction_right`, ... | the score of the same clips under a floor: `shuffled`, `reversed`, \
 `first_held`, `other_prompts`, or clips of the `null` condition |
 | `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), \
 in a row of its own |
@@ -359,8 +360,9 @@ in `long.csv` only.
 """
 
 _MANY = f"""\
-Of more than {MANY_RUNS} such runs there is a row per run, and one for it and each of {ANCHORS} of them, spread over the
-losses. Covariances of two others are what these explain of both.
+If there are more than {MANY_RUNS} such runs, each has a row for itself, and a row with each of {ANCHORS} anchors: runs
+that are spread over the losses. Fits approximate the covariance of two other runs from their covariances with the
+anchors.
 """
 
 

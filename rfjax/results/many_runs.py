@@ -1,8 +1,8 @@
 """Says what changes if there are many runs. With more than `MANY_RUNS`, asymptotic formulas replace permutations and
-simulations, folds replace refits without each run, and the table no longer has the covariance of every two runs.
-
-At 100 runs these agree to what is printed (`tests/laws/test_many_runs.py`), and the others grow with the square of the
-runs. Whatever is computed so says so where it is printed.
+simulations, folds replace refits without each run, and the table no longer has the covariance of every two runs. At 100
+runs the formulas and folds agree with the exact ways to all printed digits (`tests/laws/test_many_runs.py`); the cost
+of the exact ways grows with the square of the runs. A number that is computed by a formula or by folds says so where it
+is printed.
 """
 
 from __future__ import annotations

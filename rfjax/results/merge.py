@@ -35,8 +35,8 @@ def collect(
 ) -> results.Results:
     """Merges run folders into `results_folder`, which is written completely or not at all, and returns the table.
 
-    `references` are folders with `evaluations/` whose records belong to no run (key.run `-`). `passed_over` are run
-    folders beside the others that the table leaves out. A run with a file that is damaged, lacks a field or has another
+    `references` are folders with `evaluations/` whose records belong to no run (key.run `-`). `passed_over` are folders
+    of runs in the same study that the table leaves out. A run with a file that is damaged, lacks a field or has another
     schema version is left out as a whole. The table's notes say which and why, and `unreadable` counts such runs.
 
     Raises `ConfigError` for a folder that is no run's, if two folders hold the same run, and if no run can be read.
@@ -136,9 +136,9 @@ def _left_out_note(folder: Path, error: Exception) -> str:
 def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.Results:
     """Returns a study's results table, collected again if the runs' records have changed since it was made.
 
-    `study_folder` is the study's folder or its results folder. A results folder without runs beside it is read as it
-    is. `say` gets a line if the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as
-    `collect` and `results_folder.read` do.
+    `study_folder` is the study's folder or its results folder. A results folder that has no runs beside it is read
+    unchanged. `say` gets a line if the table is made again; the table's notes say what it leaves out. Raises
+    `ConfigError` as `collect` and `results_folder.read` do.
     """
     folder = results.find(study_folder)
     root = folder.parent if folder.name == "results" else Path(study_folder)
@@ -177,7 +177,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     """Reads the run folders; returns the runs, and a note for each folder that cannot be read."""
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"no run folder at {folder}")
+            raise ConfigError(f"no run's folder at {folder}; give the folder of a run")
         if not any((folder / name).exists() for name in RUN_FILES):
             raise ConfigError(f"{folder} has neither {' nor '.join(RUN_FILES)}; it is not a run folder")
     runs, notes, errors = [], [], []
@@ -273,9 +273,9 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     """Makes pairs.csv: covariances of the mean validation losses of finished runs that share their examples.
 
-    They come from the losses per example in the records. Records of other examples, or without losses per example,
-    are left out. Of many runs (`rfjax.results.many_runs`) each run has its variance and its covariances with `ANCHORS`
-    of them, which are spread over the losses.
+    They come from the losses per example in the records. Records of other examples, or without losses per example, are
+    left out. With many runs (`rfjax.results.many_runs`), each run has its variance and its covariances with `ANCHORS`
+    runs, which are spread over the losses.
     """
     alike: dict[tuple, list] = {}
     for run in runs:

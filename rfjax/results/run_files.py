@@ -187,7 +187,8 @@ def read_run(folder: Path) -> RunRecords:
     else:
         facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
     if not isinstance(facts["run"], str):
-        raise ConfigError(f"{folder} is of a run called {facts['run']!r}; a name is text")
+        wrong = f"'run' in {folder / 'run.json'} is {facts['run']!r}; it must be the run's name, as text"
+        raise ConfigError(f"{wrong}: restore the file, or run the point again")
     facts |= {"last_step": status.get("step"), "message": status.get("message")}
     facts["state"] = status.get("state", "unknown")
     curve, unread = read_curve(folder / "metrics.jsonl", facts["run"])

@@ -41,7 +41,7 @@ def split_rows(text: str, path: Path) -> TextRows:
     if separator == "|":
         rows = _without_bars(rows)
     if not rows:
-        raise ConfigError(f"{path} cannot be read as CSV: it is empty")
+        raise ConfigError(f"{path} cannot be read as CSV, because it is empty; give a table with a header")
     (_, header), *rows = rows
     width, kept = len(header), []
     for line, row in rows:
@@ -55,7 +55,7 @@ def split_rows(text: str, path: Path) -> TextRows:
     marked = [line for line, row in kept if row[0].lstrip().startswith("#")]
     if marked and len(marked) < len(kept):
         raise ConfigError(
-            f"line {marked[0]} of {path} begins with #: is it a comment or a row? Remove the line, or the sign"
+            f"line {marked[0]} of {path} begins with #, so it may be a comment or a row; remove the line or the sign"
         )
     notes = [f"comments, not read: {_lines(comments)} of {path.name}"] if comments else []
     short = [line for line, row in rows if len(row) < width and line not in comments]

@@ -61,7 +61,9 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
         tokenizer = CLIPTokenizer.from_pretrained(path, **pretrained.SAFE)
     except (OSError, ValueError, TypeError) as error:
         reason = pretrained.first_line(error)
-        raise ConfigError(f"cannot load CLIP's tokenizer from {path} ({reason}); is the folder whole?") from None
+        raise ConfigError(
+            f"cannot load CLIP's tokenizer from {path} ({reason}); check that the folder is whole"
+        ) from None
     for tower in ("text_config", "vision_config"):
         activation = getattr(model.config, tower).hidden_act
         if activation != "quick_gelu":

@@ -86,11 +86,11 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> tu
 
 
 def _read_captions(file):
-    wanted = 'it must be a JSON object of captions by image, like {"00000/samples/0000.png": "a bench"}'
+    wanted = 'give a JSON object of captions by image, like {"00000/samples/0000.png": "a bench"}'
     try:
         return read_json(file, dict[str, str], remedy=wanted, error=ConfigError)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{error}; {wanted}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"--captions is {file}, and there is no such file; {wanted}") from None
 
 
 def score_folder(

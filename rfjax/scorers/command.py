@@ -169,7 +169,9 @@ def _checkpoint(args):
     made = _generation(args.folder)
     for name, value in given.items():
         if made.get(name, value) != value:
-            raise ConfigError(f"--{name} is {value!r}, and the images' {GENERATION} says {made[name]!r}; leave it out")
+            raise ConfigError(
+                f"--{name} is {value!r}, and the images' {GENERATION} says {made[name]!r}; leave --{name} out"
+            )
     fields = {"weights": "ema"} | {name: made[name] for name in IMAGE_FIELDS if name in made} | given
     for name in IMAGE_FIELDS:
         if name not in fields:
@@ -179,7 +181,9 @@ def _checkpoint(args):
     checkpoint = attach.Checkpoint(args.run, **fields)
     name, _ = attach.run_facts(checkpoint)
     if made.get("run", name) != name:
-        raise ConfigError(f"--run is {name!r}, and the run {made['run']!r} made the images in {args.folder}; give that")
+        raise ConfigError(
+            f"--run is {name!r}, and the run {made['run']!r} made the images in {args.folder}; give that run"
+        )
     return checkpoint
 
 

@@ -53,8 +53,9 @@ def measure(
 ) -> Distance:
     """Computes the distance between `folder` and `reference`, each a folder of images or a file of features.
 
-    `embed` computes the features of image files, and `model` names its network; two files need neither. Features of
-    folders are stored under `out`. Raises `ConfigError` for sets that cannot be compared.
+    `embed` computes the features of image files, and `model` names its network. Neither is needed if both sets are
+    files of features. Features of folders are stored under `out`. Raises `ConfigError` for sets that cannot be
+    compared.
     """
 
     def features(path, place, model):
@@ -66,11 +67,17 @@ def measure(
     found = features(folder, "images", model or real.model)
     folder_features.check_alike(found, real)
     if found.n is None:
-        raise ConfigError(f"{folder} has no number of images, which the distance depends on; give their features")
+        raise ConfigError(
+            f"{folder} does not say of how many images it is, and the distance depends on the number; give the "
+            "features of the images"
+        )
     made_by = model or found.model or real.model
     if kind == "cmmd":
         if real.values is None:
-            raise ConfigError(f"{reference} has only their mean and covariance; give CMMD the images or their features")
+            raise ConfigError(
+                f"{reference} has only the mean and covariance of the features; give CMMD the features themselves, or "
+                "the images"
+            )
         value = cmmd(folder_features.unit(found.values), folder_features.unit(real.values))
     else:
         value = float(frechet_distance(found.as_gaussian(), real.as_gaussian()))

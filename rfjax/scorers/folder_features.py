@@ -35,7 +35,7 @@ SHARD = 512
 
 
 class Features(NamedTuple):
-    """Features [n, d], or only their mean and covariance."""
+    """The features [n, d] of a set of images, or only the mean and covariance of the features."""
 
     values: np.ndarray | None
     gaussian: Moments | None
@@ -49,7 +49,7 @@ class Features(NamedTuple):
         if self.gaussian is not None:
             return self.gaussian
         if len(self.values) < 2:
-            raise ConfigError("one image has no covariance; a Frechet distance needs two at least")
+            raise ConfigError("one image has no covariance; give two or more images for a Frechet distance")
         return moments(self.values.astype(np.float64))
 
 

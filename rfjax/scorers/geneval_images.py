@@ -192,7 +192,10 @@ def _check_classes(found):
     for index, row in found.rows.items():
         for item in (*row.get("include", ()), *row.get("exclude", ())):
             if item["class"] not in OBJECT_NAMES:
-                raise ConfigError(f"prompt {index} asks for {item['class']!r}, none of the detector's 80 classes")
+                raise ConfigError(
+                    f"prompt {index} asks for {item['class']!r}, which is none of the detector's 80 classes; leave the "
+                    "prompt out"
+                )
 
 
 def _deviations(found, detector, classifier, options, expected, incomplete):

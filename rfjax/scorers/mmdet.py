@@ -123,7 +123,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             'or one saved as torch.save({"state_dict": model.state_dict()}, ...)'
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ConfigError(f"cannot read {path} as a checkpoint ({first_line(error)}); is it whole?") from None
+        raise ConfigError(f"cannot read {path} as a checkpoint ({first_line(error)}); check that it is whole") from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     tensors = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
     if not tensors or not state:

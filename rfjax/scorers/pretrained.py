@@ -28,7 +28,9 @@ def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...
         how = {"dtype": torch.float32, "output_loading_info": True, "weights_only": True}
         model, info = kind.from_pretrained(path, **SAFE, **how)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise ConfigError(f"cannot load {name} from {path} ({first_line(error)}); is the folder whole?") from None
+        raise ConfigError(
+            f"cannot load {name} from {path} ({first_line(error)}); check that the folder is whole"
+        ) from None
     wrong = sorted({*info["missing_keys"]} - {*without}) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         lacking = f"{len(wrong)} tensors of {name} ({first_names(wrong)})"

@@ -117,7 +117,8 @@ class Rows:
             os.fsync(self._file.fileno())
         except OSError as error:
             reason = error.strerror or error
-            raise RfjaxError(f"cannot write {self._path}: {reason}; make room, and run the command again") from None
+            remedy = "check the folder and the space left, then run the command again"
+            raise RfjaxError(f"cannot write {self._path}: {reason}; {remedy}") from None
         self._done.update((row["image"], row) for row in rows)
 
 

@@ -1,7 +1,7 @@
 """The best learning rate of a sweep, its interval, and whether sizes agree on it. No JAX here.
 
 The optimum is the vertex of the parabola in log2 rate through the best rate of the grid and its two neighbours. The
-interval is that of the same rule under noise between seeds.
+interval comes from the same rule applied to means with the noise between seeds added.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Agreement:
 
 
 def compare_optima(optima: Mapping[str, RateOptimum]) -> Agreement:
-    """Compares the optima of sizes, by name. Sizes at an edge have none and leave the question open."""
+    """Compares the optima of sizes, by name. A size whose best rate is at an edge has no optimum, and leaves the
+    question open."""
     if len(optima) < 2:
         return Agreement(verdict="", span=1.0, sentence="")
     inner = {name: one for name, one in optima.items() if not one.edge}

@@ -109,7 +109,7 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
 
 def _take_sweep(values: Mapping | ConfigDict) -> tuple[Mapping | ConfigDict, str | None]:
-    """(a config's values without a learning rate that names a sweep, the sweep's folder or None)."""
+    """Returns (a config's values, without a learning rate that names a sweep; the sweep's folder or None)."""
     train = values.get("train", None)
     folder = sweep_folder(train.get("learning_rate", None)) if isinstance(train, (Mapping, ConfigDict)) else None
     if folder is None:

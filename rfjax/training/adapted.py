@@ -56,9 +56,11 @@ def base_of(workdir: Path, facts: AdapterFacts) -> Path:
     what = f"{workdir} holds an adapter of step {facts['step']} of {folder}"
     if facts["step"] not in checkpoint.steps_saved(folder):
         remedy = f"put it back, or name its folder in adapter.base of {workdir / 'run.json'}"
-        raise RfjaxError(f"{what}, and there is no such checkpoint; {remedy}")
+        raise RfjaxError(f"{what}, and that checkpoint is missing; {remedy}")
     if _sums(checkpoint.read_facts(folder, facts["step"]), facts["weights"]) != facts["sums"]:
-        raise RfjaxError(f"{what}, and that checkpoint has other weights now; restore those that were tuned")
+        raise RfjaxError(
+            f"{what}, and that checkpoint has other weights now; restore the weights that the adapter was trained on"
+        )
     return folder
 
 

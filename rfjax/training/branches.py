@@ -1,7 +1,8 @@
 """Branches: runs that leave another run, their trunk, at a step of its constant rate, and anneal from there.
 
-A branch carries on everything: weights, moments, average, data order and noise. So it is the run with the schedule
-`wsd` and its number of steps, for the price of its decay (Haegele et al. 2024, arXiv 2405.18392, section 4).
+A branch carries on everything: weights, moments, average, data order and noise. So a branch equals the run that is
+trained alone with the schedule `wsd` and the branch's number of steps, and it costs only its decay (Haegele et al.
+2024, arXiv 2405.18392, section 4).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def read_departure(text: str) -> Departure:
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
-    """Raises `ConfigError` if the run is no branch of the trunk: up to the departure both must be one run.
+    """Raises `ConfigError` if the run is no branch of the trunk: up to the departure the two must be the same run.
 
     It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
     leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.
@@ -128,7 +129,9 @@ def check_fits(trunk: Trunk, run: Run) -> None:
     if trunk.step not in saved:
         there = f"it has {', '.join(map(str, saved))}" if saved else "it has none"
         remedy = "checkpoints at departures are kept by config.train.keep_every, or by a study with train.branches"
-        raise ConfigError(f"{folder} has no checkpoint of step {trunk.step}, where a branch leaves ({there}); {remedy}")
+        raise ConfigError(
+            f"{folder} has no checkpoint of step {trunk.step}, where the branch is to leave ({there}); {remedy}"
+        )
     theirs = run_folder.read_config(folder)
     if theirs is None:
         raise ConfigError(f"{folder} has no config.json; name the folder of a run")
@@ -136,13 +139,13 @@ def check_fits(trunk: Trunk, run: Run) -> None:
     keys += ["train.ema_every"] if theirs.train.average_every != train.average_every else []
     if keys:
         held, ours = schema.flatten(theirs), schema.flatten(run.config)
-        said = "; ".join(f"config.{key} is {held[key]} there and {ours[key]} here" for key in keys[:4])
+        said = "; ".join(f"config.{key} is {held[key]} in the trunk and {ours[key]} in this run" for key in keys[:4])
         raise ConfigError(f"{where} is no trunk of this run: {said}")
     steps = jnp.arange(trunk.step)
     one, other = (np.broadcast_to(learning_rate(each)(steps), steps.shape) for each in (theirs.train, train))
     if (differing := np.flatnonzero(one != other)).size:
         step = int(differing[0])
-        said = f"the rate of step {step} was {one[step]:g} there and is {other[step]:g} here"
+        said = f"the rate of step {step} is {one[step]:g} in the trunk and {other[step]:g} in this run"
         remedy = "a trunk has a constant rate after warm-up: config.train.schedule=constant and the same warmup_steps"
         raise ConfigError(f"{where} is no trunk of this run: {said}; {remedy}")
     run_folder.check_corpus(folder, run_folder.read_run(folder), run.corpus)

@@ -68,7 +68,7 @@ def check(facts: object, workdir: Path, step: int, path: Path) -> None:
         raise RfjaxError(f"checkpoint {path} is damaged: the checksum of its facts differs")
     if facts.get("step") != step:
         remedy = "give the folder its name back, or remove it"
-        raise RfjaxError(f"checkpoint {path} is that of step {facts.get('step')}, under another name; {remedy}")
+        raise RfjaxError(f"checkpoint {path} belongs to step {facts.get('step')} and was renamed; {remedy}")
     here = owner_of(workdir)
     if facts.get("owner") and here and facts["owner"] != here:
         differs = ", ".join(name for name in here if facts["owner"].get(name) != here[name])

@@ -125,7 +125,7 @@ def _check_may_start(member: Run) -> None:
     record = run_folder.read_run(member.workdir)
     if record and (record["parent"] or record.get("skips")):
         begun = "began with the weights of another run" if record["parent"] else "passed over batches of another run"
-        raise ConfigError(f"{member.workdir} {begun}, and is to be trained alone: --config.train.together=1")
+        raise ConfigError(f"{member.workdir} {begun}, so it must be trained alone; set --config.train.together=1")
     if record:
         branches.trunk_of_record(member, record)
         check_record(member)

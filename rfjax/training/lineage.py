@@ -134,10 +134,13 @@ def _check_made_with(parent, corpus):
     ours = corpus.made_with
     other = [name for name in ours if name in theirs and theirs[name] != ours[name]]
     if other:
-        said = "; ".join(f"{name}: {_short(theirs[name])} there and {_short(ours[name])} here" for name in other)
+        said = "; ".join(
+            f"{name}: {_short(theirs[name])} in the parent and {_short(ours[name])} in this run" for name in other
+        )
         raise ConfigError(
-            f"--init={parent.path}@{parent.step}: it was trained on what other models made than those of the corpus "
-            f"{corpus.name}: {said}. Prepare the corpus with the models, and the scaling of latents, of the parent's"
+            f"--init={parent.path}@{parent.step}: the parent's corpus and the corpus {corpus.name} were made by "
+            f"different frozen models: {said}. Prepare the corpus with the models and the latent scaling of the "
+            "parent's corpus"
         )
 
 
@@ -272,12 +275,14 @@ def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...
     if all fit."""
     missing = sorted(name for name in asked.keys() - given.keys() if not _MAY_BE_NEW.search(name))
     if missing:
-        return f"that run has no parameter {missing[0]}"
+        return f"the parent has no parameter {missing[0]}, which this run has"
     extra = sorted(given.keys() - asked.keys())
     if extra:
-        return f"this run has no parameter {extra[0]}, which the checkpoint has"
+        return f"this run has no parameter {extra[0]}, which the parent has"
     other = next((name for name in asked if name in given and asked[name] != given[name]), None)
-    return f"parameter {other} is {list(given[other])} there and {list(asked[other])} here" if other else ""
+    return (
+        f"parameter {other} is {list(given[other])} in the parent and {list(asked[other])} in this run" if other else ""
+    )
 
 
 def _differences(parent: Parent, config: Config) -> list[str]:
@@ -293,7 +298,7 @@ def _differences(parent: Parent, config: Config) -> list[str]:
     }
     fits_anyway = (*_SHAPE_NOTHING, *(field for field, fits in anew.items() if fits))
     return [
-        f"config.{key} is {attrgetter(key)(theirs)} there and {attrgetter(key)(config)} here"
+        f"config.{key} is {attrgetter(key)(theirs)} in the parent and {attrgetter(key)(config)} in this run"
         for key in schema.differences(theirs, config)
         if key.startswith(("model.", "data.")) and not key.startswith(fits_anyway)
     ]

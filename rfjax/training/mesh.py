@@ -49,7 +49,7 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ConfigError(f"{described}: sizes must be positive, and at most one may be -1")
+        raise ConfigError(f"{described}; sizes must be positive, and at most one may be -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = devices // fixed
@@ -70,8 +70,9 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
 
 
 def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
-    """The places of each slice's devices, in a list of devices whose owners are given. An owner is a TPU's slice, or
-    another device's process: a slice is then a run of processes, or a process is several slices.
+    """For each slice, the places of its devices in a list of devices. The arguments give the owner of each device: for
+    a TPU its slice, for any other device its process. A slice is then several consecutive processes, or a process holds
+    several slices.
 
     Raises `ConfigError` for owners that cannot be grouped so.
     """

@@ -25,7 +25,7 @@ def _constant(config, step):
 
 
 def _cosine(config, step):
-    """From 1 at the end of warm-up to the final fraction at `steps`."""
+    """The fraction falls from 1 at the end of warm-up to the final fraction at `steps`."""
     span = max(1, config.steps - config.warmup)
     progress = jnp.clip((step - config.warmup) / span, 0.0, 1.0)
     end = config.final_learning_rate_fraction
@@ -42,7 +42,7 @@ DECAYS: dict[str, Callable] = {
 
 
 def _warmup_stable_decay(config, step):
-    """1, then over the last `decay_fraction` of the steps down to the final fraction."""
+    """The fraction is 1, and falls to the final fraction over the last `decay_fraction` of the steps."""
     progress = jnp.clip((step - config.departure) / config.decay_steps, 0.0, 1.0)
     return 1.0 - (1.0 - config.final_learning_rate_fraction) * DECAYS[config.decay_shape](progress)
 
@@ -54,9 +54,9 @@ SCHEDULES: dict[str, Callable] = {"constant": _constant, "cosine": _cosine, "wsd
 def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
     """The rate of the update that takes `step` completed steps to `step + 1`.
 
-    Linear warm-up: (step + 1) / warmup of the peak, so that the first update is not lost.
-    A function of the step, not of the updates made: skipped steps still advance it. `rate(step, peak)` takes another
-    peak than the config's, for runs that are trained together.
+    Linear warm-up: (step + 1) / warmup of the peak, so that the first update is not lost. The rate is a function of the
+    step, not of the updates made, so skipped steps advance it too. `rate(step, peak)` takes another peak than the
+    config's, for runs that are trained together.
     """
     shape = SCHEDULES[config.schedule]
 

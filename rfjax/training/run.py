@@ -54,7 +54,7 @@ MAY_DIFFER = (
 class Trunk(NamedTuple):
     """The run that a branch leaves: its folder, its name, and the step at which the branch leaves.
 
-    With `skip_batches` the branch is the same run once more, except that it passes over so many batches from there on.
+    With `skip_batches` the branch repeats the trunk's own config, but passes over this many batches at that step.
     """
 
     path: str
@@ -255,7 +255,7 @@ def check_record(run: Run) -> None:
         if not name.startswith("corpus") and record.get(name, now[name]) != now[name]:
             differs = f"{name} is {now[name]} by the one and {record[name]} by the other"
             remedy = "restore them, or use another --workdir"
-            raise RfjaxError(f"{run.workdir}: config.json and run.json are not of one run: {differs}; {remedy}")
+            raise RfjaxError(f"{run.workdir}: config.json and run.json belong to different runs: {differs}; {remedy}")
 
 
 def describe(run: Run, parent: dict | None) -> dict:

@@ -168,7 +168,9 @@ def changed_keys(workdir: Path, config: Config) -> list[str] | None:
 def check_run_folder(workdir: Path) -> None:
     """Raises `ConfigError` for a --workdir that holds something other than a run."""
     if (workdir / "results" / "table.json").exists():
-        raise ConfigError(f"--workdir {workdir} is the folder of a study (it has results/table.json); give one in it")
+        raise ConfigError(
+            f"--workdir {workdir} is the folder of a study (it has results/table.json); give a folder inside it"
+        )
     started = any((workdir / name).exists() for name in ("run.json", "config.json", "status.json"))
     files = ("metrics.jsonl", "checkpoints", "evaluations")
     check_output_folder(workdir, "--workdir", own=("run.json",), files=files, made_here=lambda _: started)

@@ -65,12 +65,16 @@ def test_what_cannot_be_checked_is_refused(tmp_path, capsys):
     base = ["bench", f"--config={config}", "--coordinates"]
     mup = [f"--config.{key}={value}" for key, value in MUP.items()]
     for given, said in {
-        (*base, "--widths=32"): "a slope needs two sizes",
+        (*base, "--widths=32"): "--widths is 32 and --depths is empty; a slope needs two different values",
         (*base, "--widths=32,a"): "--widths is '32,a'; it must be whole numbers",
-        (*base, "--widths=32,64", "--steps=5"): "--steps is 5; only the last layer moves before step 10",
+        (
+            *base,
+            "--widths=32,64",
+            "--steps=5",
+        ): "--steps is 5; it must be at least 10, because only the last layer moves",
         (*base, "--widths=16,32", *mup): "config.model.base_width is 32 and the hidden size",
         ("bench", f"--config={config}", "--widths=32,64"): "--widths is read with --coordinates alone",
-        (*base, "--sample"): "--sample is of another measurement",
+        (*base, "--sample"): "--sample and --coordinates are two different measurements",
     }.items():
         assert main(list(given)) == 2
         assert said in capsys.readouterr().err

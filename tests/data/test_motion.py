@@ -229,7 +229,7 @@ def test_latents_are_standardised_and_invertible(corpus):
     assert np.abs(corpus.to_latents(clips) - latents[:32]).max() < 1e-5
     still = corpus.to_images(latents[:4, :1])
     assert np.array_equal(corpus.to_latents(still), corpus.to_latents(still[:, None]))
-    with pytest.raises(ConfigError, match="are no images"):
+    with pytest.raises(ConfigError, match="are clips, not images"):
         corpus.to_images(latents[:2])
 
 

@@ -171,7 +171,7 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
             "2x6, 6x4",
         ),
         ((4, 18), "9 tokens along the width, more than config.model.position_grid=8"),
-        ((0, 4), "have no pixels"),
+        ((0, 4), "both sides must be at least 1"),
     ],
 )
 def test_sizes_that_the_network_cannot_take_are_refused_with_those_there_are(size, message):
@@ -191,9 +191,8 @@ def test_the_shift_at_the_configs_size_is_the_configs():
 
 
 def test_a_shift_by_area_of_another_formulation_is_refused():
-    with pytest.raises(
-        ConfigError, match="timestep_shift_by_area is true, .* 'eps/linear' has another t; set it to false"
-    ):
+    said = "timestep_shift_by_area is true, .* 'eps/linear' is not rectified flow's; set it to false"
+    with pytest.raises(ConfigError, match=said):
         formulation_at(config(formulation="eps/linear", timestep_shift=1.0))
 
 

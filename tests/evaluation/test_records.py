@@ -112,13 +112,13 @@ def test_a_write_that_is_killed_halfway_leaves_the_old_record(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda text: text[:40], "damaged evaluation record"),
-        (lambda text: "", "damaged evaluation record"),
+        (lambda text: text[:40], "the evaluation record .* is damaged"),
+        (lambda text: "", "the evaluation record .* is damaged"),
         (lambda text: "[]", "is list, not an object"),
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, not 1"),
         (lambda text: text.replace('"flops"', '"flop"'), "has the fields"),
         (lambda text: text.replace('"step": 200', '"step": "200"'), "key field step '200'; it must be int"),
-        (lambda text: text.replace('"step": 200', '"step": 201'), "does not hash to its file name"),
+        (lambda text: text.replace('"step": 200', '"step": 201'), "holds the record of another key, which belongs in"),
         (lambda text: text.replace('"n": 3', '"m": 3'), "has the value"),
         (lambda text: text.replace("0.1", '"low"'), "must be numbers or null"),
     ],

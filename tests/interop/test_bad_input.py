@@ -278,7 +278,7 @@ def test_tensors_that_no_network_has(folder, tmp_path, what):
     ("name", "text", "match"),
     [
         ("config.json", "[1]", "its content must be an object and is a list"),
-        ("config.json", '{"_class_name": "FluxTransformer2DModel"}', "is of a FluxTransformer2DModel"),
+        ("config.json", '{"_class_name": "FluxTransformer2DModel"}', "is the config of a FluxTransformer2DModel"),
         (
             "rfjax.json",
             '{"schema": 1, "layout": "diffusers", "sha256": null, "config": {}}',
@@ -293,7 +293,7 @@ def test_malformed_json_beside_the_tensors(damaged, tmp_path, name, text, match)
 
 
 def test_a_runs_own_folder_and_other_files_are_not_imported(runs, damaged, tmp_path):
-    refused(runs("plain").folder, tmp_path, "is a run already.*--init", ConfigError)
+    refused(runs("plain").folder, tmp_path, "is already a run of rfjax.*--init", ConfigError)
     refused(damaged / "config.json", tmp_path, "is no safetensors file", ConfigError)
 
 

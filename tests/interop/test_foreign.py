@@ -169,7 +169,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_name(exported, tmp_
     if key == "architectures":
         del content["_class_name"]
     (folder / "config.json").write_text(json.dumps(content))
-    with pytest.raises(RfjaxError, match=rf"config.json.*({key}|model of transformers|is of a )"):
+    with pytest.raises(RfjaxError, match=rf"config.json.*({key}|model of transformers|is the config of a )"):
         import_checkpoint(folder, tmp_path / "back")
     assert not (tmp_path / "back").exists()
 

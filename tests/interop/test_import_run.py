@@ -142,7 +142,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_name(imported, tmp_
     with pytest.raises(ConfigError, match="config.model.depth is 3 and should be 2"):
         import_checkpoint(tmp_path / "out", tmp_path / "back", base=other)
     with pytest.raises(
-        ConfigError, match="context_size is .* there and .* here; choose another with --config.data.corpus"
+        ConfigError, match="context_size is .* in the corpus and .* in the network; give --config.data.corpus=NAME"
     ):
         foreign = make_run(tmp_path / "foreign", make_config(SMALL, DATA | {"channels": 3}))
         export_run(foreign.folder, layout="diffusers", out=tmp_path / "foreign_out")

@@ -19,7 +19,7 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         (("--on=slrum",), "--on is 'slrum'; it must be one of slurm, tpu-vm, gke; did you mean slurm?"),
         ((*SLURM, "--point=depth3"), "no point 'depth3'; it has depth1, Depth_2"),
         ((*SLURM, "--config.train.stpes=3"), "did you mean config.train.steps?"),
-        (("--on=slurm",), "--gpus-per-node is needed with --on=slurm; GPUs of a node; 0 for nodes without"),
+        (("--on=slurm",), "--on=slurm needs --gpus-per-node (GPUs of a node; 0 for nodes without); give it, or fill"),
         ((*SLURM, "--zone=z"), "--zone is for --on=tpu-vm, and this is --on=slurm"),
         ((*SLURM, "--spot"), "--spot is for --on=tpu-vm or gke"),
         ((*SLURM, "--sbatch=qos"), "'qos' cannot be an option of sbatch; write it as --FLAG=VALUE"),
@@ -31,7 +31,7 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         ),
         (("--on=slurm", "--gpus-per-node=4", "--config.mesh.fsdp=3"), "batch_size=64 is not divisible by"),
         (("--on=slurm", "--gpus-per-node=8", "--nodes=9"), "batch_size=64 is not divisible by"),
-        (("--on=tpu-vm", "--accelerator=v5p-8", "--zone=z"), "--workdir is needed with --on=tpu-vm"),
+        (("--on=tpu-vm", "--accelerator=v5p-8", "--zone=z"), "--on=tpu-vm needs --workdir ("),
         ((*TPU, "--accelerator=v5p-8", "--workdir=runs/a"), "must be the absolute path of a folder that outlives them"),
         ((*TPU, "--accelerator=v5p-8", "--workdir=gs://b/a"), "a URL; rfjax reads and writes mounted folders"),
         (
@@ -40,7 +40,7 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         ),
         ((*TPU, "--accelerator=v5p-12"), "there is no v5p of 12 TensorCores"),
         ((*TPU, "--accelerator=h100x8"), "is no TPU; use --on gke or --on slurm"),
-        ((*TPU, "--accelerator=v7x-8"), "tpu7x-8 is not to be had as TPU VMs"),
+        ((*TPU, "--accelerator=v7x-8"), "tpu7x-8 is not sold as TPU VMs"),
         ((*GKE, "--accelerator=mi300x8"), "no machines of mi300x on Google's cloud; it has v4, v5p"),
         (
             (*TPU, "--accelerator=v5p-256", "--config.mesh.data=256"),

@@ -57,8 +57,8 @@ def test_the_studys_folder_lies_in_the_sites_storage(here, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "options", "message"),
     [
-        ("", "", (), "--setup is needed with --on=slurm; shell commands that each task runs first"),
-        ("", "", (), "Give it, or fill the field setup of the site mine.py"),
+        ("", "", (), "--on=slurm needs --setup (shell commands that each task runs first"),
+        ("", "", (), "give it, or fill the field setup of the site mine.py"),
         ("partition", "partision", (), "the site mine.py has no field 'partision'; did you mean partition?"),
         ("partition", "qqq", (), "the fields are on, setup, storage, grace, gpus_per_node"),
         (
@@ -100,7 +100,7 @@ def test_a_shipped_site_asks_for_what_it_leaves_open_and_runs_with_it(name, here
     for _ in left_open:
         assert launch(f"--site={name}", "--config.mesh.data=-1", *given) == 2
         error = capsys.readouterr().err
-        assert re.search(rf"(--\w+) is needed .* fill the field \w+ of the site {name}", error)
+        assert re.search(rf"needs (--\w+) .* fill the field \w+ of the site {name}", error)
         given.append(next(flag for flag in COMPLETE if flag.startswith(error.split()[1] + "=")))
     assert launch(f"--site={name}", "--config.train.batch_size=256", *given) == 0
     assert f"study tiny on {site['on']}: 2 point(s)" in capsys.readouterr().out

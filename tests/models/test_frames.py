@@ -48,9 +48,8 @@ def test_the_shift_follows_the_latents_frames(by_area, exponent, alpha):
     assert shift_at(config, (4, 32, 32, 3)) == alpha == formulation_at(config, (4, 32, 32, 3)).timestep_shift
     clips = plan_run(apply_overrides(config, {"data.frames": 4}))  # what its steps and its samplers read
     assert clips.formulation.timestep_shift == 3.0 * 4**exponent
-    with pytest.raises(
-        ConfigError, match=r"timestep_shift_frames is [\d.]+, .* 'eps/linear' has another t; set it to 0"
-    ):
+    said = r"timestep_shift_frames is [\d.]+, .* 'eps/linear' is not rectified flow's; set it to 0"
+    with pytest.raises(ConfigError, match=said):
         formulation_at(replace(config, formulation="eps/linear", timestep_shift=1.0, timestep_shift_by_area=False))
 
 
@@ -75,7 +74,7 @@ def test_what_describes_a_run_of_images_does_not_speak_of_frames():
 
 def test_latents_of_several_frames_are_no_images():
     """Catches a picture made of the first frame, as if there were no more."""
-    with pytest.raises(ConfigError, match="latents of 3 frames are no images"):
+    with pytest.raises(ConfigError, match="latents of 3 frames are clips, not images"):
         stills(np.zeros((2, 3, 4, 4, 3), np.float32))
     with pytest.raises(ConfigError, match=r"latents are \(4, 4\)"):
         BatchShapes((4, 4), (4, 8), 8, ())

@@ -157,8 +157,8 @@ def test_the_default_lengths_leave_after_the_warm_up(config, capsys):
     [
         (["--budget=1", "--target=1e14", LAW], "no place for 7 trunks"),
         (["--budget=3e12", "--target=1e9", LAW], "--target is 1e+09 FLOPs, and a run takes up to"),
-        (["--budget=3e12", "--target=1e14"], "give one of --given TABLE"),
-        (["--budget=3e12", "--target=1e14", "--law=1,2"], "it takes 5 numbers"),
+        (["--budget=3e12", "--target=1e14"], "neither --given nor --law is given"),
+        (["--budget=3e12", "--target=1e14", "--law=1,2"], "it must be 5 numbers"),
         (["--budget=3e12", "--target=1e14", "--law=1,0,1,1,1"], "must be positive"),
         (["--budget=3e12", "--target=1e14", LAW, "--lengths=200,100"], "steps that increase"),
         (

@@ -72,7 +72,7 @@ def test_class_names_as_imagenet_and_as_json_give_them(tmp_path):
     )
     wrong = {
         "n0 tench\nn1\n": "line 2: the class 'n1' has no name",
-        "n0 tench\n\nn0 cat\n": "line 3: the class 'n0' stands twice",
+        "n0 tench\n\nn0 cat\n": "line 3: the class 'n0' occurs twice",
         "\n": "it names no class",
     }
     for text, words in wrong.items():

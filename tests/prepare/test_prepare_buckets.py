@@ -366,12 +366,12 @@ def test_other_buckets_in_the_same_folder_are_refused_by_name(monkeypatch, mixed
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--buckets=32x32,16x16"], "32x32 and 16x16, of one aspect"),
-        (["--buckets=32x48,32x32,16x24"], "32x48 and 16x24, of one aspect"),
+        (["--buckets=32x32,16x16"], "32x32 and 16x16, which have the same aspect ratio"),
+        (["--buckets=32x48,32x32,16x24"], "32x48 and 16x24, which have the same aspect ratio"),
         (["--buckets=32x36"], "--buckets has 32x36; both sides must be divisible by 8"),
         (["--buckets=32x32,0x64"], "--buckets has 0x64; a side must be at least 8"),
         (["--buckets=-32x32"], "--buckets has -32x32; a side must be at least 8"),
-        (["--buckets=32"], "--buckets is '32'; it is HEIGHTxWIDTH in pixels"),
+        (["--buckets=32"], "--buckets is '32'; it must be HEIGHTxWIDTH in pixels"),
         (["--buckets="], "--buckets is empty"),
         (["--buckets=32x32x3"], "--buckets is '32x32x3'"),
         (["--buckets=32x32", "--size=32"], "--size=32 and --buckets=32x32 both say"),

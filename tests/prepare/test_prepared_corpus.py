@@ -287,7 +287,7 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
     evaluation = {"validation": {"examples": 0}, "geneval": {"prompts_per_task": 0}}
     assert due_at(config.from_dict({"evaluation": evaluation}), "run", 2000) == []
     for words, said in (
-        (["--config.evaluation.validation.examples=1"], "examples is 1; a standard error needs 2 or more"),
+        (["--config.evaluation.validation.examples=1"], "examples is 1; a standard error needs 2 examples or more"),
         (
             [printed, "--config.evaluation.geneval.prompts_per_task=1"],
             "a score without its validation loss can be compared with nothing",

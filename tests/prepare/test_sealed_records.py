@@ -152,7 +152,7 @@ def test_what_inspect_cannot_write_or_load_is_told_first(copied, capsys):
     assert main(["inspect", str(copied)]) == 2
     assert main(["inspect", str(copied), "--out=p.png", "--models=nowhere"]) == 2
     said = capsys.readouterr()
-    assert "samples.png is a folder" in said.err and "no folder of models at --models nowhere" in said.err
+    assert "samples.png is a folder" in said.err and "--models is nowhere, and no folder is there" in said.err
     assert not said.out
 
 

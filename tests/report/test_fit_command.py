@@ -244,7 +244,7 @@ def changed(frame, **cells):
         (lambda t: t, ("--rename", "params=Param"), "no column 'Param' to be renamed 'params'; did you mean 'params'?"),
         (lambda t: t, ("--rename", "params"), "must be OURS=THEIRS"),
         (lambda t: t, ("--flops-per-param-image", "6"), "would contradict it"),
-        (lambda t: t, ("--delta", "0.1", "--loss", "l1"), "--delta is of Huber's loss"),
+        (lambda t: t, ("--delta", "0.1", "--loss", "l1"), "--delta is a parameter of Huber's loss"),
         (lambda t: t, ("--budget", "-1"), "--budget is -1; it must be positive and finite"),
         (lambda t: t, ("--budget", "inf"), "--budget is inf; it must be at most 1e+60"),
         (lambda t: t, ("--max-loss", "nan"), "--max-loss is nan; it must be at most 1e+30"),

@@ -258,7 +258,7 @@ def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(undr
     record.write_text("{")
     planted_study.write_json(stopped / "status.json", {"state": "stopped", "step": 100, "message": "told to stop"})
     assert cli.main(["report", str(tmp_path / "runs")]) == 1
-    assert f"note: the run in {damaged} was left out: damaged evaluation record" in capsys.readouterr().err
+    assert f"note: the run in {damaged} was left out: the evaluation record" in capsys.readouterr().err
     numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
     assert {run["run"] for run in numbers["runs"]} == {good.name, stopped.name, "depth5"}
     assert [run["run"] for run in numbers["unfinished"]] == [stopped.name]

@@ -285,11 +285,11 @@ def test_a_run_with_a_damaged_evaluation_is_left_out_whole(tmp_path, run):
     found = merge.collect([run, tmp_path / "b"], tmp_path / "results")
     assert set(found.long["run"]) - {"-"} == set(found.runs["run"]) == {"b"}
     (note,) = found.notes
-    assert note.startswith(f"the run in {run} was left out: damaged evaluation record") and record.name in note
+    assert note.startswith(f"the run in {run} was left out: the evaluation record") and record.name in note
 
 
 def test_a_folder_that_is_no_run_is_refused_beside_runs_too(tmp_path, run):
-    with pytest.raises(ConfigError, match="no run folder at"):
+    with pytest.raises(ConfigError, match="no run's folder at"):
         merge.collect([run, tmp_path / "misspelt"], tmp_path / "results")
 
 
@@ -297,7 +297,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for folders, words in (
         ([tmp_path / "empty"], "not a run folder"),
-        ([tmp_path / "no"], "no run folder"),
+        ([tmp_path / "no"], "no run's folder"),
         ([], "no run folders"),
     ):
         with pytest.raises(ConfigError, match=words):

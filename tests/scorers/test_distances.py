@@ -131,7 +131,7 @@ def test_features_of_two_models_are_not_compared(tmp_path):
         np.save(tmp_path / name, content, allow_pickle=True)
         with pytest.raises(ConfigError, match=message):
             folder_features.from_file(tmp_path / name, None)
-    with pytest.raises(ConfigError, match="only their mean and covariance"):
+    with pytest.raises(ConfigError, match="only the mean and covariance of the features"):
         np.savez(tmp_path / "stats.npz", mu=np.zeros(3), sigma=np.eye(3))
         measure("cmmd", ours, tmp_path / "stats.npz")
 

@@ -182,7 +182,7 @@ def test_a_branch_by_hand(finished, tmp_path, capsys):
     words = [f"--branch={root / 'rf-trunk'}@4", f"--workdir={tmp_path / 'hand'}", "--no-evaluation"]
     assert main(["train", *words, "--config.train.steps=8"]) == 2
     assert "leaves its trunk at step 6" in capsys.readouterr().err
-    assert main(["train", *words]) == 2 and "needs the branch's length" in capsys.readouterr().err
+    assert main(["train", *words]) == 2 and "needs the branch's whole length" in capsys.readouterr().err
     assert main(["train", *words, "--config.train.steps=5"]) == 0
     assert rows(tmp_path / "hand")[-1]["step"] == rows(root / "rf-steps5")[-1]["step"] == 5
     ours, theirs = (checkpoint.restore_params(path, 5, "raw")[0] for path in (tmp_path / "hand", root / "rf-steps5"))

@@ -258,10 +258,10 @@ def test_a_checkpoint_under_another_steps_name_is_passed_over(tmp_path):
     save(tmp_path, [10])
     shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "20")
     found = restored(tmp_path)
-    assert (found.step, found.damaged) == (10, (20,)) and "is that of step 10, under another name" in found.messages[0]
-    with pytest.raises(RfjaxError, match="is that of step 10"):
+    assert (found.step, found.damaged) == (10, (20,)) and "belongs to step 10 and was renamed" in found.messages[0]
+    with pytest.raises(RfjaxError, match="belongs to step 10"):
         restore_params(tmp_path, 20)
-    with pytest.raises(RfjaxError, match="is that of step 10"):
+    with pytest.raises(RfjaxError, match="belongs to step 10"):
         read_facts(tmp_path, 20)
 
 

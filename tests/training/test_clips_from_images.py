@@ -79,9 +79,9 @@ def test_equal_frames_have_the_velocity_of_their_image(images, overrides):
 @pytest.mark.parametrize(
     "theirs, ours, message",
     [
-        (FACTORISED, {}, "config.model.temporal_attention is factorised there and joint here. Set"),
-        ({}, PAIRS | {"data.channels": 6}, "config.data.channels is 3 there and 6 here; .*temporal_patch_size is 1"),
-        (PAIRS, {}, "config.model.temporal_patch_size is 2 there and 1 here. Set"),
+        (FACTORISED, {}, "config.model.temporal_attention is factorised in the parent and joint in this run. Set"),
+        ({}, PAIRS | {"data.channels": 6}, "channels is 3 in the parent and 6 in this run; .*temporal_patch_size is 1"),
+        (PAIRS, {}, "config.model.temporal_patch_size is 2 in the parent and 1 in this run. Set"),
     ],
 )
 def test_weights_that_do_not_fit_clips_are_refused(images, theirs, ours, message, monkeypatch):

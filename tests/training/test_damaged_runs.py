@@ -133,7 +133,7 @@ def test_a_config_that_lost_its_keys_is_not_another_network(folder, text):
     values = json.loads(path.read_text())
     del values["train"]["learning_rate"]
     path.write_text(text or json.dumps(values))
-    with pytest.raises(RfjaxError, match="config.json and run.json are not of one run: .* by the one and .* by the o"):
+    with pytest.raises(RfjaxError, match="and run.json belong to different runs: .* by the one and .* by the o"):
         open_run(folder)
 
 

@@ -92,7 +92,7 @@ def test_new_qk_norm_scales_are_ones_and_what_else_differs_is_named(parent, tmp_
     expected, _ = checkpoint.restore_params(parent, 12, "raw")
     final = result.state.params["final"]["linear"]["kernel"]
     np.testing.assert_array_equal(final, expected["final"]["linear"]["kernel"])
-    with pytest.raises(ConfigError, match="config.model.qk_norm is True there and False here. Set"):
+    with pytest.raises(ConfigError, match="config.model.qk_norm is True in the parent and False in this run. Set"):
         tiny_train(tmp_path / "unnormed", SHORT, init_from=f"{child}@4")
     assert not (tmp_path / "unnormed").exists()
 
@@ -103,16 +103,17 @@ def test_a_parent_of_other_sizes_is_refused_by_the_keys_that_differ(parent, tmp_
     overrides = SHORT | QK_NORM | {"model.depth": 3, "model.hidden": 24, "model.position_grid": 64}
     with pytest.raises(ConfigError) as error:
         tiny_train(child, overrides, init_from=f"{parent}@12")
-    said = "model: config.model.depth is 2 there and 3 here; config.model.hidden is 16 there and 24 here. Set"
+    said = (
+        "model: config.model.depth is 2 in the parent and 3 in this run; config.model.hidden is 16 in the parent and 24"
+    )
     assert said in str(error.value)
     assert not child.exists()  # neither a lock nor a status is left behind
     config = parent / "config.json"
     kept = config.read_text()
     config.unlink()
     try:
-        with pytest.raises(
-            ConfigError, match=r"blocks/image/mlp_in/kernel is \[2, 16, 32\] there and \[3, 24, 48\] here"
-        ):
+        said = r"mlp_in/kernel is \[2, 16, 32\] in the parent and \[3, 24, 48\] in this run"
+        with pytest.raises(ConfigError, match=said):
             tiny_train(child, overrides, init_from=f"{parent}@12")
     finally:
         config.write_text(kept)
@@ -122,5 +123,5 @@ def test_a_parameter_the_parent_lacks_is_named(parent):
     record = lineage.read_parent(f"{parent}@12")
     shapes = checkpoint.stored_shapes(parent, 12)
     shapes["params"]["blocks"]["image"]["extra"] = {"kernel": jax.ShapeDtypeStruct((2,), "float32")}
-    with pytest.raises(ConfigError, match="that run has no parameter blocks/image/extra/kernel"):
+    with pytest.raises(ConfigError, match="the parent has no parameter blocks/image/extra/kernel"):
         lineage.inherit(record, shapes["params"], shapes["ema"], plan_run(run_folder.read_config(parent)))

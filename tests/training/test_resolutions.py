@@ -110,8 +110,8 @@ def test_a_corpus_that_other_models_made_is_refused(tmp_path):
     steps = {"train.steps": 4, "train.batch_size": 4}
     bucketed_train(tmp_path / "parent", steps, corpus=corpus("ab12", 2.0))
     for other, message in (
-        (corpus("cd34", 2.0), "the files of vae: ab12ab12ab12 there and cd34cd34cd34 here. Prepare"),
-        (corpus("ab12", 1.5), "the latents' scale: 2.0 there and 1.5 here. Prepare"),
+        (corpus("cd34", 2.0), "the files of vae: ab12ab12ab12 in the parent and cd34cd34cd34 in this run. Prepare"),
+        (corpus("ab12", 1.5), "the latents' scale: 2.0 in the parent and 1.5 in this run. Prepare"),
     ):
         with pytest.raises(ConfigError, match=message):
             bucketed_train(tmp_path / "child", steps, corpus=other, init_from=f"{tmp_path / 'parent'}@4")

@@ -66,7 +66,7 @@ def test_the_offset_is_passed_on(blown_up, tmp_path):
 
 
 def test_what_is_no_way_back_is_refused(blown_up, tmp_path):
-    with pytest.raises(ConfigError, match="config.seed is 0 there and 1 here"):
+    with pytest.raises(ConfigError, match="config.seed is 0 in the trunk and 1 in this run"):
         go_back(blown_up, tmp_path / "other", 3, overrides=SKIPPED | {"seed": 1})
     with pytest.raises(ConfigError, match="no checkpoint of step 13"):
         go_back(blown_up, tmp_path / "absent", 3, step=13)

@@ -133,7 +133,7 @@ class PreparedCorpus:
 
     @property
     def _autoencoder(self):
-        """The frozen models; of a corpus of pixels, models for which nothing is loaded."""
+        """The frozen models. For a corpus of pixels nothing is loaded."""
         return importlib.import_module(FROZEN).pixel_models() if self.manifest.of_pixels else self._frozen
 
     @property
@@ -152,7 +152,9 @@ class PreparedCorpus:
         count = self.bucket.images[split]
         if split == "train":
             if not count:
-                raise ConfigError(f"{self._where} has no training images")
+                raise ConfigError(
+                    f"{self._where} has no training images; prepare the corpus again with a smaller --validation-share"
+                )
             return self._orders.places(indices)
         if len(indices) and int(indices.max()) >= count:  # a repeated example would shrink the standard error
             given = f"{self._where} has {count} validation images, and number {int(indices.max())} was asked for"

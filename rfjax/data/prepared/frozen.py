@@ -91,7 +91,9 @@ def load(
     slots = _chosen_encoders(folder, encoders)
     for name in settings:
         if name not in slots:
-            raise ConfigError(f"--text-setting names {name!r}, which is none of the encoders {', '.join(slots)}")
+            raise ConfigError(
+                f"--text-setting names {name!r}, which is none of the text encoders; give one of {', '.join(slots)}"
+            )
     parts = {} if autoencoder == IDENTITY else {AUTOENCODER: find_model(folder, AUTOENCODER, variant)}
     for part in parts.values():
         autoencoders.check_kind(folder, part.model)
@@ -102,7 +104,7 @@ def load(
         kinds[name] = text_encoders.kind_of(folder, name, slot, parts[name].model)
         text_encoders.settings_of(name, kinds[name], settings.get(name, {}))
         if not (folder / slot.tokenizer).is_dir():
-            raise ConfigError(f"{folder} has {slot.part} and no {slot.tokenizer}; copy this tokenizer, too")
+            raise ConfigError(f"{folder} has {slot.part} but not its tokenizer {slot.tokenizer}; copy that folder, too")
     try:
         import torch
         import transformers
@@ -111,7 +113,7 @@ def load(
             import diffusers  # noqa: F401
     except ImportError as error:
         packages = "PyTorch, transformers and diffusers"
-        raise ConfigError(f"the frozen models need {packages} ({error}): pip install 'rfjax[prepare]'") from None
+        raise ConfigError(f"the frozen models need {packages} ({error}); run pip install 'rfjax[prepare]'") from None
     if not sys.stderr.isatty():  # in a log, a progress bar is one long line
         transformers.utils.logging.disable_progress_bar()
     place = Place(torch, device, compute_dtype, variant)
@@ -163,7 +165,7 @@ def pixel_models() -> FrozenModels:
 
 def try_out(models: FrozenModels, folder: Path) -> None:
     """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing or not finite,
-    rather than after hours of work."""
+    so that they are found before hours of work."""
     try:
         found = models.text(["a photo of a cat"])
         for encoder in models.encoders:
@@ -182,8 +184,8 @@ def try_out(models: FrozenModels, folder: Path) -> None:
 
 
 def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -> FrozenModels:
-    """Loads the autoencoder and the text encoders `encoders` with which a corpus was prepared. Its other encoders may
-    be missing.
+    """Loads the autoencoder and the text encoders `encoders` with which a corpus was prepared. The corpus's other
+    encoders may be missing from the folder.
 
     Raises `ConfigError` for models that are not there, or that have changed since.
     """

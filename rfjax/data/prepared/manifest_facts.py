@@ -148,13 +148,13 @@ def read(path: Path) -> ManifestFacts:
     known = about.get("format"), about.get("version")
     if known != (FORMAT, VERSION):
         given, wanted = f"{known[0]} version {known[1]}", f"{FORMAT} version {VERSION}"
-        raise ConfigError(f"{path} is {given}; this rfjax reads {wanted}: prepare the corpus again")
+        raise ConfigError(f"{path} is {given}, and this rfjax reads {wanted}; prepare the corpus again")
     try:
         facts = check_json(about, ManifestFacts)
         check(facts)
         return facts
     except WrongJson as error:
-        raise ConfigError(f"{path} is not as it was written: {error}; {REMEDY}") from None
+        raise ConfigError(f"{path} was changed or damaged after it was written: {error}; {REMEDY}") from None
 
 
 def check(facts: Mapping) -> None:

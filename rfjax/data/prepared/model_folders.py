@@ -55,7 +55,9 @@ def find_model(folder: Path, part: str, variant: str) -> ModelFolder:
     try:
         about = read_json(config, ModelConfig, remedy="fetch the folder again", error=ConfigError)
     except FileNotFoundError:
-        raise ConfigError(f"{folder / part} is no model's folder: it has no config.json") from None
+        raise ConfigError(
+            f"{folder / part} is no model's folder, because it has no config.json; fetch it again"
+        ) from None
     model = about.get("_class_name") or next(iter(about.get("architectures") or ()), "model of no known class")
     form = re.compile(WEIGHTS.format(variant=re.escape(f".{variant}") if variant else ""))
     weights = tuple(sorted(path for path in (folder / part).iterdir() if form.fullmatch(path.name)))

@@ -8,7 +8,8 @@ from rfjax.errors import ConfigError
 
 
 def choose_device(torch, name: str | None):
-    """The device called `name`; by default a GPU if there is one, else the CPU. It is tested by an array put there.
+    """The device called `name`; by default a GPU if there is one, else the CPU. The device is tried out with a small
+    array.
 
     Raises `ConfigError` for a device that PyTorch does not know or that is not there.
     """
@@ -17,8 +18,10 @@ def choose_device(torch, name: str | None):
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # of many kinds, since each device has its own library
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        given = f"--device is {name!r}, which PyTorch" if name else "PyTorch's own device, which it"
-        raise ConfigError(f"{given} cannot use here ({reason}); give --device cpu") from None
+        given = f"--device is {name!r}, which PyTorch cannot use on this machine"
+        if not name:
+            given = "PyTorch chose the device cuda, but cannot use it on this machine"
+        raise ConfigError(f"{given} ({reason}); give --device cpu") from None
     return device
 
 
@@ -37,7 +40,7 @@ class Place:
         try:
             model, info = cls.from_pretrained(folder, **self.loading, **options)
         except Exception as error:  # the libraries and safetensors raise their own kinds
-            raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
+            raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}; fetch the folder again") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             given = f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them"

@@ -166,7 +166,7 @@ def kind_of(folder: Path, name: str, slot: Slot, model: str) -> str:
         if model in row.classes:
             return kind
     known = "; ".join(f"{kind} ({', '.join(row.classes)})" for kind, row in KINDS.items())
-    raise ConfigError(f"{folder / slot.part} is a {model}, of no kind that there is; kinds are {known}")
+    raise ConfigError(f"{folder / slot.part} is a {model}, which rfjax does not know; known are {known}")
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
@@ -177,9 +177,11 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
         where, equals, value = text.partition("=")
         name, dot, field = where.partition(".")
         if not (name and dot and equals):
-            raise ConfigError(f"--text-setting is {text!r}; it is NAME.FIELD=VALUE, as minilm.tokens=32")
+            raise ConfigError(f"--text-setting is {text!r}; it must be NAME.FIELD=VALUE, such as minilm.tokens=32")
         if name in SLOTS:
-            raise ConfigError(f"--text-setting {text}: {name} is run as in SD3's pipeline, without such settings")
+            raise ConfigError(
+                f"--text-setting {text}: {name} runs as in SD3's pipeline and takes no settings; leave it out"
+            )
         if field not in fields:
             near = difflib.get_close_matches(field, fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -187,7 +189,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
         try:
             found.setdefault(name, {})[field] = fields[field](value)
         except ValueError:
-            raise ConfigError(f"--text-setting {text}: {field} is a whole number, not {value!r}") from None
+            raise ConfigError(f"--text-setting {text}: {field} is {value!r}; it must be a whole number") from None
     return found
 
 
@@ -220,7 +222,9 @@ def load_text_encoder(folder: Path, name: str, slot: Slot, kind: str, model_clas
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / slot.tokenizer, local_files_only=True, **SAFE)
     except Exception as error:
-        raise ConfigError(f"{folder / slot.tokenizer} cannot be loaded as a tokenizer: {error}") from None
+        raise ConfigError(
+            f"{folder / slot.tokenizer} cannot be loaded as a tokenizer: {error}; fetch it again"
+        ) from None
     model = place.model(getattr(transformers, row.loader or model_class), where, dtype=place.dtype, **SAFE)
     tokens = row.tokens(tokenizer, settings, given["t5_tokens"])
     _check_fit(where, tokenizer, model, tokens, settings if row.settings else None)
@@ -256,7 +260,7 @@ def _check_fit(where, tokenizer, model, tokens, settings):
             raise ConfigError(f"{where}: {what} is {count!r}, not a number of tokens; fetch the folder again")
     if tokens > limit:
         if settings is not None:
-            raise ConfigError(f"{where} takes {limit} tokens; --text-setting asks for {tokens}: lower it")
+            raise ConfigError(f"--text-setting asks for {tokens} tokens, and {where} takes at most {limit}; lower it")
         given = f"the tokenizer of {where} gives {tokens} tokens, and the model has {limit} positions"
         raise ConfigError(f"{given}; fetch the tokenizer of this model")
     rows = model.get_input_embeddings().num_embeddings

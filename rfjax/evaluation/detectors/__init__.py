@@ -4,8 +4,8 @@ A detector is a function of images [n, h, w, 3] in [0, 1] that returns one dict 
 
     {"detections": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [color, ...]}}
 
-with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. A detector sees only the pixels, not the
-prompt or the layout.
+with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. A detector sees only the pixels; it sees
+neither the prompt nor the layout.
 """
 
 from __future__ import annotations

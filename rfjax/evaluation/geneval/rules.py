@@ -261,7 +261,7 @@ class GenEvalScore:
 def score(
     results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10_000, tasks: Sequence[str] = TASKS
 ) -> GenEvalScore:
-    """The score of judged images, in any order; `tasks` are those that there are, in their order.
+    """The score of judged images, in any order; `tasks` are all tasks of the benchmark, in their order.
 
     The images of a prompt are not independent, so the uncertainty is over prompts. Prompts (rows of equal metadata) are
     drawn with replacement within each task, `replicates` times, and the 2.5 and 97.5 percentiles of the resampled means
@@ -271,7 +271,7 @@ def score(
     Raises `ConfigError` for no images and for a tag that is not a task.
     """
     if not results:
-        raise ConfigError("no images to score; GenEval needs at least one")
+        raise ConfigError("there are no images to score; give GenEval at least one")
     clusters: dict[str, dict[str, list[bool]]] = {}
     for result in results:
         tag = result.metadata["tag"]

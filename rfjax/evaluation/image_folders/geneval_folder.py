@@ -75,7 +75,8 @@ def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -
         samples += _samples(path, index, left_out)
     if not samples:
         raise ConfigError(
-            f"{folder} has no images of GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png"
+            f"{folder} has no images in GenEval's layout; give a folder with 00000/metadata.jsonl and "
+            "00000/samples/0000.png"
         )
     if given is None:
         digest = hashlib.sha256("".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)).encode()).hexdigest()

@@ -71,7 +71,7 @@ def write_ceiling(
     """Records the scores of ground truth, with `each` pictures or clips per prompt, unless the run already has them. No
     model can score higher.
 
-    `record(key, pictures, prompts)` makes the record; `prompts` has the number of each picture's prompt.
+    `record(key, pictures, prompts)` makes the record; `prompts[i]` is the index of picture i's prompt.
     """
     key = record_key(
         run=run.name,

@@ -20,7 +20,7 @@ NAMED = 10  # unknown words that a warning names
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The images that a user asks for. Raises `ConfigError` for impossible numbers."""
+    """The images that a user asks for. Raises `ConfigError` for a number of samples or a seed out of range."""
 
     step: int | None  # None: the newest checkpoint
     weights: str
@@ -58,7 +58,7 @@ def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
     latents = (1, *size, channels)
     try:
         if min(size) < 1:
-            raise ConfigError(f"latents of {format_shape(latents)} have no pixels")
+            raise ConfigError("both sides must be at least 1")
         limits.check_latents(run.config.model, latents)
     except ConfigError as error:
         trained = ", ".join(format_shape(run.corpus.parts[part].shapes.latents) for part in trained_parts(run.corpus))

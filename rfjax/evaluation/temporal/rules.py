@@ -123,8 +123,8 @@ def _counted(track: Track) -> bool:
 
 
 def _colored(track: Track) -> bool:
-    """Whether the object has its colour in every judged frame that shows it. Whether it is shown is asked by
-    `count`."""
+    """Whether the object has its colour in every judged frame that shows it. The clause `count` asks whether it is
+    shown."""
     seen = np.array(track.colors)[track.judged & track.found]
     return len(seen) > 0 and bool((seen == track.item["color"]).all())
 

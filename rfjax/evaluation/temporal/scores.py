@@ -78,8 +78,8 @@ def clip_scores(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """All values of a record of clips. `own` has the number of each clip's row, and `null` a clip of the null condition
-    for each row. A metric or an item that no clip's prompt asks for is left out."""
+    """All values of a record of clips. `own[i]` is the index of clip i's row, and `null` has one clip of the null
+    condition for each row. A metric or an item that no clip's prompt asks for is left out."""
     mine = [rows[index] for index in own]
     scorer = _Scorer(seed, replicates)
     judged, soft = judge_all(seen, mine), [_soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
@@ -129,8 +129,9 @@ def _floor_values(scorer, floor, seen, own, rows, null):
 
 
 def _soft(clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-    """The soft measures of a clip, judged by its row or by another row, `by`. The colour whose way is judged is the
-    clip's own even then: the other row's colour may not be in the clip, would go nowhere, and so score below chance."""
+    """The soft measures of a clip, judged by its row or by another row, `by`. Even for another row, the colour that is
+    followed is the one that the clip's own row names: the other row's colour may be absent from the clip, and would
+    then score below chance."""
     by = row if by is None else by
     fields = ("motion", "then")
     asked = [

@@ -55,8 +55,8 @@ def frames_right(frames: Sequence[Detections], row: Mapping[str, object]) -> flo
 
 
 def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[str, object]) -> dict[str, float]:
-    """The soft measures of a clip's motion, from the centroids of colours (`all_centroids`); {} if the prompt asks for
-    no motion.
+    """The soft measures of a clip's motion, from the centroids of colours (`all_centroids`); an empty dict if the
+    prompt asks for no motion.
 
     "direction_right": share of the moving objects whose colour's centroid moves mostly in the asked direction, from its
     first place to its last (for a bounce: to its furthest). "pixels_a_frame": how far it moves in that direction per

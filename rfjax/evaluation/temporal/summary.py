@@ -25,7 +25,8 @@ def summarize(
     seed: int = 0,
     replicates: int = 10_000,
 ) -> dict:
-    """The scores of clips as plain values for JSON. `prompts` has the number of each clip's row.
+    """The scores of clips as plain values for JSON. `rows` are the prompts, and `prompts[i]` is the index in `rows` of
+    clip i's prompt.
 
     "groups": `geneval.files.score_summary` of the moving and of the still tasks, with intervals clustered by prompt.
     "clauses": for each task, the share of clips that meet each clause. "floors": for each task, the score of the same

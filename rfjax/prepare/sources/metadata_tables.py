@@ -49,7 +49,7 @@ def read_tables(
     """Reads the columns of `images` from `tables`; both are paths inside the folder `root`.
 
     If two tables have a row for an image, the table nearer to the image overrides the other, and metadata.jsonl
-    overrides metadata.csv. Raises `ConfigError` for a table that is no text.
+    overrides metadata.csv. Raises `ConfigError` for a table that is not text.
     """
     columns: dict[str, dict[str, object]] = {}
     owners: dict[str, str] = {}

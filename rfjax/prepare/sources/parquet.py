@@ -109,9 +109,13 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
                 )
             raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}{hint}")
         if caption_column and not {caption_column, caption_column.partition(".")[0]} & set(names):
-            raise ConfigError(f"{path} has no column {caption_column}; it has {', '.join(names)}")
+            raise ConfigError(
+                f"--caption-column is {caption_column}, and {path} has no such column; it has {', '.join(names)}"
+            )
         if classes is not None and found != classes:
-            raise ConfigError(f"{path} has other names of classes than the files before it; prepare them apart")
+            raise ConfigError(
+                f"{path} has other class names than the files before it; prepare it with a command of its own"
+            )
         classes, shared = found, [name for name in (names if shared is None else shared) if name in names]
         listing.append((path.name, path.stat().st_size, rows))
         spans += [Span(path, start, min(start + shard_size, rows), column) for start in range(0, rows, shard_size)]

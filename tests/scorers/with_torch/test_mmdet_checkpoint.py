@@ -192,5 +192,5 @@ def test_what_is_not_mmdets_is_refused_by_name(model, checkpoint, tmp_path):
         mmdet.load(checkpoint(foreign))
     torn = tmp_path / "torn.pth"
     torn.write_bytes(checkpoint().read_bytes()[:5000])
-    with pytest.raises(ConfigError, match="is it whole"):
+    with pytest.raises(ConfigError, match="check that it is whole"):
         mmdet.load(torn)
