@@ -30,6 +30,7 @@ from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 
+BATCHES_DIFFER = 0.02  # share by which a step's FLOPs may leave those of `batch_size` mean images, by rounding
 REPORT_SCHEMA = 5
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # the law is drawn beyond the data by this factor of compute
@@ -249,7 +250,7 @@ def _curves(results, rows):
         if pd.isna(run["depth"]) or (train is None and validation is None):
             continue
         train = train or {"step": [], "train_loss": []}
-        flops = _flops_at(run, np.array(train["step"], float))
+        flops = _flops_at(run, np.array(train["step"], float), validation)
         training = {"step": train["step"], "flops": flops, "loss": train["train_loss"]}
         losses = {"train": training, "validation": validation or {name: [] for name in columns}}
         curves.append({"run": run["run"], "depth": run["depth"], **losses})
@@ -266,10 +267,15 @@ def _lists_by_run(frame, columns):
     return found
 
 
-def _flops_at(run, steps):
-    """The training FLOPs of a row of the runs at some steps, its parent's included."""
+def _flops_at(run, steps, validation):
+    """The training FLOPs of a row of the runs at some steps, its parent's included. Where batches differ in their
+    examples (`train.tokens_per_batch`), a step has the mean of those up to the last validation."""
+    parent = _value_or(run["parent_flops"], 0.0)
     per_step = float(run["flops_per_image"]) * float(_value_or(run["batch_size"], math.nan))
-    return _value_or(run["parent_flops"], 0.0) + steps * per_step
+    if validation and validation["step"][-1]:
+        measured = (validation["flops"][-1] - parent) / validation["step"][-1]
+        per_step = measured if abs(measured - per_step) > BATCHES_DIFFER * per_step else per_step
+    return parent + steps * per_step
 
 
 def _levels(points, settings):

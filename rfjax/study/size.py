@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from rfjax.config import Config
@@ -34,7 +35,7 @@ def size_of(config: Config) -> Size:
         params=run.parameter_count,
         flops_forward_per_image=run.flops_forward_per_image,
         flops_per_image=run.flops_per_image,
-        flops=float(run.flops_per_image) * images,
+        flops=float(sum(map(operator.mul, run.stream.examples_of_parts(config.train.steps), run.flops_of_parts))),
         images=images,
         state_bytes=PARAMETER_BYTES * run.parameter_count + optimizer_bytes(config, run.backbone),
     )

@@ -99,6 +99,8 @@ def test_images_and_flops_are_those_of_the_steps(undisturbed, tmp_path):
     assert [row["images"] for row in seen] == np.cumsum([SIZES[part] for part in parts]).tolist()
     assert [row["flops"] for row in seen] == np.cumsum([SIZES[part] * each[part] for part in parts]).tolist()
     record = json.loads((undisturbed[0] / "run.json").read_text())
+    size = size_of(mixed_config())
+    assert (size.images, size.flops) == (record["images"], record["flops"])
     assert [bucket["batch_size"] for bucket in record["buckets"]] == list(SIZES)
     cycle = [bucket["steps_of_cycle"] * bucket["batch_size"] for bucket in record["buckets"]]
     assert record["flops_per_image"] == round(np.dot(cycle, each) / sum(cycle))
@@ -190,7 +192,7 @@ def test_a_bucket_with_fewer_images_than_its_batch_is_refused(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("mesh", ["1x8", "2x4", "4x2"])
-def test_meshes_have_the_bits_of_themselves_and_the_losses_of_one(mesh, undisturbed, tmp_path):
+def test_every_mesh_resumes_with_the_same_bits(mesh, undisturbed, tmp_path):
     """Catches batches laid out by another bucket's size, and a resumed run on a mesh that sees other data."""
     command = [sys.executable, mixed_tiny.__file__, str(tmp_path), mesh]
     ended = subprocess.run(command, env=child_process.quick_environment(8), capture_output=True, text=True)
