@@ -22,6 +22,10 @@ def find() -> str:
     return found
 
 
+class Navigated(Exception):
+    """Raised for a call to a page that was left before it answered."""
+
+
 class Page:
     """A tab: `js` evaluates an expression in it; `press`, `click` and `tap` send real input."""
 
@@ -39,9 +43,15 @@ class Page:
     def wait(self, expression, seconds=20):
         """Waits until an expression is true in the page."""
         end = time.monotonic() + seconds
-        while not self.js(expression):
+        while not self._holds(expression):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.02)
+
+    def _holds(self, expression):
+        try:
+            return self.js(expression)
+        except Navigated:  # the page that was asked is gone; the next one is asked again
+            return False
 
     def open(self, address):
         self.call("Page.navigate", url=address)
@@ -110,6 +120,8 @@ class Browser:
             assert time.monotonic() < end, f"Chromium does not answer {method}"
             self._receive()
         answer = self._answers.pop(number)
+        if "navigated" in answer.get("error", {}).get("message", ""):
+            raise Navigated(method)
         assert "error" not in answer, (method, answer["error"])
         return answer["result"]
 
