@@ -112,8 +112,8 @@ def test_a_write_that_is_killed_halfway_leaves_the_old_record(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda text: text[:40], "the evaluation record .* is damaged"),
-        (lambda text: "", "the evaluation record .* is damaged"),
+        (lambda text: text[:40], "is damaged"),
+        (lambda text: "", "is damaged"),
         (lambda text: "[]", "is list, not an object"),
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, not 1"),
         (lambda text: text.replace('"flops"', '"flop"'), "has the fields"),
@@ -126,14 +126,14 @@ def test_a_write_that_is_killed_halfway_leaves_the_old_record(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, damage, message):
     path = write_record(tmp_path, record())
     path.write_text(damage(path.read_text()))
-    with pytest.raises(RfjaxError, match=rf"{message}.*{path.name}; remove the file"):
+    with pytest.raises(RfjaxError, match=rf"{path.name}.*{message}.*; remove the file"):
         read_records(tmp_path)
 
 
 def test_bytes_that_are_no_text_are_damage(tmp_path):
     path = write_record(tmp_path, record())
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RfjaxError, match=f"damaged .*{path.name}"):
+    with pytest.raises(RfjaxError, match=f"{path.name} is damaged"):
         read_records(tmp_path)
 
 
