@@ -28,11 +28,10 @@ def run(args, overrides) -> int:
     from rfjax import config_files
     from rfjax.errors import ConfigError
     from rfjax.models.attention import platform_of
+    from rfjax.models.stack import loop_advice
     from rfjax.study.run import run_config
     from rfjax.study.size import describe, size_of
     from rfjax.training import branches
-    from rfjax.training.advice import advice
-    from rfjax.training.run import plan_run
     from rfjax.training.run_folder import check_run_folder
 
     check_run_folder(args.workdir)
@@ -56,7 +55,7 @@ def run(args, overrides) -> int:
         given = f"config.train.branches is {config.train.branches}, which is several runs"
         raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")
     say(describe(str(args.workdir), config, size_of(config)))
-    for line in advice(config, plan_run(config).corpus.shapes, platform_of(jax.devices()[0])):
+    if line := loop_advice(config, platform_of(jax.devices()[0])):
         say(line)
     run_config(config, args.workdir, init_from=args.init, **place, evaluate=not args.no_evaluation)
     say(f"trained: {args.workdir}")

@@ -123,7 +123,6 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     shares = validation_shares(corpus, config.examples)
     asked = [(part, count) for part, count in zip(corpus.parts, shares, strict=True) if count]
     found = [_losses(step, params, part, count) for part, count in asked]
-    shapes = np.concatenate([[format_shape(part.shapes.latents)] * count for part, count in asked])
     example_ids, per_example = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
     assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
     order = np.argsort(example_ids, kind="stable")
@@ -143,8 +142,14 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
         averaged=grid.counts(config.levels),
         example_ids=ids,
         per_example=per_example[order],
-        shapes=tuple(shapes[order].tolist()) if len(corpus.parts) > 1 else (),
+        shapes=_shapes(asked, order) if len(corpus.parts) > 1 else (),
     )
+
+
+def _shapes(asked, order):
+    """The latent shape of each example, by name, in the order of the ids."""
+    shapes = np.concatenate([[format_shape(part.shapes.latents)] * count for part, count in asked])
+    return tuple(shapes[order].tolist())
 
 
 def _losses(step, params, corpus, examples):

@@ -14,7 +14,7 @@ from rfjax.study.planned_runs import PlannedRun
 from rfjax.trackers import follow
 from rfjax.training import run_folder
 from rfjax.training.cohort import may_join, train_cohort
-from rfjax.training.loop import evaluated_steps
+from rfjax.training.kept_steps import evaluated_steps
 from rfjax.training.mesh import shardings
 from rfjax.training.run import Run, make_run
 

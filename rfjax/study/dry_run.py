@@ -9,7 +9,7 @@ from rfjax.console import format_table
 from rfjax.study.cohorts import cohorts
 from rfjax.study.size import size_of, spent_flops
 from rfjax.study.study import Study, check_told_apart
-from rfjax.training.advice import advice
+from rfjax.training.diagnostics import qk_norm_advice
 from rfjax.training.run import plan_run
 
 # The fields beside a point's size that the table of a dry run shows, each only if points differ in it.
@@ -59,7 +59,7 @@ def dry_run_lines(study: Study) -> Sequence[str]:
         notes.append(f"Spent: of a branch what it takes after it left its trunk. In all {saved}.")
     said = {}
     for point in study.points:
-        for line in advice(point.config, plan_run(point.config).corpus.shapes):
+        if line := qk_norm_advice(plan_run(point.config)):
             said.setdefault(line, point.id)
     notes += [f"{point}: {line}" for line, point in said.items()]
     parts = cohorts({point.id: point.config for point in study.points})

@@ -9,7 +9,8 @@ from pathlib import Path
 from rfjax.config import Config
 from rfjax.evaluation.evaluate import Evaluator
 from rfjax.trackers import follow
-from rfjax.training.loop import evaluated_steps, train
+from rfjax.training.kept_steps import evaluated_steps
+from rfjax.training.loop import train
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import Trunk, make_run
 

@@ -25,7 +25,8 @@ from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trou
 from rfjax.training import branches, checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints, save_again
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.loop import claim, evaluated_steps, keeps
+from rfjax.training.kept_steps import evaluated_steps, keeps
+from rfjax.training.loop import claim
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.monitor import Monitor, Rates, Spending

@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from rfjax.config import Config, TrainConfig
 from rfjax.data.buckets import format_shape, trained_parts
 from rfjax.data.loader import batches
-from rfjax.data.stream import Stream
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
 from rfjax.training import branches, checkpoint, lineage, run_folder
 from rfjax.training.bucket_losses import BucketLosses
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
+from rfjax.training.kept_steps import evaluated_steps, images_before, keeps
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter, Window
@@ -49,42 +48,6 @@ class TrainResult(NamedTuple):
     flops: float  # spent on training, ancestors' included
     train_seconds: float
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
-
-
-def images_before(stream: Stream, stream_offset: int, step: int, skips: Sequence[lineage.Skip] = ()) -> tuple[int, ...]:
-    """How many images of each bucket the first `step` steps take.
-
-    The run's steps are those of the stream from `stream_offset` on, without the batches of the `skips`.
-    """
-    total, begun = (0,) * len(stream.sizes), 0
-    for ends, skipped in (*skips, lineage.Skip(step, 0)):
-        ends = min(ends, step)
-        before, after = (stream.examples_of_parts(stream_offset + place) for place in (begun, ends))
-        total = tuple(sum + new - old for sum, old, new in zip(total, before, after, strict=True))
-        begun, stream_offset = ends, stream_offset + skipped
-    return total
-
-
-def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
-    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of `every`,
-    of `geneval_every` and of `temporal.every`, and the last. For a branch, `after` is the step at which it left its
-    trunk."""
-    evaluation, steps = config.evaluation, config.train.steps
-    validated = evaluation.every if evaluation.validation.examples else 0
-    of_clips = evaluation.temporal.every if evaluation.temporal.prompts_per_task else 0
-    cadences = [every for every in (validated, evaluation.geneval_every, of_clips) if every]
-    due = {step for every in cadences for step in range(every, steps + 1, every)}
-    return frozenset(step for step in due if step > after) | {steps}
-
-
-def evaluated_steps(run: Run) -> frozenset[int]:
-    """The `evaluation_steps` of a run. Those of a branch come after the step at which it left its trunk."""
-    return evaluation_steps(run.config, run.trunk.step if run.trunk else 0)
-
-
-def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
-    """Whether a step's checkpoint stays for good: the step is in `kept`, or a multiple of `keep_every`."""
-    return step in kept or (train.keep_every > 0 and step % train.keep_every == 0)
 
 
 def train(

@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Tunes the run, or resumes that; prints what was measured before and after."""
     from rfjax.training.processes import distributed
-    from rfjax.tune import config, study, watch
+    from rfjax.tune import config, study, study_record, watch
     from rfjax.tune.run import tune_run
 
     if args.method is not None:
@@ -44,7 +44,9 @@ def run(args, overrides) -> int:
         )
         if distributed.is_first():
             changes = study.read_changes(folders)
-            print("\n".join([*study.table(changes), f"written: {study.write(args.workdir, changes)}"]), flush=True)
+            print(
+                "\n".join([*study.table(changes), f"written: {study_record.write(args.workdir, changes)}"]), flush=True
+            )
         return 0
     tune_run(args.run, args.workdir, tune, evaluate=evaluate)
     if distributed.is_first():

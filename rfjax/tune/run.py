@@ -11,7 +11,8 @@ from rfjax.evaluation.evaluate import Evaluator
 from rfjax.inputs.json_files import read_json
 from rfjax.trackers import follow
 from rfjax.training import adapted, lineage, run_folder
-from rfjax.training.loop import evaluated_steps, train
+from rfjax.training.kept_steps import evaluated_steps
+from rfjax.training.loop import train
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import make_run

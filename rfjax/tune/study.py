@@ -7,8 +7,6 @@ no evidence that tuning changes the law's slope: then only its intercept moves.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,12 +18,10 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import read_records
-from rfjax.files import write_whole
 from rfjax.inputs.json_files import read_json
 from rfjax.results.run_files import read_run, run_folders
 from rfjax.tune import watch
 
-FILE = "tuned.json"
 LOSS = "validation loss"
 # evaluation -> (its name in the comparison, the metric and the item of its value)
 MEASURES = {"validation": (LOSS, "loss", "mean"), "geneval": ("GenEval", "geneval", "overall")}
@@ -182,24 +178,6 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
         fitted = line(x, after - before)
         found.append(Shift(measure, len(rows), *slopes, *(fitted or (None, None))))
     return found
-
-
-def write(workdir: Path, changes: Sequence[Change]) -> Path:
-    """Writes the comparison to `tuned.json` in a folder, and its figure beside it."""
-    from rfjax.report.axes import to_bytes
-    from rfjax.tune.figure import draw
-
-    found = {
-        "schema": 1,
-        "changes": [dataclasses.asdict(change) for change in changes],
-        "shifts": [{**dataclasses.asdict(shift), "verdict": shift.verdict} for shift in shifts(changes)],
-    }
-    contents: dict[Path, str | bytes] = {workdir / FILE: json.dumps(found, indent=1) + "\n"}
-    figure = draw(changes)
-    if figure is not None:
-        contents |= {workdir / f"tuned.{kind}": to_bytes(figure, kind) for kind in ("svg", "png")}
-    write_whole(contents)
-    return workdir / FILE
 
 
 def table(changes: Sequence[Change]) -> list[str]:

@@ -263,7 +263,7 @@ MALFORMED = {
     ),
     "blocks": (
         lambda tensors: tensors.update({"transformer_blocks.999999999.x": np.zeros(1, np.float32)}),
-        "blocks are 0, 1, 2, 3, 999999999; an MM-DiT's are 0, 1, 2",
+        "blocks are 0, 1, 2, 3, 999999999, and an MM-DiT's are 0, 1, 2",
     ),
 }
 

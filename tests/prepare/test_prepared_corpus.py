@@ -234,7 +234,7 @@ def test_a_corpus_without_synthetic_captions_or_with_lost_files_is_refused(monke
         opened(broken)
     about = json.loads((stored / "manifest.json").read_text())
     (broken / "manifest.json").write_text(json.dumps(about | {"version": 1}))
-    with pytest.raises(ConfigError, match="rfjax-prepared version 1; this rfjax reads rfjax-prepared version 2"):
+    with pytest.raises(ConfigError, match="rfjax-prepared version 1, and this rfjax reads rfjax-prepared version 2"):
         opened(broken)
 
 

@@ -15,7 +15,7 @@ from rfjax.report.temporal_scores import gallery
 from rfjax.results import results_folder
 from rfjax.results.columns import ITEMS, Measure
 from rfjax.study.study import load_study
-from rfjax.training.loop import evaluation_steps
+from rfjax.training.kept_steps import evaluation_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

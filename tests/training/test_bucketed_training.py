@@ -25,7 +25,7 @@ from rfjax.data.buckets import CYCLE, BucketedCorpus, schedule_of
 from rfjax.data.stream import stream_of
 from rfjax.errors import ConfigError
 from rfjax.training import checkpoint
-from rfjax.training.loop import images_before
+from rfjax.training.kept_steps import images_before
 from rfjax.training.loss import make_loss, run_keys
 
 STEPS, BATCH = SETTINGS["train.steps"], SETTINGS["train.batch_size"]

@@ -16,7 +16,7 @@ from helpers.training_tiny import rows, tiny_config, tiny_train
 from rfjax import cli
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, run_folder
-from rfjax.training.loop import evaluation_steps
+from rfjax.training.kept_steps import evaluation_steps
 
 STEPS = 30  # of the tiny run, which saves every 6 and logs every 4
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.tune import study
+from rfjax.tune import study, study_record
 from rfjax.tune.study import Change, Shift
 
 
@@ -94,7 +94,7 @@ def test_the_longest_finished_run_of_each_size_is_tuned(tmp_path):
 def test_the_comparison_is_written_and_said(tmp_path):
     x = np.array([12.0, 12.5, 13.0])
     changes = changes_of(x, 0.1 * x, 0.1 * x + 0.2)
-    found = json.loads(study.write(tmp_path, changes).read_text())
+    found = json.loads(study_record.write(tmp_path, changes).read_text())
     assert found["shifts"][0]["verdict"] == "only the intercept moves" and len(found["changes"]) == 3
     assert (tmp_path / "tuned.png").read_bytes()[:4] == b"\x89PNG"
     assert "</svg>" in (tmp_path / "tuned.svg").read_text()

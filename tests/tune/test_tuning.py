@@ -218,7 +218,7 @@ def test_a_base_that_is_gone_or_changed_is_named(base, tmp_path):
     tuned_runs.write_tuned(tmp_path / "tuned", home, 7, params)
     adapted.restore_params(tmp_path / "tuned", 5, "ema")
     home.rename(tmp_path / "moved")
-    with pytest.raises(RfjaxError, match="holds an adapter of step 7 of .*base, and there is no such checkpoint"):
+    with pytest.raises(RfjaxError, match="holds an adapter of step 7 of .*base, and that checkpoint is missing"):
         adapted.restore_params(tmp_path / "tuned", 5, "ema")
     tuned_runs.write_base(home, seed=5)
     with pytest.raises(RfjaxError, match="has other weights now"):

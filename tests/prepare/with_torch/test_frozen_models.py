@@ -265,7 +265,7 @@ def test_a_folder_of_models_that_is_not_whole_is_refused_by_name(models, tmp_pat
         (lambda folder: (folder / "text_encoder_3" / "model.safetensors").unlink(), "text_encoder_3 has no weights"),
         (renamed, "it has diffusion_pytorch_model.fp16.safetensors: --models-variant"),
         (lambda folder: shutil.rmtree(folder / "vae"), "vae is no model's folder"),
-        (lambda folder: shutil.rmtree(folder / "tokenizer_2"), "no tokenizer_2"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer_2"), "not its tokenizer tokenizer_2"),
         (without_a_tensor, "text_encoder_2 lacks 1 weights of CLIPTextModelWithProjection, text_projection.weight"),
         (of_another_class, "text_encoder is a CLIPModel; clip_l must be a CLIPTextModel or"),
         (

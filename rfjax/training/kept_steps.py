@@ -1,0 +1,46 @@
+"""What the steps of a run come to: the images they take, and those whose checkpoints are kept and evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rfjax.config import Config, TrainConfig
+from rfjax.data.stream import Stream
+from rfjax.training.lineage import Skip
+from rfjax.training.run import Run
+
+
+def images_before(stream: Stream, stream_offset: int, step: int, skips: Sequence[Skip] = ()) -> tuple[int, ...]:
+    """How many images of each bucket the first `step` steps take.
+
+    The run's steps are those of the stream from `stream_offset` on, without the batches of the `skips`.
+    """
+    total, begun = (0,) * len(stream.sizes), 0
+    for ends, skipped in (*skips, Skip(step, 0)):
+        ends = min(ends, step)
+        before, after = (stream.examples_of_parts(stream_offset + place) for place in (begun, ends))
+        total = tuple(sum + new - old for sum, old, new in zip(total, before, after, strict=True))
+        begun, stream_offset = ends, stream_offset + skipped
+    return total
+
+
+def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
+    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of `every`,
+    of `geneval_every` and of `temporal.every`, and the last. For a branch, `after` is the step at which it left its
+    trunk."""
+    evaluation, steps = config.evaluation, config.train.steps
+    validated = evaluation.every if evaluation.validation.examples else 0
+    of_clips = evaluation.temporal.every if evaluation.temporal.prompts_per_task else 0
+    cadences = [every for every in (validated, evaluation.geneval_every, of_clips) if every]
+    due = {step for every in cadences for step in range(every, steps + 1, every)}
+    return frozenset(step for step in due if step > after) | {steps}
+
+
+def evaluated_steps(run: Run) -> frozenset[int]:
+    """The `evaluation_steps` of a run. Those of a branch come after the step at which it left its trunk."""
+    return evaluation_steps(run.config, run.trunk.step if run.trunk else 0)
+
+
+def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
+    """Whether a step's checkpoint stays for good: the step is in `kept`, or a multiple of `keep_every`."""
+    return step in kept or (train.keep_every > 0 and step % train.keep_every == 0)
