@@ -57,10 +57,16 @@ def profiled_parameters(law: Law) -> tuple[str, ...]:
 def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:
     """Profiles E or an exponent of an identifiable fit.
 
-    Raises `ConfigError` for a fit that is not identifiable and for another parameter (a coefficient
-    is the value of its term at x = 1, far outside all data).
+    Raises `ConfigError` for a fit that is not identifiable, for runs that share few trunks (the fit's own intervals are
+    of their likelihood, which this one, of independent runs, is not), and for another parameter (a coefficient is the
+    value of its term at x = 1, far outside all data).
     """
     law = fit.law
+    if fit.scatter is not None:
+        raise ConfigError(
+            f"the runs share {fit.scatter.trunks} trunks, so the {law.name} law has no profile of independent runs; "
+            "the fit's own intervals of E and the exponents are of the likelihood of runs that share trunks"
+        )
     if not fit.identifiable:
         raise ConfigError(f"the {law.name} law was not fitted ({fit.reason}); it has no profile")
     allowed = profiled_parameters(law)

@@ -10,8 +10,9 @@ So its signed root is a normal variable, and F(v) = Φ(±√T(v)) is a confidenc
 and Hjort 2002, section 3). The scales are not known: F is averaged over their draws, as Student's t averages the normal
 distribution. The interval's ends are where the average is 2.5 % and 97.5 %.
 
-Refits of data with drawn noise (`generalised_refits`) serve all other intervals. They minimise rᵀ S⁻¹ r as well, which
-is far less than any misfit of independent residuals moved by what the branches of one trunk have in common.
+Refits of data with drawn noise (`generalised_refits`) serve all other intervals. The estimates and the refits minimise
+rᵀ S⁻¹ r as well. What the branches of one trunk have in common moves them far less than it moves any misfit of
+independent residuals.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ FINE = 601  # values at which F is read
 REACH = 1.5  # widths of the draws that are searched on each side of the estimate
 WIDEST = 3  # times that the search is widened by 4
 LARGEST_SHARE = 0.999  # of the smallest loss, which E cannot exceed
+
+
+def relative_covariance(scatter: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
+    """The covariance S / within² of the runs' noise, for the estimated ratio of between to within. The estimates of
+    generalised least squares need no more than this."""
+    return np.eye(len(trunks)) + scatter.ratio**2 * (trunks[:, None] == trunks)
 
 
 def generalised_refits(
