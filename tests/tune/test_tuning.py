@@ -18,7 +18,7 @@ from rfjax.models.sharding import path_name
 from rfjax.results import run_files
 from rfjax.training import adapted, checkpoint, lineage
 from rfjax.training.run import make_run, open_run
-from rfjax.tune import learning, watch
+from rfjax.tune import learning, rollouts, watch
 from rfjax.tune.config import run_config
 from rfjax.tune.method import Groups, take
 from rfjax.tune.methods import METHODS
@@ -253,9 +253,9 @@ def test_the_alarm_is_for_winners_that_get_worse_and_not_for_chance(tmp_path):
 
 def test_a_step_takes_every_example_of_a_round_before_any_again(tmp_path):
     tune = tuned_runs.tuning(tmp_path)
-    rows = np.concatenate([learning.rows_of_step(tune, 6, 1, place) for place in range(3)])
+    rows = np.concatenate([rollouts.rows_of_step(tune, 6, 1, place) for place in range(3)])
     assert sorted(rows[:6]) == sorted(rows[6:]) == list(range(6))
-    assert rows[:6].tolist() != learning.rows_of_step(tune, 6, 2, 0).tolist() + [0, 0]
+    assert rows[:6].tolist() != rollouts.rows_of_step(tune, 6, 2, 0).tolist() + [0, 0]
 
 
 def test_diversity_and_the_mean_over_tasks():
