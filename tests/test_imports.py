@@ -78,6 +78,7 @@ WITHOUT_JAX = (
     "rfjax.report.write",
     "rfjax.laws.step_efficiency",
     "rfjax.results.merge",
+    "rfjax.tune.study",
     "rfjax.votes.command",
     "rfjax.votes.record",
 )

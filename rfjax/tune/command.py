@@ -30,7 +30,7 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Tunes the run, or resumes that; prints what was measured before and after."""
     from rfjax.training.processes import distributed
-    from rfjax.tune import config, study, study_record, watch
+    from rfjax.tune import config, held_out, study, study_record
     from rfjax.tune.run import tune_run
 
     if args.method is not None:
@@ -54,5 +54,7 @@ def run(args, overrides) -> int:
         return 0
     tune_run(args.run, args.workdir, tune, evaluate=evaluate)
     if distributed.is_first():
-        print("\n".join([*watch.table(watch.read(args.workdir), tune.steps), f"tuned: {args.workdir}"]), flush=True)
+        print(
+            "\n".join([*held_out.table(held_out.read(args.workdir), tune.steps), f"tuned: {args.workdir}"]), flush=True
+        )
     return 0
