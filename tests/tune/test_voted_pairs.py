@@ -33,7 +33,7 @@ def test_the_image_with_more_votes_wins_and_what_is_left_out_is_counted(tmp_path
     ]
     one = {prompt: study.pairs[pair_of(0, 1, prompt)].images[0] for prompt in range(6)}
     # For each prompt, what the raters r00 to r03 choose: the first image, the second, or neither. r04 fails the checks.
-    wanted = ["1112", "2221", "1122", "00..", "1000", "...."]
+    wanted = ["1112", "2221", "1122", "00..", "2000", "...."]
 
     def changed(vote):
         if vote.pair not in study.compared:
@@ -46,7 +46,7 @@ def test_the_image_with_more_votes_wins_and_what_is_left_out_is_counted(tmp_path
         return dataclasses.replace(vote, choice=choice if vote.left == one[prompt] else -choice)
 
     found = find_winners(study, filter(None, map(changed, votes)), "aesthetics")
-    assert {(won.prompt, won.winner == one[won.prompt]) for won in found.won} == {(0, True), (1, False), (4, True)}
+    assert {(won.prompt, won.winner == one[won.prompt]) for won in found.won} == {(0, True), (1, False), (4, False)}
     assert all({won.winner, won.loser} == set(study.pairs[pair_of(0, 1, won.prompt)].images) for won in found.won)
     assert (found.votes, found.ties, found.undecided) == (18, 5, 2)
     said = "\n".join(found.lines())
