@@ -1,6 +1,7 @@
 """Kills a small study at random many times, and compares what it ends with, bit for bit, with an undisturbed one.
 
     python analysis/kills.py --kills 50 --seed 0 --folder DIR
+    python analysis/kills.py --kind tune --kills 20 --seed 0 --folder DIR    # the tuning of a study of two sizes
 
 Each attempt at the study is one process of two simulated devices or two processes of one device, as
 a die says; after a time drawn uniformly from its length, one process, or each of them, is sent SIGKILL
@@ -24,8 +25,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -60,10 +63,64 @@ def get_config():
 def points():
     return {"only": {}}
 """
+# The study whose sizes are tuned. It is trained once, undisturbed.
+BASE_CONFIG = CONFIG.replace('"steps": 200', '"steps": 40').replace(
+    '{"only": {}}', '{"a": {}, "b": {"model.depth": 2}}'
+)
+TUNE_CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({
+        "method": "nft", "reward": "cleanness", "held_out_reward": "geneval_graded", "steps": 60, "batch_size": 8,
+        "learning_rate": 1e-2, "warmup_steps": 5, "checkpoint_every": 5, "log_every": 5, "lora": {"rank": 8},
+        "nft": {"keep_growth": 0.1},
+        "rollout": {"prompts": 6, "images_per_prompt": 4, "batch_size": 24, "steps_per_round": 7},
+        "watch": {"every": 20, "prompts_per_task": 1, "images_per_prompt": 2},
+    })
+"""
 
 
-def start(folder: Path, config: Path, processes: int, cache: Path) -> list[subprocess.Popen]:
-    """The study's command in so many processes, two devices in all; what they say is appended to `said`."""
+class Kind(NamedTuple):
+    """What is killed: the text of its config, its command (folder, config, base) without the interpreter, and the
+    table that it ends with. `base` is the text of the config of the study that it starts from, if it has one."""
+
+    config: str
+    command: Callable[[Path, Path, Path], list[str]]
+    table: Callable[[Path], list[dict]]
+    base: str | None = None
+
+
+def study_table(folder: Path) -> list[dict]:
+    """The rows of a study's results table, without what depends on the clock."""
+    with open(folder / "results" / "long.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
+
+
+def tuned_table(folder: Path) -> list[dict]:
+    """What tuning changed, and what was measured on held-out prompts."""
+    changes = json.loads((folder / "tuned.json").read_text())["changes"]
+    rows = [(path.parent.name, line) for path in sorted(folder.glob("*/held_out.jsonl")) for line in path.open()]
+    return changes + [{"run": run, **json.loads(line)} for run, line in rows]
+
+
+def study_command(folder: Path, config: Path, base: Path) -> list[str]:
+    return ["study", f"--config={config}", f"--workdir={folder}"]
+
+
+KINDS = {
+    "study": Kind(CONFIG, study_command, study_table),
+    "tune": Kind(
+        TUNE_CONFIG,
+        lambda folder, config, base: ["tune", str(base), f"--config={config}", f"--workdir={folder}"],
+        tuned_table,
+        base=BASE_CONFIG,
+    ),
+}
+
+
+def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[subprocess.Popen]:
+    """The command in so many processes, two devices in all; what they say is appended to `said`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,16 +132,7 @@ def start(folder: Path, config: Path, processes: int, cache: Path) -> list[subpr
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "rfjax",
-        "study",
-        f"--config={config}",
-        f"--workdir={folder}",
-        f"--lost-after={LOST_AFTER}",
-    ]
+    command = [sys.executable, "-P", "-m", "rfjax", *words, f"--lost-after={LOST_AFTER}"]
     started = []
     for index in range(processes):
         job = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process-id={index}"]
@@ -112,8 +160,8 @@ def together(folder: Path, since: int, processes: int) -> bool:
         return said.read().count("all have come together") == processes
 
 
-def trained_to(folder: Path) -> dict:
-    """Everything a study ends with that does not depend on the clock."""
+def trained_to(folder: Path, kind: Kind) -> dict:
+    """Everything that a kind ends with that does not depend on the clock."""
     from rfjax.training import checkpoint
 
     ends = {}
@@ -135,8 +183,7 @@ def trained_to(folder: Path) -> dict:
             "torn": sorted(path.name for path in run.glob("checkpoints/*tmp*")),
             "status": json.loads((run / "status.json").read_text())["state"],
         }
-    with open(folder / "results" / "long.csv", newline="") as file:
-        ends["table"] = [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
+    ends["table"] = kind.table(folder)
     return ends
 
 
@@ -156,6 +203,7 @@ def differences(found: dict, expected: dict) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=KINDS, default="study", help="what is killed (default study)")
     parser.add_argument("--kills", type=int, default=50, help="at least so many (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the dice (default 0)")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder for the studies")
@@ -163,8 +211,14 @@ def main() -> int:
     args.folder = args.folder.absolute()
     args.folder.mkdir(parents=True)
     sys.path.insert(0, str(ROOT))
-    config, cache = args.folder / "killed.py", args.folder / "cache"
-    config.write_text(CONFIG.replace("EVERY", str(EVERY)))
+    config, cache, base = (args.folder / name for name in ("killed.py", "cache", "base"))
+    kind = KINDS[args.kind]
+    config.write_text(kind.config.replace("EVERY", str(EVERY)))
+    if kind.base is not None:
+        (args.folder / "base.py").write_text(kind.base.replace("EVERY", str(EVERY)))
+        running = start(base, study_command(base, args.folder / "base.py", base), 1, cache)
+        if not wait(running, 3600) or running[0].returncode:
+            raise SystemExit(f"the study to start from failed; see {base}.said")
     dice, began = random.Random(args.seed), time.monotonic()
 
     calm, lengths = {}, {}
@@ -174,11 +228,11 @@ def main() -> int:
             print(f"undisturbed, {processes} process{'es' * (processes > 1)}: {name}", flush=True)
             at = folder.with_name(f"{folder.name}-{name.split()[0]}")
             since = time.monotonic()
-            running = start(at, config, processes, cache)
+            running = start(at, kind.command(at, config, base), processes, cache)
             if not wait(running, 3600) or any(process.returncode for process in running):
                 raise SystemExit(f"the undisturbed study failed; see {at}.said")
             lengths[processes] = time.monotonic() - since
-        calm[processes] = trained_to(at)
+        calm[processes] = trained_to(at, kind)
     problems = [f"two processes, undisturbed: {wrong}" for wrong in differences(calm[2], calm[1])]
 
     kills, ends, studies, slowest, apart = [], Counter(), 0, 0.0, 0
@@ -189,7 +243,7 @@ def main() -> int:
         while not done:
             processes = dice.choice((1, 2))
             said = Path(f"{folder}.said").stat().st_size if Path(f"{folder}.said").exists() else 0
-            running = start(folder, config, processes, cache)
+            running = start(folder, kind.command(folder, config, base), processes, cache)
             if len(kills) >= args.kills:
                 done = wait(running, 3600)
                 if not done:
@@ -230,7 +284,7 @@ def main() -> int:
                     problems.append(f"{folder.name}: exit status {process.returncode}; see {folder}.said")
             done = all(process.returncode == 0 for process in running)
         if done:
-            problems += [f"{folder.name}: {wrong}" for wrong in differences(trained_to(folder), calm[1])]
+            problems += [f"{folder.name}: {wrong}" for wrong in differences(trained_to(folder, kind), calm[1])]
         studies += 1
     bar.close()
 
@@ -246,6 +300,7 @@ def main() -> int:
         "commit": commit,
         "python": platform.python_version(),
         "jax": jax.__version__,
+        "kind": args.kind,
         "seed": args.seed,
         "kills": kills,
         "studies": studies,
@@ -260,7 +315,7 @@ def main() -> int:
         [
             f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}, Python {record['python']}, jax {record['jax']}, "
             f"{os.cpu_count()} cores",
-            f"{len(kills)} kills of {studies} studies in {record['minutes']} minutes (seed {args.seed})",
+            f"{len(kills)} kills of {studies} of kind {args.kind} in {record['minutes']} minutes (seed {args.seed})",
             *(f"  {count:3} x {kind}" for kind, count in record["by_kind"].items()),
             f"exit statuses of processes: {record['exit_statuses']}; the slowest end after a kill took {slowest:.0f} s",
             f"kills before the processes had come together, the others then told to end: {apart}",

@@ -23,7 +23,7 @@ FOUNDATION = (
 )
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("trackers", "study", "results", "laws", "ranking", "report")
-PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch", "tune", "compare", "votes")
+PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch", "compare", "votes", "tune")
 ORDER = (*FOUNDATION, *CORE, *STUDY, *PRODUCT, "cli", "__main__")
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 SHARE = 0.14  # of the lines of rfjax/, that one package holds at most
@@ -78,6 +78,7 @@ WITHOUT_JAX = (
     "rfjax.report.write",
     "rfjax.laws.step_efficiency",
     "rfjax.results.merge",
+    "rfjax.tune.study",
     "rfjax.votes.command",
     "rfjax.votes.record",
 )

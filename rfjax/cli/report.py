@@ -9,6 +9,8 @@ from rfjax.inputs.paths import as_path
 
 def add_arguments(parser) -> None:
     parser.add_argument("runs", metavar="RUNS", type=as_path("RUNS"), help="a study's folder, or its results folder")
+    tuned = "a folder of tuned runs of this study (rfjax tune RUNS --workdir DIR); default: those in RUNS"
+    parser.add_argument("--tuned", metavar="DIR", type=as_path("--tuned"), help=tuned)
     parser.add_argument("--out", metavar="DIR", type=as_path("--out"), help="default: report, beside the results")
 
 
@@ -21,8 +23,31 @@ def run(args, overrides) -> int:
     if args.out is not None:
         check_report_folder(args.out)
     table = up_to_date(args.runs, say=lambda line: print(printable(line), file=sys.stderr))
-    numbers = write_report(table.folder, table.folder.parent / "report" if args.out is None else args.out)
+    out = table.folder.parent / "report" if args.out is None else args.out
+    tuned, notes = read_tuned(args)
+    numbers = write_report(table.folder, out, tuned=tuned)
     print("\n".join(summary_lines(numbers)))
-    for note in table.notes:
+    for note in (*table.notes, *notes):
         print(f"note: {printable(note)}", file=sys.stderr)
     return 1 if table.unreadable else 0
+
+
+def read_tuned(args) -> tuple[dict, list[str]]:
+    """({method: what it changed}, notes on what cannot be read). Raises `ConfigError` if the folder that --tuned names
+    has no finished tuned run."""
+    from rfjax.errors import ConfigError, RfjaxError
+    from rfjax.results.run_files import run_folders
+    from rfjax.tune import study
+
+    folder = args.runs if args.tuned is None else args.tuned
+    if args.tuned is None and not (folder.is_dir() and run_folders(folder)):
+        return {}, []  # a results folder alone
+    try:
+        found = study.tuned_runs(folder)
+        if args.tuned is not None and not found:
+            raise ConfigError(f"--tuned {folder} has no finished tuned run; finish rfjax tune, or leave --tuned out")
+        return {method: study.read_changes(runs) for method, runs in found.items()}, []
+    except RfjaxError as error:
+        if args.tuned is not None:
+            raise
+        return {}, [f"what tuning changed is left out: {error}"]

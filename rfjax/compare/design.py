@@ -49,6 +49,11 @@ def draw(*parts: object) -> float:
     return int.from_bytes(hash_of(*parts)[:6], "big") / 2**48
 
 
+def image_id(study: str, side: str, prompt: int, sha256: str) -> str:
+    """The blind id of a side's image, by the hash of its pixels."""
+    return hash_of(study, "image", side, prompt, sha256).hex()[:12]
+
+
 def make_study(
     wish: Wish,
     prompts: Sequence[Prompt],
@@ -70,7 +75,7 @@ def make_study(
     of_wish = (wish.seed, wish.raters, wish.pairs, wish.checks, texts)
     study_id = hash_of("study", *of_wish, rows, content, dict(webp)).hex()[:16]
     images = {
-        (name, place): hash_of(study_id, "image", name, place, one.sha256).hex()[:12]
+        (name, place): image_id(study_id, name, place, one.sha256)
         for name, some in pictures.items()
         for place, one in some.items()
     }

@@ -21,7 +21,7 @@ from rfjax.compare.design import Wish, draw, make_study
 from rfjax.compare.pages import IMAGES, pages_of
 from rfjax.compare.pictures import Picture
 from rfjax.compare.prompts import choose, read_prompts
-from rfjax.compare.sides import Side, find_images
+from rfjax.compare.sides import SAMPLES, Side, find_images, samples_folder
 from rfjax.compare.study_files import (
     KEY,
     PAGES,
@@ -38,7 +38,6 @@ from rfjax.errors import ConfigError
 from rfjax.files import folder_moved_when_whole, remove_left_behind, write_whole
 from rfjax.outputs import check_output_folder, is_json_with
 
-SAMPLES = "samples"
 MOST_PAIRS = 100  # a rater is asked about, unless --pairs says otherwise
 LEAST_PAGE = 1_000_000  # bytes
 
@@ -161,7 +160,7 @@ def _sampled(request: Request, overrides: Mapping[str, object], folder: Path) ->
 
     name = str(read_name(folder)["run"])
     wanted = Wanted(step=request.step, weights=request.weights, samples=1, negative=None, seed=request.seed)
-    out = request.out / SAMPLES / name.replace("/", "-")
+    out = samples_folder(request.out, name)
     sample_folder(folder, overrides, wanted, prompts_file=request.out / SAMPLES / PROMPTS, layout="numbered", out=out)
     return Side(name, out, {"given": str(folder)} | read_json(out / FACTS, error=ConfigError))
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rfjax.compare.prompts import plain
-from rfjax.compare.study_files import Prompt
+from rfjax.compare.study_files import KEY, Prompt
 from rfjax.errors import ConfigError
 from rfjax.evaluation.image_folders.geneval_folder import own_row
 from rfjax.inputs.json_files import read_json
@@ -27,6 +27,7 @@ from rfjax.inputs.text import read_text
 from rfjax.inputs.walk import walk_files
 
 MANIFEST = "images.json"
+SAMPLES = "samples"  # in a study's folder: the images of its runs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff")
 LISTED = 5  # prompts that an error names
 _NUMBERED = re.compile(r"(\d+)(?:-\d+)?")
@@ -40,6 +41,23 @@ class Side:
     name: str
     folder: Path
     facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def samples_folder(study: Path, run: str) -> Path:
+    """Where a study's folder has the images of a run."""
+    return Path(study) / SAMPLES / run.replace("/", "-")
+
+
+def originals_folder(study: Path, side: str, facts: Mapping[str, object]) -> Path:
+    """The folder with the images of a side as they were made, before they were encoded for pages. `facts` are those of
+    the study's key: a run was sampled into the study's folder, and any other side is the folder that was given. Raises
+    `ConfigError` if it is missing."""
+    folder = samples_folder(study, side) if "run" in facts else Path(str(facts.get("given", "")))
+    if not folder.is_dir():
+        where = f"correct the side's `given` in {Path(study) / KEY}"
+        remedy = "make the study again into the same folder" if "run" in facts else f"put it back, or {where}"
+        raise ConfigError(f"no folder at {folder}, where the images of {side} were; {remedy}")
+    return folder
 
 
 def find_images(side: Side, prompts: Sequence[Prompt]) -> tuple[dict[int, Path], list[str]]:

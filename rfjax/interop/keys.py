@@ -57,7 +57,8 @@ _LORA = Kind(
         r"(^|\.)(lora_|lokr_|hada_w|dora_scale|oft_|base_layer\.)|\.lora|lora_(A|B|up|down|magnitude)|^lycoris_|^lora_"
     ),
     "a LoRA's factors",
-    "merge it into its network first (in diffusers: load_lora_weights, fuse_lora, save_pretrained), and import that",
+    "import it beside the run that it adapts, with --base RUN; or merge it into its network first (in diffusers: "
+    "load_lora_weights, fuse_lora, save_pretrained), and import that",
 )
 _CONTROL = Kind(
     re.compile(r"(^|\.)(controlnet|control_model|controlnet_blocks|control_)|zero_conv|(^|\.)input_hint"),

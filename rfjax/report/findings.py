@@ -12,6 +12,7 @@ from rfjax.report.formats import count, duration, estimate, loss, minus, power, 
 from rfjax.report.html_parts import bullets
 from rfjax.report.ranking_section import ranking_sentence
 from rfjax.report.temporal_section import temporal_sentence
+from rfjax.report.tuned_section import tuned_sentences
 
 
 def subtitle(numbers: Mapping) -> str:
@@ -62,6 +63,7 @@ def _sizes_sentences(numbers):
         if found["coefficients"]
     ]
     points += [temporal_sentence(numbers["temporal"])] if numbers["temporal"] else []
+    points += tuned_sentences(numbers["tuned"])
     return points + ([ranking_sentence(numbers["ranking"])] if numbers["ranking"] else [])
 
 

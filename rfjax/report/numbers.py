@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,9 +24,11 @@ from rfjax.laws.optimal_frontier import BEYOND
 from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
+from rfjax.laws.tuned import NONE_TUNED, Change
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import preference_numbers, rates, scores, temporal_scores
 from rfjax.report.rates import sweep_points
+from rfjax.report.tuned_section import tuned_numbers
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
@@ -45,13 +48,21 @@ RUN_COLUMNS = (
 ).split()
 
 
-def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
-    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays.
+def report_numbers(
+    results: Results, *, resamples: int = 1000, seed: int = 0, tuned: Mapping[str, Sequence[Change]] = NONE_TUNED
+) -> dict:
+    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays. `tuned` has for each method
+    what tuning changed.
 
     Raises `ConfigError` if the table has no run, or no run with a validation loss.
     """
     if results.runs.empty:
         raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
+    if set(results.runs["role"]) == {"tuned"}:
+        raise ConfigError(
+            f"all runs of the results table at {results.folder} are tuned, and no law takes them; name the folder of "
+            "the study that was tuned, and this one with --tuned"
+        )
     folder, ids = results.folder, results.runs["run"]
     results = _with_short_names(results)
     ids = dict(zip(results.runs["run"], ids, strict=True))
@@ -101,6 +112,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "other_settings": _other_settings(results, ends),
             "temporal": clips,
             "preference": preference_numbers.preference(results, points, settings, resamples=2 * resamples, seed=seed),
+            "tuned": tuned_numbers(tuned),
             "samples": sheets,
             "gallery": _gallery(results.runs, sheets),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],

@@ -35,6 +35,7 @@ from rfjax.report.score_sections import correlation_section, geneval_section, sa
 from rfjax.report.shapes_of_loss import level_exponents_and_collapse
 from rfjax.report.temporal_figures import loss_against_temporal, temporal_against_compute
 from rfjax.report.temporal_section import temporal_section
+from rfjax.report.tuned_section import before_and_after, tuned_section
 from rfjax.results.columns import PROTOCOLS
 
 
@@ -227,6 +228,7 @@ FIGURES: dict[str, Drawing] = {
     "preference_against_scores": Drawing(
         preference_against_scores, "Human preference against validation loss and GenEval"
     ),
+    "before_and_after_tuning": Drawing(before_and_after, "Measures before and after tuning"),
     "loss_against_temporal": Drawing(loss_against_temporal, "Validation loss against temporal scores"),
 }
 
@@ -244,6 +246,7 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("Held-out pairs", _pairs_section),
         ("Loss against GenEval", correlation_section),
         ("Human preference", preference_section),
+        ("After tuning", tuned_section),
         ("Motion against compute", temporal_section),
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),

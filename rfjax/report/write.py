@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rfjax.console import printable
 from rfjax.files import write_whole
 from rfjax.inputs.paths import local_path
+from rfjax.laws.tuned import NONE_TUNED, Change
 from rfjax.outputs import check_output_folder, is_json_with
 from rfjax.ranking.tables import ranking_files
 from rfjax.report import fit_facts, page, rates
@@ -26,12 +27,21 @@ from rfjax.report.numbers import report_numbers
 from rfjax.report.ranking_section import ranking_lines
 from rfjax.report.sections import FIGURES
 from rfjax.report.temporal_section import temporal_lines
+from rfjax.report.tuned_section import tuned_lines
 from rfjax.results import results_folder as results
 
 
-def write_report(results_folder: str | Path, out: str | Path, *, resamples: int = 1000, seed: int = 0) -> dict:
+def write_report(
+    results_folder: str | Path,
+    out: str | Path,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    tuned: Mapping[str, Sequence[Change]] = NONE_TUNED,
+) -> dict:
     """Write the report of a results folder into `out`, whole or not at all; return its numbers.
 
+    `tuned` has for each method what tuning changed of the study's runs.
     `resamples` and `seed` are those of the fits' bootstraps; they affect the last digits of intervals.
     Raises `ConfigError` if the table is damaged (naming the file and the remedy) or has nothing to
     show, and `RfjaxError` if writing fails.
@@ -39,7 +49,7 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     out = local_path(out, "the report's folder")
     check_report_folder(out)
     table = results.read(results_folder)
-    numbers = report_numbers(table, resamples=resamples, seed=seed)
+    numbers = report_numbers(table, resamples=resamples, seed=seed, tuned=tuned)
     drawn = page.draw(numbers)
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
     shown = [*shown_sheets(numbers), *numbers["gallery"]]
@@ -99,4 +109,5 @@ def summary_lines(numbers: Mapping) -> list[str]:
         lines += rates.sentences(numbers)
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
     lines += temporal_lines(numbers["temporal"]) if numbers["temporal"] else []
+    lines += tuned_lines(numbers["tuned"])
     return list(map(printable, lines + warnings(numbers)))

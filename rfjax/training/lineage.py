@@ -95,14 +95,16 @@ def parse_origin(text: str, option: str = "--init") -> tuple[Path, int]:
     return Path(folder), chosen
 
 
-def read_parent(text: str) -> Parent:
-    """The parent that `RUN@STEP` names."""
-    folder, step = parse_origin(text)
+def read_parent(text: str, option: str = "--init") -> Parent:
+    """The parent that `RUN@STEP` names; `option` gave the text."""
+    folder, step = parse_origin(text, option)
     facts = checkpoint.read_facts(folder, step)
     record = run_folder.read_name(folder) or {"run": folder.name}
     if "adapter" in record:
         remedy = "export it, merged, and import that (rfjax export, rfjax import)"
-        raise ConfigError(f"--init={text}: {folder} is a tuned run, whose checkpoints hold an adapter alone; {remedy}")
+        raise ConfigError(
+            f"{option}={text}: {folder} is a tuned run, whose checkpoints hold an adapter alone; {remedy}"
+        )
     return Parent(str(folder), record["run"], step, facts["images"], facts["flops"])
 
 

@@ -20,6 +20,8 @@ def add_arguments(parser) -> None:
     folder = "the folder of the tuned run, or of a study's tuned runs; the same command resumes"
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
     parser.add_argument("--method", choices=CHOICES["method"], help="default: dpo, or the config's")
+    votes = "for dpo: learn from the pairs of this study of `rfjax votes`, in place of the run's own images"
+    parser.add_argument("--votes", metavar="DIR", type=as_text("--votes"), help=votes)
     config = "a file whose get_config() returns fields of the tuning's config, or the name of a shipped one: preference"
     parser.add_argument("--config", metavar="FILE", type=as_text("--config"), help=config)
     parser.add_argument("--no-evaluation", action="store_true", help="leave validation and GenEval to `rfjax eval`")
@@ -28,11 +30,13 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Tunes the run, or resumes that; prints what was measured before and after."""
     from rfjax.training.processes import distributed
-    from rfjax.tune import config, study, study_record, watch
+    from rfjax.tune import config, held_out, study, study_record
     from rfjax.tune.run import tune_run
 
     if args.method is not None:
         overrides = {"method": args.method} | overrides
+    if args.votes is not None:
+        overrides = {"votes.folder": args.votes} | overrides
     tune = config.load(args.config, overrides)
     evaluate = not args.no_evaluation
     if study.is_study(Path(args.run)):
@@ -50,5 +54,7 @@ def run(args, overrides) -> int:
         return 0
     tune_run(args.run, args.workdir, tune, evaluate=evaluate)
     if distributed.is_first():
-        print("\n".join([*watch.table(watch.read(args.workdir), tune.steps), f"tuned: {args.workdir}"]), flush=True)
+        print(
+            "\n".join([*held_out.table(held_out.read(args.workdir), tune.steps), f"tuned: {args.workdir}"]), flush=True
+        )
     return 0

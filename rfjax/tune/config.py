@@ -56,6 +56,14 @@ class DPOConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VotesConfig:
+    """Pairs that people voted on, in place of a round's images; for dpo alone."""
+
+    folder: str = ""  # of `rfjax votes`: a study that `rfjax compare` made; "": pairs of a round's images
+    question: str = "prompt"  # whose votes decide
+
+
+@dataclass(frozen=True, kw_only=True)
 class NFTConfig:
     """DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117)."""
 
@@ -110,6 +118,7 @@ class TuneConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
+    votes: VotesConfig = field(default_factory=VotesConfig)
     nft: NFTConfig = field(default_factory=NFTConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
@@ -140,6 +149,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dpo.error": ("velocity", "noise"),
     "dpo.noise": ("fresh", "own"),
     "dpo.sampled_by": ("base", "policy"),
+    "votes.question": ("aesthetics", "prompt", "typography"),
     "nft.error": ("data", "prediction"),
 }
 BUILT_IN_REWARDS = ("geneval", "geneval_graded", "cleanness")
@@ -202,6 +212,12 @@ def check(tune: TuneConfig) -> None:
         if value not in BUILT_IN_REWARDS and ".py:" not in value:
             known = ", ".join(BUILT_IN_REWARDS)
             raise ConfigError(f"config.{key} is {value!r}; it must be one of {known}, or your own as FILE.py:FUNCTION")
+    if tune.votes.folder:
+        given = f"config.votes.folder is {tune.votes.folder}"
+        if tune.method != "dpo":
+            raise ConfigError(f"{given}, and config.method is {tune.method}; pairs of votes are for dpo alone")
+        if tune.dpo.noise == "own":
+            raise ConfigError(f"{given}, and the noise of its images is not known; set config.dpo.noise=fresh")
     if tune.batch_size % tune.accumulate:
         given = f"config.batch_size {tune.batch_size} is not divisible by config.accumulate={tune.accumulate}"
         raise ConfigError(f"{given}; change one of the two")

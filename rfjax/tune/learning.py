@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
 
 from rfjax.flow.objective import draw
 from rfjax.flow.resolution import formulation_at
@@ -32,7 +34,7 @@ from rfjax.training.work import Work
 from rfjax.tune.config import TuneConfig, to_dict
 from rfjax.tune.method import Draws, Networks, take
 from rfjax.tune.methods import METHODS
-from rfjax.tune.rollouts import Rollouts, noise_seed
+from rfjax.tune.rollouts import noise_seed
 from rfjax.tune.state import TuneState, init_tuning
 
 
@@ -110,11 +112,24 @@ def _placed(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where a tuning's examples come from: `rollouts.Rollouts`, or `voted_pairs.VotedExamples`."""
+
+    facts: Mapping[str, object]  # for run.json
+
+    def examples(self, params: Callable, number: int):
+        """The examples of a round; `params()` gives the parameters of the sampling policy."""
+
+    def rows(self, examples, step: int) -> Int[np.ndarray, " batch"]:
+        """Those of them that a step takes."""
+
+
 class Learning:
     """What `rfjax.training.loop.train` trains for a tuning."""
 
-    def __init__(self, run: Run, tune: TuneConfig, facts: AdapterFacts, rollouts: Rollouts, watch: Callable):
-        self._run, self._tune, self._facts, self._rollouts, self._watch = run, tune, facts, rollouts, watch
+    def __init__(self, run: Run, tune: TuneConfig, facts: AdapterFacts, source: Source, watch: Callable):
+        self._run, self._tune, self._facts, self._source, self._watch = run, tune, facts, source, watch
         shapes = base_shapes(run)
         self._init = functools.partial(init_tuning, base=shapes, rank=tune.lora.rank, optimizer=optimizer_of(run))
         state = jax.eval_shape(self._init, self._init_key)
@@ -134,7 +149,8 @@ class Learning:
             compile=self._compile,
             batches=self._batches,
             flops_per_image=flops_per_example(self._run, self._tune),
-            facts={"adapter": dict(self._facts), "adapter_params": count, "tune": to_dict(self._tune)},
+            facts={"adapter": dict(self._facts), "adapter_params": count, "tune": to_dict(self._tune)}
+            | dict(self._source.facts),
             alarms=functools.partial(alarms, self._tune),
         )
 
@@ -177,8 +193,8 @@ class Learning:
         return take
 
     def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator[tuple]:
-        """Yields this process's rows of each step's batch. Each round begins by making its images. If the first step
-        lies inside a round, that round's images are made again."""
+        """Yields this process's rows of each step's batch. Each round begins with its examples. If the first step lies
+        inside a round, that round's examples are made again."""
         tune, steps = self._tune, self._tune.steps
         places = places_here(self._run.mesh, tune.batch_size)
         each, examples = tune.rollout.steps_per_round, None
@@ -186,16 +202,8 @@ class Learning:
             number, place = divmod(step, each)
             self._watch(step, lambda: self.merged(newest().ema))
             if examples is None or place == 0:
-                examples, _ = self._rollouts.examples(self.merged(newest().sampler), number)
-            rows = rows_of_step(tune, len(examples.latents), number, place)[places]
-            yield take(examples, rows)
-
-
-def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
-    """The examples that step `place` of a round takes. Steps go through all of the round's examples in a shuffled
-    order, again and again."""
-    order = np.random.default_rng((tune.seed, number)).permutation(examples)
-    return order[np.arange(place * tune.batch_size, (place + 1) * tune.batch_size) % examples]
+                examples = self._source.examples(lambda: self.merged(newest().sampler), number)
+            yield take(examples, self._source.rows(examples, step)[places])
 
 
 def flops_per_example(run: Run, tune: TuneConfig) -> int:
@@ -207,6 +215,7 @@ def flops_per_example(run: Run, tune: TuneConfig) -> int:
     plain, trained = (count * (guided if method.stochastic else 1) for count in method.evaluations)
     evaluations = sampler.steps * guided * (1 if method.stochastic else EVALUATIONS_PER_STEP[sampler.method])
     images = rollout.prompts * rollout.images_per_prompt / (rollout.steps_per_round * tune.batch_size)
+    images *= not tune.votes.folder  # people voted on images that are there
     return round(plain * forward + trained * both + images * evaluations * forward)
 
 

@@ -16,13 +16,13 @@ from rfjax.tune.config import TuneConfig
 MOST_PER_TASK = 1000  # prompts of a task that are asked for: all that embedded corpora have
 
 
-def all_prompts(corpus: Corpus) -> dict[str, list[dict]]:
+def all_prompts(corpus: Corpus, needed: bool = True) -> dict[str, list[dict]]:
     """{task: its distinct prompts} of a corpus, each list in an order that is a hash of the prompts alone. Raises
-    `ConfigError` for a corpus without prompts."""
+    `ConfigError` for a corpus without prompts if they are needed."""
     tasks: dict[str, dict[str, dict]] = {}
     for row in corpus.evaluation_prompts(MOST_PER_TASK, 0):
         tasks.setdefault(row["tag"], {}).setdefault(row["prompt"], row)
-    if not tasks:
+    if needed and not tasks:
         raise ConfigError(
             f"the corpus {corpus.name} has no prompts, so nothing can be tuned on it; use shapes or digits"
         )

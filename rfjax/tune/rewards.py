@@ -122,8 +122,9 @@ def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
     """The reward of a config's name, for a corpus; it raises `RfjaxError` for values that are no rewards.
 
     FILE.py:FUNCTION is a user's own: it is called with images [n, h, w, 3] in [0, 1] and their captions, and returns n
-    finite numbers. `field` is the config's field that gives the name, for messages. Raises `ConfigError` for a file or
-    function that is not there, and for a corpus that the reward cannot judge.
+    finite numbers, which must be in the file's RANGE = (low, high) if it has one. `field` is the config's field that
+    gives the name, for messages. Raises `ConfigError` for a file or function that is not there, and for a corpus that
+    the reward cannot judge.
     """
     if name in REWARDS:
         row = REWARDS[name]
@@ -132,7 +133,7 @@ def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
         except ConfigError as error:
             raise ConfigError(f"config.{field} is {name!r}: {error}") from error
         return _checked(name, reward, row.low, row.high)
-    return _checked(name, _own(name, f"config.{field}"), -np.inf, np.inf)
+    return _checked(name, *_own(name, f"config.{field}"))
 
 
 def _own(name, field):
@@ -153,7 +154,19 @@ def _own(name, field):
         defined = sorted(value.__name__ for value in own_values if callable(value))
         found = f"it defines {', '.join(defined)}" if defined else "it defines none"
         raise ConfigError(f"{field} is {name!r}, {given} ({found}); give FILE.py:FUNCTION")
-    return lambda images, rows: own(images, [row["prompt"] for row in rows])
+    return lambda images, rows: own(images, [row["prompt"] for row in rows]), *_range(module, path)
+
+
+def _range(module, path) -> tuple[float, float]:
+    """The RANGE of a user's file; all numbers without one."""
+    given = getattr(module, "RANGE", (-np.inf, np.inf))
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not low < high:
+        raise ConfigError(f"RANGE in {path} is {given!r}; it must be two numbers, the lower first, as (0, 1)")
+    return low, high
 
 
 def _checked(name, reward, low, high):

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import RfjaxError
@@ -57,6 +57,8 @@ def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
 class Rollouts:
     """Makes the images of rounds, each a function of (config, number of the round, parameters)."""
 
+    facts: Mapping[str, object] = {}  # nothing that the config does not say
+
     def __init__(
         self,
         run: Run,
@@ -73,20 +75,25 @@ class Rollouts:
             sampler = tune.sampler(run.config.evaluation.sampler)
             self._generate = generator(run, sampler, tune.rollout.batch_size, programs)
 
-    def examples(self, params, number: int):
-        """(the examples that the method takes from a round, the mean reward of the round's images). If rewards differ
-        in no group, other prompts are drawn; raises `RfjaxError` if that does not help."""
+    def examples(self, params: Callable, number: int):
+        """The examples that the method takes from a round; `params()` gives the sampling policy's parameters. If
+        rewards differ in no group, other prompts are drawn; raises `RfjaxError` if that does not help."""
+        params = params()
         for draw in range(MOST_DRAWS):
             groups = self.groups(params, number + draw * 2**20)
             examples = METHODS[self._tune.method].examples(groups, self._tune)
             if len(examples.latents):
-                return examples, float(groups.rewards.mean())
+                return examples
         values = sorted(set(groups.rewards.reshape(-1).tolist()))
         said = f"is {values[0]:g} for every image" if len(values) == 1 else "is the same for all images of each prompt"
         raise RfjaxError(
             f"the reward {self._tune.reward} {said} of {MOST_DRAWS} rounds of {groups.rewards.size} images, so there "
             "is nothing to learn from; take a graded reward, or more config.rollout.images_per_prompt"
         )
+
+    def rows(self, examples, step: int) -> Int[np.ndarray, " batch"]:
+        """The examples that a step takes of its round's."""
+        return rows_of_step(self._tune, len(examples.latents), *divmod(step, self._tune.rollout.steps_per_round))
 
     def groups(self, params, number: int) -> Groups:
         """The images of a round, and their rewards."""
@@ -106,3 +113,10 @@ class Rollouts:
             rewards.reshape(shape),
             None if states is None else states.reshape(*shape, *states.shape[1:]),
         )
+
+
+def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
+    """The examples that step `place` of a round takes. Steps go through all of the round's examples in a shuffled
+    order, again and again."""
+    order = np.random.default_rng((tune.seed, number)).permutation(examples)
+    return order[np.arange(place * tune.batch_size, (place + 1) * tune.batch_size) % examples]

@@ -6,20 +6,22 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from rfjax.console import printable
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
 from rfjax.inputs.json_files import read_json
+from rfjax.inputs.paths import local_path
 from rfjax.trackers import follow
 from rfjax.training import adapted, lineage, run_folder
 from rfjax.training.kept_steps import evaluated_steps
 from rfjax.training.loop import train
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
-from rfjax.training.run import make_run
-from rfjax.tune import grpo, watch
+from rfjax.training.run import Run, make_run
+from rfjax.tune import grpo, voted_pairs, watch
 from rfjax.tune import prompts as prompt_lists
 from rfjax.tune.config import TuneConfig, differences, from_dict, run_config, to_dict
-from rfjax.tune.learning import Learning
+from rfjax.tune.learning import Learning, Source
 from rfjax.tune.methods import METHODS
 from rfjax.tune.rewards import make_reward
 from rfjax.tune.rollouts import Rollouts
@@ -54,13 +56,16 @@ def tune_run(
         if len(run.corpus.parts) > 1:
             raise ConfigError(f"{parent.path} was trained on several latent shapes; tuning takes runs of one shape")
         run_folder.check_corpus(Path(parent.path), run_folder.read_run(Path(parent.path)), run.corpus)
-        every = prompt_lists.all_prompts(run.corpus)
+        every = prompt_lists.all_prompts(run.corpus, needed=not tune.votes.folder)
         tuned, held_out = prompt_lists.split(every, tune.held_out_prompts)
-        fields = {"reward": tune.reward, "held_out_reward": tune.held_out_reward}
+        fields = {"reward": tune.reward, "held_out_reward": tune.held_out_reward} if every else {}
         rewards = {name: make_reward(name, run.corpus, field) for field, name in fields.items()}
         programs: dict = {}
         evaluator = Evaluator(run, programs) if evaluate else None
-        rollouts = Rollouts(run, tune, tuned, rewards[tune.reward], programs)
+        if tune.votes.folder:
+            source: Source = _voted_examples(run, tune, every, tuned)
+        else:
+            source = Rollouts(run, tune, tuned, rewards[tune.reward], programs)
         watched = prompt_lists.to_watch(every, held_out, tune.watch.prompts_per_task)
         measure = watch.Watch(run, tune, watched, rewards, programs)
         facts = distributed.from_first(
@@ -69,7 +74,7 @@ def tune_run(
                 or adapted.describe(Path(parent.path), parent.step, tune.weights, workdir, tune.lora.rank, tune.alpha)
             )
         )
-        learning = Learning(run, tune, facts, rollouts, measure)
+        learning = Learning(run, tune, facts, source, measure)
 
         def on_checkpoint(step, state):
             measure(step, lambda: learning.merged(state.ema))
@@ -84,6 +89,20 @@ def tune_run(
             measure(tune.steps, lambda: run.restore_params(tune.steps, "ema"))
         if evaluator:
             evaluator.measure(evaluator.missing(sorted(evaluated_steps(run))), stop=stop)
+
+
+def _voted_examples(run: Run, tune: TuneConfig, every, tuned) -> voted_pairs.VotedExamples:
+    """The pairs that people voted on, without those of prompts that are measured beside; says what was left out."""
+    prompts, kept = ({row["prompt"] for rows in some.values() for row in rows} for some in (every, tuned))
+    voted = voted_pairs.read_pairs(
+        local_path(tune.votes.folder, "config.votes.folder"), tune.votes.question, prompts - kept
+    )
+    voted_pairs.check_same(run.workdir, voted)
+    if distributed.is_first():
+        unknown = run.corpus.unknown_words(voted.prompts)
+        lines = [*voted.lines] + [f"warning: no caption of the corpus has {', '.join(unknown[:5])}"] * bool(unknown)
+        print("\n".join(map(printable, lines)), flush=True)
+    return voted_pairs.VotedExamples(tune, voted, voted_pairs.to_examples(voted, run))
 
 
 def _check_folder(workdir: Path, tune: TuneConfig) -> None:

@@ -7,25 +7,18 @@ no evidence that tuning changes the law's slope: then only its intercept moves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float
-from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import read_records
 from rfjax.inputs.json_files import read_json
+from rfjax.laws.tuned import LOSS, Change, by_measure, is_loss, shifts
 from rfjax.results.run_files import read_run, run_folders
-from rfjax.tune import watch
+from rfjax.tune import held_out
 
-LOSS = "validation loss"
 # evaluation -> (its name in the comparison, the metric and the item of its value)
 MEASURES = {"validation": (LOSS, "loss", "mean"), "geneval": ("GenEval", "geneval", "overall")}
-FEWEST_SIZES = 3  # of a line with an interval
 
 
 def is_study(folder: Path) -> bool:
@@ -64,16 +57,15 @@ def tune_study(study: Path, workdir: Path, method: str, tune_one: Callable[[Path
     return folders
 
 
-@dataclass(frozen=True)
-class Change:
-    """A measure of a run before it was tuned and after, each with the ends of its 95 % interval."""
-
-    run: str
-    params: int
-    flops: float  # of the pretraining
-    measure: str
-    before: tuple[float, float, float]
-    after: tuple[float, float, float]
+def tuned_runs(folder: Path) -> dict[str, list[Path]]:
+    """{method: the finished tuned runs} of a folder, by the method that tuned them."""
+    found: dict[str, list[Path]] = {}
+    for run in run_folders(folder):
+        facts = read_run(run).facts
+        if (facts["role"], facts["state"]) == ("tuned", "done"):
+            tuning = read_json(run / "tune.json", dict[str, object], remedy="tune the run again")
+            found.setdefault(str(tuning["method"]), []).append(run)
+    return found
 
 
 def read_changes(folders: Iterable[Path]) -> list[Change]:
@@ -107,7 +99,7 @@ def _evaluations(folder: Path, step: int) -> dict[str, tuple[float, float, float
 
 
 def _held_out(folder: Path):
-    rows = watch.read(folder)
+    rows = held_out.read(folder)
     last = max((row["step"] for row in rows), default=0)
     own = max((row["guidance_scale"] for row in rows), default=1.0)
     ends = {0: {}, last: {}}
@@ -118,66 +110,6 @@ def _held_out(folder: Path):
     for measure in ends[0]:
         if measure in ends[last]:
             yield measure, ends[0][measure], ends[last][measure]
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How a measure's change depends on size: its mean over the sizes, and its slope against log10 FLOPs."""
-
-    measure: str
-    sizes: int
-    slope_before: float
-    slope_after: float
-    mean_change: tuple[float, float, float] | None  # with a 95 % interval; None for fewer than `FEWEST_SIZES` sizes
-    slope_change: tuple[float, float, float] | None
-
-    @property
-    def verdict(self) -> str:
-        """What moves, in words."""
-        if self.mean_change is None or self.slope_change is None:
-            return f"undecided: an interval needs {FEWEST_SIZES} sizes"
-        slope, mean = (not low <= 0 <= high for _, low, high in (self.slope_change, self.mean_change))
-        if slope:
-            return "the slope changes"
-        return "only the intercept moves" if mean else "no change is shown"
-
-
-def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float, float], ...] | None:
-    """((value at the mean of x, low, high), (slope, low, high)) of the least-squares line, with 95 % intervals from the
-    scatter about it: Student's t with n - 2 degrees of freedom. None for fewer than `FEWEST_SIZES` points, or one x."""
-    count, spread = len(x), float(np.square(x - np.mean(x)).sum())
-    if count < FEWEST_SIZES or spread == 0:
-        return None
-    slope = float(((x - x.mean()) * y).sum() / spread)
-    rest = y - y.mean() - slope * (x - x.mean())
-    error = math.sqrt(float(np.square(rest).sum()) / (count - 2))
-    t = float(stats.t.ppf(0.975, count - 2))
-    widths = t * error / math.sqrt(count), t * error / math.sqrt(spread)
-    return tuple(
-        (value, value - width, value + width) for value, width in zip((float(y.mean()), slope), widths, strict=True)
-    )
-
-
-def is_loss(measure: str) -> bool:
-    """Whether a measure is a loss, whose logarithm a power law makes straight."""
-    return measure == LOSS
-
-
-def shifts(changes: Sequence[Change]) -> list[Shift]:
-    """The shift of each measure that two sizes or more have. The validation loss is taken as its logarithm, as in a
-    power law; scores are taken as they are."""
-    found = []
-    for measure in dict.fromkeys(change.measure for change in changes):
-        rows = [change for change in changes if change.measure == measure]
-        if len({row.flops for row in rows}) < 2:
-            continue
-        scale = np.log if is_loss(measure) else np.asarray
-        x = np.log10([row.flops for row in rows])
-        before, after = (scale(np.array([getattr(row, end)[0] for row in rows])) for end in ("before", "after"))
-        slopes = [float(np.polyfit(x, y, 1)[0]) for y in (before, after)]
-        fitted = line(x, after - before)
-        found.append(Shift(measure, len(rows), *slopes, *(fitted or (None, None))))
-    return found
 
 
 def table(changes: Sequence[Change]) -> list[str]:
@@ -199,14 +131,6 @@ def table(changes: Sequence[Change]) -> list[str]:
         elif found:
             lines.append(f"  {found[0].verdict}")
     return lines
-
-
-def by_measure(changes: Sequence[Change]) -> dict[str, list[Change]]:
-    """The changes of each measure."""
-    groups: dict[str, list[Change]] = {}
-    for change in changes:
-        groups.setdefault(change.measure, []).append(change)
-    return groups
 
 
 def _interval(value: tuple[float, float, float]) -> str:

@@ -4,10 +4,7 @@ sampler and a step. Images of all steps are made from the same noise."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -15,39 +12,15 @@ from jaxtyping import Float
 from rfjax.config import SamplerConfig
 from rfjax.evaluation.generate import prompt_ids
 from rfjax.evaluation.intervals import PERCENTILES
-from rfjax.inputs.json_files import WrongJson, parse_json
-from rfjax.outputs import open_to_append
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run
+from rfjax.tune import held_out
 from rfjax.tune.config import TuneConfig
+from rfjax.tune.held_out import Row
 from rfjax.tune.rewards import RewardFn
 from rfjax.tune.rollouts import generator
 
-FILE = "held_out.jsonl"
 RESAMPLES = 2000
-
-
-class Row(TypedDict):
-    step: int
-    prompts: str  # held_out | held_out_pairs
-    guidance_scale: float
-    measure: str  # a reward's name, or diversity
-    value: float
-    low: float  # the ends of a 95 % interval over prompts, drawn with replacement within each task
-    high: float
-    images: int
-
-
-def read(workdir: Path) -> list[Row]:
-    """The rows of a tuned run, without lines that a kill left unfinished."""
-    path, rows = Path(workdir) / FILE, []
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(parse_json(line, Row))
-            except WrongJson:
-                continue
-    return rows
 
 
 def diversity(images: Float[np.ndarray, "prompts images h w 3"]) -> Float[np.ndarray, " prompts"]:
@@ -81,7 +54,7 @@ class Watch:
         programs: dict,
     ):
         self._run, self._tune, self._prompts, self._rewards, self._programs = run, tune, prompts, rewards, programs
-        self._done = {row["step"] for row in distributed.from_first(lambda: read(run.workdir))}
+        self._done = {row["step"] for row in distributed.from_first(lambda: held_out.read(run.workdir))}
 
     @property
     def samplers(self) -> list[SamplerConfig]:
@@ -100,8 +73,7 @@ class Watch:
             return
         rows = [row for sampler in self.samplers for row in self._measure(step, params(), sampler)]
         if distributed.is_first():
-            with open_to_append(self._run.workdir / FILE) as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+            held_out.add(self._run.workdir, rows)
         self._done.add(step)
 
     def _measure(self, step, params, sampler) -> list[Row]:
@@ -124,18 +96,3 @@ class Watch:
                 about = {"step": step, "prompts": name, "guidance_scale": sampler.guidance_scale, "measure": measure}
                 rows.append({**about, "value": value, "low": low, "high": high, "images": len(images)})
         return rows
-
-
-def table(rows: Sequence[Row], last: int) -> list[str]:
-    """Lines that compare the first step with the last: before and after, with intervals."""
-    kinds = list(dict.fromkeys((row["prompts"], row["guidance_scale"], row["measure"]) for row in rows))
-    found = {(row["step"], row["prompts"], row["guidance_scale"], row["measure"]): row for row in rows}
-    lines = [f"{'prompts':<15} {'guidance':>8} {'measure':<15} {'before':>22} {'after':>22}"]
-    for prompts, scale, measure in kinds:
-        cells = [_cell(found.get((step, prompts, scale, measure))) for step in (0, last)]
-        lines.append(f"{prompts:<15} {scale:>8g} {measure:<15} {cells[0]:>22} {cells[1]:>22}")
-    return lines
-
-
-def _cell(row: Row | None) -> str:
-    return "-" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

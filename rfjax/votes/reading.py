@@ -13,6 +13,7 @@ from rfjax.inputs.text import read_text
 from rfjax.results.text_rows import split_rows
 from rfjax.votes.study import KeyedStudy
 
+SHOWN = 120  # characters of a header in a message: a file of anything may be given
 NUMBERS = {"left": 1, "tie": 0, "right": -1}  # a choice, as a number that is larger the better the left image is
 
 
@@ -90,8 +91,10 @@ def _read_file(study: KeyedStudy, path: Path) -> list[Vote]:
     names = table.header
     lacking = [name for name in VOTE_COLUMNS if name not in names]
     if lacking or len(set(names)) != len(names):
+        shown = ", ".join(names)
+        shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
         raise ConfigError(
-            f"{path} has the columns {', '.join(names)}; a file of votes has {', '.join(VOTE_COLUMNS)}: export it again"
+            f"{path} has the columns {shown}; a file of votes has {', '.join(VOTE_COLUMNS)}: export it again"
         )
     asked = {rater: set(study.asked.pairs_of(rater)) for rater in study.raters}
     rows = zip(table.rows, table.lines, strict=True)

@@ -114,6 +114,18 @@ def test_images_that_cannot_be_compared_are_refused(sides, capsys):
     assert not (sides / "out").exists()
 
 
+def test_an_image_that_is_damaged_or_empty_is_named(sides, capsys):
+    """Catches a study that is half written before its last image is read."""
+    write_sides(sides / "other", ["broken"])
+    path = sides / "other" / "broken" / "00011.png"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        path.write_bytes(content)
+        assert main(["compare", "yak-run", "other/broken", "--prompts=prompts.txt", "--out=out"]) == 2
+        assert "00011.png cannot be read" in capsys.readouterr().err
+        assert not (sides / "out").exists()
+
+
 def test_prompts_that_repeat_are_asked_about_once(sides, capsys):
     (sides / "twice.txt").write_text("\n".join([*PROMPTS, PROMPTS[0]]) + "\n")
     assert main([*COMMAND, "--prompts=twice.txt"]) == 0

@@ -1,6 +1,10 @@
-"""Runs with random weights that a tuning can start from, and tuned runs with random adapters; nothing is trained."""
+"""Runs with random weights that a tuning can start from, and tuned runs with random adapters; nothing is trained.
+
+python tuned_runs.py BASE WORKDIR CONFIG.json     # tunes, as `rfjax tune` does, in a process that a test may kill
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -112,3 +116,19 @@ def write_tuned(folder: Path, base: Path, step: int, params, rank: int = 4, alph
     raw, ema = (random_adapter(params, rank, seed) for seed in (1, 2))
     save(folder, checkpoint.Weights(raw, ema), 5)
     return raw, ema
+
+
+def main() -> int:
+    from rfjax.errors import Preempted
+    from rfjax.tune.run import tune_run
+
+    base, workdir, config = sys.argv[1:]
+    try:
+        tune_run(base, Path(workdir), tunings.from_dict(json.loads(Path(config).read_text())), evaluate=False)
+    except Preempted:
+        return Preempted.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

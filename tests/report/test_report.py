@@ -33,13 +33,6 @@ FIGURES = {
 SAMPLING = (("sampling", "overall"), ("sampling_path_length", "mean"), ("sampling_distance", "mean"))
 
 
-@pytest.fixture(scope="module")
-def report(study, tmp_path_factory):
-    """(folder, numbers) of the report of the made-up study."""
-    out = tmp_path_factory.mktemp("report")
-    return out, write_report(study, out, resamples=100)
-
-
 def make(root, finished, **options):
     merge.collect(planted_study.write_study(root / "runs", finished=finished, **options), root / "results")
     return write_report(root / "results", root / "report", resamples=100)

@@ -10,7 +10,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.geneval import rules
 from rfjax.tune import prompts
 from rfjax.tune.config import BUILT_IN_REWARDS, TuneConfig, from_dict
-from rfjax.tune.rewards import REWARDS, graded, make_reward
+from rfjax.tune.rewards import REWARDS, Reward, graded, make_reward
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,28 @@ def test_values_that_are_no_rewards_are_named(tmp_path, corpus, name, values, sa
     (tmp_path / "reward.py").write_text(f"def {function}(images, prompts):\n    {body}\n")
     with pytest.raises(RfjaxError, match=f"reward .*{said}"):
         make_reward(f"{tmp_path}/{name}", corpus)(images, rows)
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, np.inf, -np.inf, np.nan])
+def test_values_outside_their_range_are_named(tmp_path, corpus, monkeypatch, value):
+    """Of a row of the table, and of a user's file with a RANGE: both name the prompt, the value and the range."""
+    rows = [{"prompt": "one", "tag": "colors"}, {"prompt": "two", "tag": "colors"}]
+    images, said = np.zeros((2, 16, 16, 3), np.float32), f"an image of 'two' is {value:g}, which is "
+    said += r"outside \[0, 1\]; mend the reward" if np.isfinite(value) else "not finite; mend the reward"
+    monkeypatch.setitem(REWARDS, "geneval", Reward("", lambda corpus: lambda images, rows: np.array([1.0, value])))
+    with pytest.raises(RfjaxError, match=f"the reward geneval of {said}"):
+        make_reward("geneval", corpus)(images, rows)
+    text = "from numpy import inf, nan\nRANGE = (0, 1)\ndef own(images, prompts):\n    return "
+    (tmp_path / "own.py").write_text(f"{text}[1.0, {value}]\n")
+    with pytest.raises(RfjaxError, match=f"own.py:own of {said}"):
+        make_reward(f"{tmp_path}/own.py:own", corpus)(images, rows)
+
+
+@pytest.mark.parametrize("given", ["(1, 0)", "1", "('a', 2)", "(0, 1, 2)", "(0, float('nan'))"])
+def test_a_range_that_is_none_is_refused(tmp_path, corpus, given):
+    (tmp_path / "own.py").write_text(f"RANGE = {given}\ndef own(images, prompts):\n    return [0.0]\n")
+    with pytest.raises(ConfigError, match="RANGE in .*own.py is .*; it must be two numbers, the lower first"):
+        make_reward(f"{tmp_path}/own.py:own", corpus)
 
 
 def test_rewards_that_are_not_there_are_refused(tmp_path, corpus):

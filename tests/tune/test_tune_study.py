@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rfjax.errors import ConfigError
+from rfjax.laws import tuned
+from rfjax.laws.tuned import Change, Shift
 from rfjax.tune import study, study_record
-from rfjax.tune.study import Change, Shift
 
 
 def changes_of(x, before, after, measure="geneval"):
@@ -19,29 +20,29 @@ def changes_of(x, before, after, measure="geneval"):
 def test_a_slope_that_moves_is_told_from_an_intercept_that_moves():
     """Catches slopes of the scores in place of the changes, log10 for log, and a loss that is not taken as its log."""
     x, wobble = np.array([12.0, 12.5, 13.0, 13.5]), 0.001 * np.array([1, -1, -1, 1])
-    steeper = study.shifts(changes_of(x, 0.1 * x - 1.0, 0.1 * x - 0.9 + 0.05 * (x - 12.75) + wobble))[0]
+    steeper = tuned.shifts(changes_of(x, 0.1 * x - 1.0, 0.1 * x - 0.9 + 0.05 * (x - 12.75) + wobble))[0]
     assert steeper.verdict == "the slope changes"
     assert steeper.slope_before == pytest.approx(0.1) and steeper.slope_change[0] == pytest.approx(0.05)
     assert steeper.mean_change[0] == pytest.approx(0.1)
-    raised = study.shifts(changes_of(x, 0.1 * x - 1.0, 0.1 * x - 0.9 + wobble))[0]
+    raised = tuned.shifts(changes_of(x, 0.1 * x - 1.0, 0.1 * x - 0.9 + wobble))[0]
     assert raised.verdict == "only the intercept moves"
     assert (
-        study.shifts(changes_of(x, 0.1 * x, 0.1 * x + 20 * wobble * [1, 1, -1, 1]))[0].verdict == "no change is shown"
+        tuned.shifts(changes_of(x, 0.1 * x, 0.1 * x + 20 * wobble * [1, 1, -1, 1]))[0].verdict == "no change is shown"
     )
     loss = 0.5 * 10 ** (-0.1 * (x - 12))
-    worse = study.shifts(changes_of(x, loss, 1.2 * loss * (1 + wobble), study.LOSS))[0]
+    worse = tuned.shifts(changes_of(x, loss, 1.2 * loss * (1 + wobble), tuned.LOSS))[0]
     assert worse.slope_before == pytest.approx(-0.1 * np.log(10)) and worse.mean_change[0] == pytest.approx(
         np.log(1.2), rel=1e-4
     )
-    two = study.shifts(changes_of(x[:2], x[:2], x[:2] + 1))[0]
+    two = tuned.shifts(changes_of(x[:2], x[:2], x[:2] + 1))[0]
     assert isinstance(two, Shift) and two.verdict == "undecided: an interval needs 3 sizes"
-    assert not study.shifts(changes_of(x[:1], x[:1], x[:1]))
+    assert not tuned.shifts(changes_of(x[:1], x[:1], x[:1]))
 
 
 def test_intervals_of_a_line_cover_its_truth():
     rng, x, inside = np.random.default_rng(0), np.array([12.0, 12.4, 13.1, 13.5]), []
     for _ in range(2000):
-        fitted = study.line(x, 0.3 + 0.2 * (x - x.mean()) + 0.05 * rng.standard_normal(4))
+        fitted = tuned.line(x, 0.3 + 0.2 * (x - x.mean()) + 0.05 * rng.standard_normal(4))
         inside.append([low <= truth <= high for truth, (_, low, high) in zip((0.3, 0.2), fitted, strict=True)])
     assert np.all(np.abs(np.mean(inside, axis=0) - 0.95) < 0.015)
 

@@ -18,7 +18,7 @@ from rfjax.models.sharding import path_name
 from rfjax.results import run_files
 from rfjax.training import adapted, checkpoint, lineage
 from rfjax.training.run import make_run, open_run
-from rfjax.tune import learning, watch
+from rfjax.tune import held_out, learning, rollouts, watch
 from rfjax.tune.config import run_config
 from rfjax.tune.method import Groups, take
 from rfjax.tune.methods import METHODS
@@ -116,7 +116,7 @@ def test_a_tuning_that_is_stopped_within_a_round_ends_with_the_same_bits(base, t
     tune_run(f"{base[0]}@7", tmp_path / "dpo", tune, evaluate=False)
     assert_equal_trees(state_of(tmp_path / "dpo", 5), state_of(folder, 5))
     assert curve(tmp_path / "dpo") == curve(folder)
-    assert watch.read(tmp_path / "dpo") == watch.read(folder)
+    assert held_out.read(tmp_path / "dpo") == held_out.read(folder)
 
 
 @pytest.mark.parametrize("method", ["nft", "grpo"])
@@ -176,12 +176,12 @@ def test_a_tuned_run_is_evaluated_and_named_as_one(base, tuned):
 
 def test_prompts_that_are_not_learnt_from_are_measured_beside(tuned):
     folder, tune = tuned
-    rows = watch.read(folder)
+    rows = held_out.read(folder)
     assert sorted({row["step"] for row in rows}) == [0, 2, 4, 5]
     assert {row["measure"] for row in rows} == {tune.reward, "geneval_graded", "diversity"}
     assert {row["prompts"] for row in rows} == {"held_out", "held_out_pairs"}
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
-    table = "\n".join(watch.table(rows, 5))
+    table = "\n".join(held_out.table(rows, 5))
     assert "before" in table and "diversity" in table and " - " not in table
 
 
@@ -253,9 +253,9 @@ def test_the_alarm_is_for_winners_that_get_worse_and_not_for_chance(tmp_path):
 
 def test_a_step_takes_every_example_of_a_round_before_any_again(tmp_path):
     tune = tuned_runs.tuning(tmp_path)
-    rows = np.concatenate([learning.rows_of_step(tune, 6, 1, place) for place in range(3)])
+    rows = np.concatenate([rollouts.rows_of_step(tune, 6, 1, place) for place in range(3)])
     assert sorted(rows[:6]) == sorted(rows[6:]) == list(range(6))
-    assert rows[:6].tolist() != learning.rows_of_step(tune, 6, 2, 0).tolist() + [0, 0]
+    assert rows[:6].tolist() != rollouts.rows_of_step(tune, 6, 2, 0).tolist() + [0, 0]
 
 
 def test_diversity_and_the_mean_over_tasks():

@@ -156,6 +156,24 @@ def test_refusals(voted, tmp_path, capsys):
     assert (other.folder / "win_rates.csv").read_text() == "mine" and not (other.folder / "votes.json").exists()
 
 
+def test_a_bad_file_among_good_ones_changes_no_result(tmp_path, capsys):
+    """Catches results that are written before all files are read: a file of another study, put there by mistake."""
+    study = keyed(PLANTED, tmp_path / "study")
+    votes = votes_of(study.asked, draw(PLANTED, 0))
+    write_votes(study.folder / "votes" / "r01.csv", study.asked, [vote for vote in votes if vote.rater == "r01"])
+    assert votes_command(study.folder) == 0
+    before = {path.name: path.read_bytes() for path in study.folder.iterdir() if path.is_file()}
+    other = Compared(strengths=(0.1, -0.1), raters=7, prompts=20, share=0.6)
+    strange = keyed(other, tmp_path / "other")
+    given = votes_of(strange.asked, draw(other, 0))
+    write_votes(study.folder / "votes" / "r02.csv", strange.asked, [vote for vote in given if vote.rater == "r02"])
+    capsys.readouterr()
+    assert votes_command(study.folder) == 2
+    said = capsys.readouterr().err
+    assert f"r02.csv has study '{strange.id}'; this study is {study.id}: take the file out" in said
+    assert before == {path.name: path.read_bytes() for path in study.folder.iterdir() if path.is_file()}
+
+
 def test_a_study_that_is_hardly_begun_says_what_it_cannot_tell(tmp_path, capsys):
     """One vote: no interval, no strengths, no agreement, and no NaN in the file."""
     study = keyed(PLANTED, tmp_path)

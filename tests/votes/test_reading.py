@@ -101,6 +101,59 @@ def test_wrong_files_are_refused(study, tmp_path):
         read_keyed_study(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[: data.rindex(b",") - 2], "line 4 of .* has no at; the file was cut or edited"),
+        (lambda data: data.rstrip()[:-18], "line 4 of .* has at '.*'; it must be a time such as"),
+        (lambda data: data.rstrip() + b",more\n", "line 4 of .* has 10 cells and the header 9 columns"),
+        (lambda data: data.replace(b"choice", b"vote", 1), "has the columns study, .*: export it again"),
+        (lambda data: data.replace(b"seconds", b"choice", 1), "has the columns study, .*: export it again"),
+        (lambda data: b"", "because it is empty"),
+        (lambda data: b"\xff\xfe\x00\x01" + data, r"has the columns .*\.\.\.; a file of votes has study"),
+    ],
+)
+def test_a_file_that_was_cut_or_changed_is_refused(study, tmp_path, damage, said):
+    found, votes = study
+    path = write_votes(tmp_path / "votes.csv", found.asked, votes[:3])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_votes(found, [path])
+    assert str(path) in str(caught.value)
+
+
+def test_a_page_that_was_open_twice_loses_nothing(study, tmp_path):
+    """Two tabs, each saved: answers of either are there; of two answers to one question the later counts, in whatever
+    order the files come; an edited copy of one is refused by both lines."""
+    found, votes = study
+    own = [vote for vote in votes if vote.rater == "r01"]
+    again = [dataclasses.replace(own[4], choice=1 - abs(own[4].choice), at=own[4].at + timedelta(seconds=9))]
+    first = write_votes(tmp_path / "first.csv", found.asked, own[:8])
+    second = write_votes(tmp_path / "second.csv", found.asked, own[5:] + again)
+    one, other = read_votes(found, [first, second]), read_votes(found, [second, first])
+    assert [vote.choice for vote in one.votes] == [vote.choice for vote in other.votes]
+    assert {(vote.pair, vote.question) for vote in one.votes} == {(vote.pair, vote.question) for vote in own}
+    assert (one.doubled, one.replaced) == (3, 1)
+    kept = {vote.pair: vote.choice for vote in one.votes}
+    assert kept[own[4].pair] == again[0].choice and kept[own[0].pair] == own[0].choice
+    edited = [dataclasses.replace(own[0], choice=own[0].choice - 1 if own[0].choice > -1 else 1)]
+    with pytest.raises(
+        ConfigError, match="line 2 of .*edited.csv and line 2 of .*first.csv are two answers of rater r01"
+    ):
+        read_votes(found, [first, write_votes(tmp_path / "edited.csv", found.asked, edited)])
+
+
+def test_rows_that_were_taken_out_are_seen_in_the_count(study, tmp_path):
+    """A row that was taken out looks like one that was never given: the table of raters shows both numbers."""
+    found, votes = study
+    own = [vote for vote in votes if vote.rater == "r02"]
+    joined = read_votes(found, [write_votes(tmp_path / "votes.csv", found.asked, own[:-5])])
+    rater = next(one for one in judge(found, joined.votes) if one.rater == "r02")
+    assert (rater.answers, rater.asked) == (len(own) - 5, 28) and not rater.left_out
+    none = read_votes(found, [write_votes(tmp_path / "none.csv", found.asked, [])])
+    assert not none.votes and all(not one.answers for one in judge(found, none.votes))
+
+
 def test_raters_are_left_out_by_the_rule(study):
     found, votes = study
     checks = [pair.pair for pair in found.asked.pairs if pair.check and "right" in pair.check]

@@ -1,38 +1,43 @@
-"""The figure of a tuned study: each measure before tuning and after, against the FLOPs of pretraining."""
+"""The figure of tuned runs: each measure before tuning and after, against the FLOPs of pretraining."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from rfjax.laws.tuned import Change, by_measure, is_loss, shifts
 from rfjax.report import axes
-from rfjax.tune.study import Change, by_measure, is_loss, shifts
 
 COLUMNS = 2
 LOOKS = {"before": (axes.GREY, "o"), "after": (axes.VERMILION, "s")}
 
 
-def draw(changes: Sequence[Change]) -> Figure | None:
-    """A panel a measure, with 95 % intervals, least-squares lines and what moves; None without a change to show."""
-    groups = by_measure(changes)
-    if not groups:
+def draw(tunings: Mapping[str, Sequence[Change]]) -> Figure | None:
+    """A panel for each method and measure, with 95 % intervals, least-squares lines and what moves; None without a
+    change to show."""
+    named = {
+        (method if len(tunings) > 1 else "", measure): own
+        for method, changes in tunings.items()
+        for measure, own in by_measure(changes).items()
+    }
+    if not named:
         return None
-    rows = -(-len(groups) // COLUMNS)
+    rows = -(-len(named) // COLUMNS)
     with matplotlib.rc_context(axes.STYLE):
         figure = Figure(figsize=(axes.WIDTH, 2.4 * rows))
         panels = np.atleast_1d(figure.subplots(rows, COLUMNS)).reshape(-1)
-        for panel, (measure, own) in zip(panels, groups.items(), strict=False):
-            _panel(panel, measure, own)
-        for panel in panels[len(groups) :]:
+        for panel, ((method, measure), own) in zip(panels, named.items(), strict=False):
+            _panel(panel, measure, f"{method}: {measure}" if method else measure, own)
+        for panel in panels[len(named) :]:
             panel.set_visible(False)
         panels[0].legend()
     return figure
 
 
-def _panel(panel, measure, changes):
+def _panel(panel, measure, title, changes):
     x = np.array([change.flops for change in changes])
     for end, (color, marker) in LOOKS.items():
         for number, change in enumerate(changes):
@@ -48,6 +53,6 @@ def _panel(panel, measure, changes):
     if is_loss(measure):
         axes.log_scale(panel, "y", [getattr(change, end)[0] for change in changes for end in LOOKS])
     found = shifts(changes)
-    title = measure if len(measure) < 48 else measure[:45] + "..."
+    title = title if len(title) < 48 else title[:45] + "..."
     panel.set_title(f"{axes.escape_dollars(title)}\n{found[0].verdict if found else 'one size'}")
     panel.set_xlabel("FLOPs of pretraining")

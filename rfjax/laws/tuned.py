@@ -1,0 +1,110 @@
+"""What tuning does to a law of pretraining: each measure before it and after it, over the sizes of a study.
+
+The law of pretraining is fitted without tuned runs (`limits.ROLES`). Here a line through the changes against log10 of
+the pretraining FLOPs has a value at the sizes' mean, and a slope. A slope whose interval holds zero is no evidence that
+tuning changes the law's slope: then only its intercept moves. No JAX here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+LOSS = "validation loss"
+FEWEST_SIZES = 3  # of a line with an interval
+NONE_TUNED: Mapping[str, Sequence[Change]] = MappingProxyType({})  # {method: what it changed}, where no run was tuned
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure of a run before it was tuned and after, each with the ends of its 95 % interval."""
+
+    run: str
+    params: int
+    flops: float  # of the pretraining
+    measure: str
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How a measure's change depends on size: its mean over the sizes, and its slope against log10 FLOPs."""
+
+    measure: str
+    sizes: int
+    slope_before: float
+    slope_after: float
+    mean_change: tuple[float, float, float] | None  # with a 95 % interval; None for fewer than `FEWEST_SIZES` sizes
+    slope_change: tuple[float, float, float] | None
+    before: tuple[float, float, float] | None = None  # the slopes again, with 95 % intervals
+    after: tuple[float, float, float] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What moves, in words."""
+        if self.mean_change is None or self.slope_change is None:
+            return f"undecided: an interval needs {FEWEST_SIZES} sizes"
+        slope, mean = (not low <= 0 <= high for _, low, high in (self.slope_change, self.mean_change))
+        if slope:
+            return "the slope changes"
+        return "only the intercept moves" if mean else "no change is shown"
+
+
+def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float, float], ...] | None:
+    """((value at the mean of x, low, high), (slope, low, high)) of the least-squares line, with 95 % intervals from the
+    scatter about it: Student's t with n - 2 degrees of freedom. None for fewer than `FEWEST_SIZES` points, or one x."""
+    count, spread = len(x), float(np.square(x - np.mean(x)).sum())
+    if count < FEWEST_SIZES or spread == 0:
+        return None
+    slope = float(((x - x.mean()) * y).sum() / spread)
+    rest = y - y.mean() - slope * (x - x.mean())
+    error = math.sqrt(float(np.square(rest).sum()) / (count - 2))
+    t = float(stats.t.ppf(0.975, count - 2))
+    widths = t * error / math.sqrt(count), t * error / math.sqrt(spread)
+    return tuple(
+        (value, value - width, value + width) for value, width in zip((float(y.mean()), slope), widths, strict=True)
+    )
+
+
+def is_loss(measure: str) -> bool:
+    """Whether a measure is a loss, whose logarithm a power law makes straight."""
+    return measure == LOSS
+
+
+def shifts(changes: Sequence[Change]) -> list[Shift]:
+    """The shift of each measure that two sizes or more have. The validation loss is taken as its logarithm, as in a
+    power law; scores are taken as they are."""
+    found = []
+    for measure in dict.fromkeys(change.measure for change in changes):
+        rows = [change for change in changes if change.measure == measure]
+        if len({row.flops for row in rows}) < 2:
+            continue
+        scale = np.log if is_loss(measure) else np.asarray
+        x = np.log10([row.flops for row in rows])
+        before, after = (scale(np.array([getattr(row, end)[0] for row in rows])) for end in ("before", "after"))
+        slopes = [float(np.polyfit(x, y, 1)[0]) for y in (before, after)]
+        fitted = line(x, after - before) or (None, None)
+        laws = [(line(x, y) or (None, None))[1] for y in (before, after)]
+        found.append(Shift(measure, len(rows), *slopes, *fitted, *laws))
+    return found
+
+
+def by_measure(changes: Sequence[Change]) -> dict[str, list[Change]]:
+    """The changes of each measure."""
+    groups: dict[str, list[Change]] = {}
+    for change in changes:
+        groups.setdefault(change.measure, []).append(change)
+    return groups
+
+
+def as_plain(changes: Sequence[Change]) -> dict[str, list[dict]]:
+    """The changes and their shifts as values for JSON."""
+    found = [{**asdict(shift), "verdict": shift.verdict} for shift in shifts(changes)]
+    return {"changes": [asdict(change) for change in changes], "shifts": found}

@@ -1,0 +1,72 @@
+"""Says which image of each pair people preferred, for one question: the image that more raters chose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rfjax.errors import ConfigError
+from rfjax.votes.raters import RULE, Rater, judge
+from rfjax.votes.reading import Vote
+from rfjax.votes.study import KeyedStudy
+
+
+@dataclass(frozen=True)
+class Won:
+    """A pair that was decided: the ids of its images."""
+
+    prompt: int
+    winner: str
+    loser: str
+
+
+@dataclass(frozen=True)
+class Winners:
+    """The pairs that were decided, in the order of their ids, and the number of what was left out."""
+
+    won: tuple[Won, ...]
+    votes: int  # on the question, by the raters who count; ties are among them
+    ties: int
+    undecided: int  # pairs whose images were chosen equally often, or never
+    left_out: tuple[Rater, ...]
+
+    def lines(self) -> list[str]:
+        """Lines for a console: what counts, what was left out, and by which rule."""
+        failed = [f"{one.rater} ({one.votes} votes; {one.left_out})" for one in self.left_out]
+        lines = [
+            f"{len(self.won):,} pairs decided by {self.votes - self.ties:,} votes; left out: {self.ties:,} ties, "
+            f"{self.undecided:,} pairs without a majority, {len(failed)} raters"
+        ]
+        return lines + [f"left out: {', '.join(failed)}; rule: {RULE}"] * bool(failed)
+
+
+def find_winners(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Winners:
+    """The winner of each pair of a study by the votes on a question.
+
+    Votes of raters who fail the checks do not count (`raters.RULE`), and checks are no pairs. A tie counts for neither
+    image. Of the other votes on a pair, the image with more of them wins. Raises `ConfigError` for a question that the
+    study does not ask.
+    """
+    asked = [one.name for one in study.questions]
+    if question not in asked:
+        raise ConfigError(
+            f"the study {study.folder} does not ask the question {question!r}; it asks {', '.join(asked)}"
+        )
+    votes = list(votes)
+    left_out = tuple(rater for rater in judge(study, votes) if rater.left_out)
+    failed = {rater.rater for rater in left_out}
+    counted = [v for v in votes if v.question == question and v.pair in study.compared and v.rater not in failed]
+    chosen: dict[str, Counter] = {}
+    for vote in counted:
+        chosen.setdefault(vote.pair, Counter())[vote.chosen] += 1
+    won = []
+    for name in sorted(chosen):
+        pair = study.pairs[name]
+        one, other = pair.images
+        difference = chosen[name][one] - chosen[name][other]
+        if difference:
+            won.append(Won(pair.prompt, *((one, other) if difference > 0 else (other, one))))
+    return Winners(
+        tuple(won), len(counted), sum(vote.chosen is None for vote in counted), len(chosen) - len(won), left_out
+    )
