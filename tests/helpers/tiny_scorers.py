@@ -45,13 +45,14 @@ def mask2former(seed=3, classes=80, queries=12):
     return model
 
 
-def clip(folder, seed=5, image_size=224, patch=56, **vision):
+def clip(folder, seed=5, image_size=224, patch=56, activation="quick_gelu", **vision):
     torch.manual_seed(seed)
     letters = [chr(code) for code in range(33, 127)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
     text = CLIPTextConfig(
+        hidden_act=activation,
         vocab_size=len(tokens),
         hidden_size=32,
         intermediate_size=48,
@@ -61,7 +62,10 @@ def clip(folder, seed=5, image_size=224, patch=56, **vision):
         bos_token_id=len(tokens) - 2,
         eos_token_id=len(tokens) - 1,
     )
-    settings = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2) | vision
+    settings = (
+        dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, hidden_act=activation)
+        | vision
+    )
     seen = CLIPVisionConfig(**settings, image_size=image_size, patch_size=patch, projection_dim=16)
     model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=seen.to_dict(), projection_dim=16)).eval()
     with torch.no_grad():
