@@ -38,7 +38,9 @@ class Metric(NamedTuple):
 
 OPTIONS = {
     "detector": dict(
-        metavar="PATH", type=as_path("--detector"), help="Mask2Former: mmdet's .pth, or a transformers folder"
+        metavar="PATH",
+        type=as_path("--detector"),
+        help="Mask2Former: mmdet's .pth, or a transformers folder; or any COCO detector's folder",
     ),
     "clip": dict(metavar="DIR", type=as_path("--clip"), help="CLIP: a transformers folder"),
     "metadata": dict(
@@ -206,11 +208,11 @@ def _generation(folder):
 
 def _geneval(args, out):
     from rfjax.evaluation.geneval.files import summary_path, summary_text
-    from rfjax.scorers import attach, clip, geneval_images, mask2former, torch_device
+    from rfjax.scorers import attach, clip, coco_boxes, geneval_images, torch_device
     from rfjax.scorers.colors import ColorClassifier
 
     device = torch_device.choose(args.device)
-    detector = mask2former.load(args.detector, device)
+    detector = coco_boxes.load(args.detector, device)
     classifier = ColorClassifier(clip.load(args.clip, device))
     scored = geneval_images.score_folder(
         args.folder,

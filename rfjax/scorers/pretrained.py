@@ -28,7 +28,7 @@ def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...
     try:
         how = {"dtype": getattr(torch, dtype), "output_loading_info": True, "weights_only": True}
         model, info = kind.from_pretrained(path, **SAFE, **how)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, ImportError) as error:
         raise ConfigError(
             f"cannot load {name} from {path} ({first_line(error)}); check that the folder is whole"
         ) from None
