@@ -52,7 +52,7 @@ def described(descriptor, pictures):
     found = []
     for start in range(0, len(pictures), 64):
         squares = [
-            images.decode(planted.png(image), descriptor.side, "lanczos").pixels
+            images.decode(planted.png(image), descriptor.height, "lanczos").pixels
             for image in pictures[start : start + 64]
         ]
         found.append(descriptor.describe(np.stack(squares)))

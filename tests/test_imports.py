@@ -84,12 +84,17 @@ WITHOUT_JAX = (
 )
 # Scorers' modules that need neither JAX nor torch.
 WITHOUT_TORCH = (
+    "rfjax.scorers.answer_rules",
+    "rfjax.scorers.answered_images",
     "rfjax.scorers.attach",
+    "rfjax.scorers.clustered",
     "rfjax.scorers.cmmd",
     "rfjax.scorers.command",
     "rfjax.evaluation.image_folders.compbench",
     "rfjax.scorers.distances",
     "rfjax.scorers.files",
+    "rfjax.scorers.model_names",
+    "rfjax.scorers.questions",
     "rfjax.evaluation.image_folders.geneval_folder",
     "rfjax.scorers.rows",
 )

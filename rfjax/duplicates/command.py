@@ -26,14 +26,14 @@ def add_arguments(parser) -> None:
     kinds = "a perceptual hash of 256 bits (default), or a model such as SSCD"
     named = {"metavar": "phash|MODEL.onnx", "type": as_text("--descriptor")}
     descriptor.add_argument("--descriptor", default="phash", help=kinds, **named)
-    size = "side of the square that the model sees, if its input leaves it open"
+    size = "side of the images that the model sees, if its input leaves it open"
     descriptor.add_argument("--model-size", type=int, metavar="PIXELS", help=size)
     mean, std = (
-        "mean that is subtracted from RGB in [0, 1] (default: ImageNet's)",
+        "mean that is subtracted from RGB in [0, 1] (default: ImageNet's; not for a model of bytes)",
         "standard deviation by which the result is divided (default: ImageNet's)",
     )
-    descriptor.add_argument("--model-mean", default="0.485,0.456,0.406", metavar="R,G,B", help=mean)
-    descriptor.add_argument("--model-std", default="0.229,0.224,0.225", metavar="R,G,B", help=std)
+    descriptor.add_argument("--model-mean", metavar="R,G,B", help=mean)
+    descriptor.add_argument("--model-std", metavar="R,G,B", help=std)
     descriptor.add_argument("--model-output", metavar="NAME", help="the descriptor, if the model gives several arrays")
     descriptor.add_argument(
         "--mirrored", action="store_true", help="compare mirrored images, too, as phash always does"
@@ -73,7 +73,7 @@ def run(args, overrides) -> int:
     descriptor = _descriptor(args)
     faiss = faiss_module()
     recipe = Recipe(
-        buckets=((descriptor.side, descriptor.side),),
+        buckets=((descriptor.height, descriptor.width),),
         batch_size=args.batch_size,
         shard_size=args.shard_size,
         columns=CaptionColumns(original=describe.ANY) if args.uncaptioned else columns,
@@ -179,7 +179,8 @@ def _descriptor(args):
 
     if args.descriptor == "phash":
         return descriptors.Phash()
-    mean, std = _parse_three("--model-mean", args.model_mean), _parse_three("--model-std", args.model_std)
+    mean = None if args.model_mean is None else _parse_three("--model-mean", args.model_mean)
+    std = None if args.model_std is None else _parse_three("--model-std", args.model_std)
     about = {"side": args.model_size, "mean": mean, "std": std, "output": args.model_output}
     return descriptors.Model(args.descriptor, **about, mirrored=args.mirrored)
 

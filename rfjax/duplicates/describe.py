@@ -47,7 +47,7 @@ class _Looked:
     """A decoded image to compare."""
 
     key: str
-    pixels: UInt8[np.ndarray, "side side 3"]
+    pixels: UInt8[np.ndarray, "height width 3"]
     digest: bytes  # hash of the file's bytes
     done: float | int
 
@@ -91,7 +91,7 @@ def describe_part(
             digests += [np.frombuffer(image.digest, np.uint8)[None] for image in batch]
             views.append(descriptor.describe(np.stack([image.pixels for image in batch])))
     if not views:  # no images: an array of no rows with the right size and type
-        views = [descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]]
+        views = [descriptor.describe(np.zeros((1, descriptor.height, descriptor.width, 3), np.uint8))[:0]]
     arrays = {"views": np.concatenate(views), "digests": np.concatenate(digests)}
     listed = [(row["key"], row["reason"]) for row in left_out.rows]
     write_whole({path: pack(arrays, {"recipe_sha256": recipe_hash, "keys": keys, "left_out": listed})})

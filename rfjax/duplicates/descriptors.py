@@ -19,17 +19,19 @@ MODEL_THRESHOLD = 0.75  # gives sscd_disc_mixup a precision of 90 % on DISC2021 
 class Descriptor(Protocol):
     """Makes rows (views) for each image. The first describes the image itself and is indexed; all are queries."""
 
-    side: int  # pixels a side of the squares that it takes
+    height: int  # of the images that it takes, in pixels
+    width: int
     facts: dict  # all that decides its numbers, for JSON
     threshold: float  # default: images at least this similar are duplicates
 
-    def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Shaped[np.ndarray, "n views size"]:
+    def describe(self, pixels: UInt8[np.ndarray, "n height width 3"]) -> Shaped[np.ndarray, "n views size"]:
         """Returns packed bits (uint8) or unit vectors (float32). A row of zeros or NaN is not compared."""
 
 
 @dataclass(frozen=True)
 class Phash:
-    side: int = phash.SIDE
+    height: int = phash.SIDE
+    width: int = phash.SIDE
     threshold: float = PHASH_THRESHOLD
 
     @property

@@ -1,7 +1,9 @@
 """Runs a descriptor model in ONNX, such as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy
 detection").
 
-The model takes normalised RGB squares [n, 3, side, side] as float32 or float16, and returns a vector for each.
+The model takes RGB images as [n, 3, height, width] or [n, height, width, 3], and returns a vector for each. An input of
+floats gets them normalised by a mean and a deviation; an input of bytes (uint8) gets the pixels as they are, because
+such a model normalises them itself.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,20 @@ from jaxtyping import Float, UInt8
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.libraries import require
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a model takes: its input's name and type, the order of its axes, and sizes that it leaves open (None)."""
+
+    name: str
+    dtype: type
+    channels_last: bool
+    batch: int | None
+    height: int
+    width: int
 
 
 class OnnxModel:
@@ -28,8 +44,8 @@ class OnnxModel:
         path: str,
         *,
         side: int | None,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: tuple[float, ...] | None,
+        std: tuple[float, ...] | None,
         output: str | None,
         mirrored: bool,
     ):
@@ -48,15 +64,24 @@ class OnnxModel:
                 f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their own "
                 "must be put into it: onnx.save_model(onnx.load(PATH), PATH, save_as_external_data=False)"
             ) from None
-        self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
+        self._path, self._mirrored = path, mirrored
+        self._takes = self._input_of(side)
+        if self._takes.dtype is np.uint8 and (mean, std) != (None, None):
+            given = f"--model-mean and --model-std are for a model of floats, and {path} takes bytes"
+            raise ConfigError(f"{given} and normalises them itself; leave them out")
+        mean, std = MEAN if mean is None else mean, STD if std is None else std
+        self._mean, self._std = np.float32(mean), np.float32(std)
         if len(self._mean) != 3 or len(self._std) != 3 or not (self._std > 0).all():
             given = f"--model-mean is {mean} and --model-std is {std}"
             raise ConfigError(f"{given}; both must be three numbers, and those of --model-std above 0")
-        self.side, self._batch, self._type, self._input = self._input_of(side)
+        self.height, self.width = self._takes.height, self._takes.width
         self._output = self._output_of(output)
         with open(path, "rb") as file:
-            self.facts = {"model": hashlib.file_digest(file, "sha256").hexdigest(), "side": self.side}
-        self.facts |= {"mean": [float(x) for x in self._mean], "std": [float(x) for x in self._std]}
+            self.facts = {"model": hashlib.file_digest(file, "sha256").hexdigest(), "side": self.height}
+        if self.width != self.height:
+            self.facts["width"] = self.width
+        if self._takes.dtype is not np.uint8:
+            self.facts |= {"mean": [float(x) for x in self._mean], "std": [float(x) for x in self._std]}
         self.facts |= {"output": self._output, "mirrored": mirrored}
 
     def _input_of(self, side):
@@ -65,25 +90,24 @@ class OnnxModel:
             names = ", ".join(each.name for each in inputs)
             raise ConfigError(f"{self._path} has {len(inputs)} inputs ({names}); give a model that takes images alone")
         shape, kind, name = inputs[0].shape, inputs[0].type, inputs[0].name
-        if kind not in TYPES or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
-            allowed = f"{' or '.join(TYPES)} [n, 3, side, side]"
-            raise ConfigError(f"the input {name} of {self._path} is {kind} {shape}; it must be {allowed}")
-        fixed = {size for size in shape[2:] if isinstance(size, int)}
-        if len(fixed) > 1:
-            raise ConfigError(
-                f"the input {name} of {self._path} is {shape}, not square; export the model for square images"
-            )
+        where = f"the input {name} of {self._path} is {kind} {shape}"
+        order = _channels_last(shape)
+        if kind not in TYPES or order is None:
+            allowed = f"{', '.join(TYPES)} [n, 3, height, width] or [n, height, width, 3]"
+            raise ConfigError(f"{where}; it must be {allowed}")
+        sizes = shape[1:3] if order else shape[2:]
+        fixed = [size for size in sizes if isinstance(size, int)]
         if not fixed and side is None:
             remedy = "name the side of the square with --model-size (288 for SSCD)"
             raise ConfigError(f"{self._path} takes images of any size; {remedy}")
-        if fixed and side not in (None, *fixed):
+        if fixed and side is not None and set(fixed) != {side}:
             raise ConfigError(
                 f"--model-size is {side}, and {self._path} takes images of {shape} alone; leave --model-size out"
             )
-        chosen = side or fixed.pop()
-        if chosen < 8:
-            raise ConfigError(f"--model-size is {chosen}; it must be at least 8")
-        return chosen, shape[0] if isinstance(shape[0], int) else None, TYPES[kind], name
+        height, width = (size if isinstance(size, int) else side or fixed[0] for size in sizes)
+        if min(height, width) < 8:
+            raise ConfigError(f"--model-size is {side or min(height, width)}; it must be at least 8")
+        return Input(name, TYPES[kind], order, shape[0] if isinstance(shape[0], int) else None, height, width)
 
     def _output_of(self, output):
         names = [each.name for each in self._session.get_outputs()]
@@ -97,7 +121,7 @@ class OnnxModel:
             )
         return output or names[0]
 
-    def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n views size"]:
+    def describe(self, pixels: UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n views size"]:
         """Returns a unit vector for each image and, with `mirrored`, one for its mirror image.
 
         A vector that is not finite becomes NaN; zeros stay zeros.
@@ -106,14 +130,16 @@ class OnnxModel:
         return np.stack(found, axis=1)
 
     def _vectors(self, pixels):
-        values = ((pixels.astype(np.float32) / 255 - self._mean) / self._std).transpose(0, 3, 1, 2)
-        step = self._batch or len(values)
+        takes = self._takes
+        values = pixels if takes.dtype is np.uint8 else (pixels.astype(np.float32) / 255 - self._mean) / self._std
+        values = values.astype(takes.dtype) if takes.channels_last else values.transpose(0, 3, 1, 2).astype(takes.dtype)
+        step = takes.batch or len(values)
         rows = []
         for start in range(0, len(values), step):
             some = values[start : start + step]
-            padded = np.concatenate([some, np.zeros((step - len(some), *some.shape[1:]), np.float32)])
+            padded = np.concatenate([some, np.zeros((step - len(some), *some.shape[1:]), takes.dtype)])
             try:
-                (given,) = self._session.run([self._output], {self._input: padded.astype(self._type)})
+                (given,) = self._session.run([self._output], {takes.name: np.ascontiguousarray(padded)})
             except Exception as error:
                 raise RfjaxError(f"{self._path} fails on {padded.shape}: {error}; give another --batch-size") from None
             shape = given.shape if isinstance(given, np.ndarray) and given.dtype.kind == "f" else ()
@@ -123,6 +149,19 @@ class OnnxModel:
                 raise ConfigError(f"{name} is {what} for {step} images; give a model with floating-point [n, size]")
             rows.append(given.reshape(step, -1)[: len(some)].astype(np.float32))
         return unit(np.concatenate(rows))
+
+
+def _channels_last(shape) -> bool | None:
+    """Whether an input's shape has the three channels last; None if it has them neither there nor second.
+
+    Where both could be, as in an input of open sizes, they are second, as PyTorch exports them.
+    """
+    if len(shape) != 4:
+        return None
+    second, last = shape[1], shape[3]
+    if second == 3 or (not isinstance(second, int) and last != 3):
+        return False
+    return True if last == 3 else None
 
 
 def unit(vectors: Float[np.ndarray, "n size"]) -> Float[np.ndarray, "n size"]:

@@ -1,4 +1,4 @@
-"""Joins the GenEval scores that `rfjax score` attached to runs with the runs' validation losses.
+"""Joins the scores that `rfjax score` attached to runs with the runs' validation losses.
 
 The prompts are not the training corpus's. So these rows have another corpus than the loss, and are joined by run and
 step. Protocols are kept apart, because scores by different detectors cannot be compared.
@@ -12,7 +12,7 @@ import pandas as pd
 
 from rfjax.laws import study_fits
 from rfjax.laws.study_fits import Settings
-from rfjax.results.columns import PROTOCOLS, STATISTICS, Measure, measure_columns
+from rfjax.results.columns import STATISTICS, Measure, measure_columns, protocols
 from rfjax.results.results_folder import Results, rows_where
 
 PREFERRED = {"corpus": ("geneval",)}  # the official prompts, if several corpora cover as many runs
@@ -24,6 +24,7 @@ class FolderScore:
     their statistics. They are empty for a run without a score under `settings`."""
 
     evaluation: str
+    metric: str
     title: str
     settings: Settings  # with the corpus, sampler and seed of the images
     points: pd.DataFrame
@@ -36,14 +37,14 @@ class FolderScore:
         return self.points[self.points[self.column("overall")].notna()]
 
     def column(self, item: str) -> str:
-        return Measure(self.evaluation, "geneval", item).format()
+        return Measure(self.evaluation, self.metric, item).format()
 
 
 def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[FolderScore]:
     """Finds each protocol's scores of final checkpoints, under the settings that cover most runs."""
     found = []
-    for evaluation, title in PROTOCOLS.items():
-        long = rows_where(results.long, evaluation=evaluation, metric="geneval")
+    for evaluation, (metric, title) in protocols(results.long["evaluation"].unique()).items():
+        long = rows_where(results.long, evaluation=evaluation, metric=metric)
         every = [run for run in points["run"] if run in set(long["run"])]  # scored under any settings, at any step
         rows = rows_where(long, weights=settings.weights).merge(points[["run", "step"]], on=["run", "step"])
         if not (rows["item"] == "overall").any():
@@ -55,7 +56,7 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
         measures = {name: Measure.parse(name) for name in points.columns}
         own = [name for name, measure in measures.items() if measure and measure.evaluation == evaluation]
         wide = {
-            Measure(evaluation, "geneval", item).format() + suffix: of.set_index("run")[statistic]
+            Measure(evaluation, metric, item).format() + suffix: of.set_index("run")[statistic]
             for item, of in rows.groupby("item", sort=False)
             for statistic, suffix in STATISTICS
         }
@@ -63,6 +64,7 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
         scores = pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)
         score = FolderScore(
             evaluation=evaluation,
+            metric=metric,
             title=title,
             settings=replace(settings, sampler_seed=chosen.pop("evaluation_seed"), **chosen),
             points=pd.concat([kept, scores], axis=1),

@@ -6,15 +6,15 @@ import functools
 from dataclasses import asdict
 from pathlib import Path
 
+from rfjax.console import printable
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.paths import as_path, as_text
 from rfjax.inputs.text import split_names
-from rfjax.prepare.options import add_options, check_range, source_paths
+from rfjax.prepare.options import FLOATS, TEXT_PRECISIONS, add_options, check_range, source_paths
 from rfjax.prepare.progress import say
 
 SIZE = 256  # pixels a side, if neither --size nor --buckets is given
 MADE = ("models", "encoders", "latents")  # keys of recipe.json about the frozen models and their outputs
-FLOATS = ("float16", "float32")
 
 
 def add_arguments(parser) -> None:
@@ -48,6 +48,8 @@ def add_arguments(parser) -> None:
     output.add_argument(
         "--precision", choices=FLOATS, default="float16", help="type of stored latents and contexts (default float16)"
     )
+    text = "type of stored contexts; int8 has a scale for each token (default: --precision)"
+    output.add_argument("--text-precision", choices=TEXT_PRECISIONS, help=text)
     output.add_argument(
         "--pooled-precision", choices=FLOATS, default="float32", help="type of stored pooled vectors (default float32)"
     )
@@ -59,13 +61,15 @@ def add_arguments(parser) -> None:
     output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help=share)
     keys = "keys of the images to set aside, one a line; instead of a share"
     output.add_argument("--validation-keys", metavar="FILE", type=as_path("--validation-keys"), help=keys)
-    add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--merge", "--threads")
+    work = parser.add_argument_group("work")
+    add_options(work, "--shard-size", "--task", "--merge", "--threads")
+    work.add_argument("--estimate", action="store_true", help="say what the corpus takes on disk, and make nothing")
 
 
 def run(args, overrides) -> int:
     """Makes the missing shards and then, unless the command is one task of several, the manifest."""
     from rfjax.data.prepared.text_encoders import parse_settings
-    from rfjax.prepare import given_keys, part, shard, work
+    from rfjax.prepare import given_keys, part, shard, storage, work
     from rfjax.prepare.reading import Reading, fields_given, open_captioned, read_keys
     from rfjax.prepare.recipe import Recipe, read_recipe
 
@@ -73,12 +77,15 @@ def run(args, overrides) -> int:
     reads = [*source_paths(args.source), args.models]
     work.check_folder(args.out, reads, own="manifest.json")
     task = work.parse_task(args.task, args.merge)
+    if args.estimate and task.merges_only:
+        raise ConfigError("--estimate is said before any work, and --merge ends it; give one of the two")
     reading = Reading(**fields_given(Reading, args))
     source, columns = open_captioned(reading)
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     chosen |= {"validation_keys": read_keys(args.validation_keys, "--validation-keys")}
     chosen |= {"text_settings": parse_settings(args.text_setting)}
     chosen |= {"autoencoder": "" if args.autoencoder == "vae" else args.autoencoder}
+    chosen |= {"text_precision": "" if args.text_precision in (None, args.precision) else args.text_precision}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
     folder = args.out
     unmet = given_keys.known_before(source, given := _given_keys(args, source, ours))
@@ -88,6 +95,14 @@ def run(args, overrides) -> int:
     models = None if task.merges_only else _load_models(args, ours)
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
     scaling = _scaling(args, made)  # raises before the folder is claimed
+    if models is not None:
+        form = {"reduction": models.reduction, "channels": models.latent_channels}
+        takes = storage.storage_lines(source, ours, models.encoders, **form, out=folder)
+        if args.estimate:
+            print("\n".join(map(printable, takes)))
+            return 0
+        for line in takes:
+            say(line)
     _check_scaled_alike(folder, scaling)
     about = work.source_facts(source)
     if columns.label == "folder" and source.kind == "folder" and any("/" not in key for key in source.keys):

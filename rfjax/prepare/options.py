@@ -9,6 +9,8 @@ from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path, local_text
 from rfjax.prepare.sources import SOURCES
 
+FLOATS = ("float16", "float32")  # types of stored numbers
+TEXT_PRECISIONS = (*FLOATS, "int8")  # of stored contexts: `rfjax.data.prepared.text_precision`
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -36,7 +36,8 @@ class LatentForm(TypedDict):
 
 
 DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it decides when to stop, not what is made until then
-WRITTEN_WHERE_SET = ("validation_keys", "autoencoder", "text_settings")  # so that older folders keep their recipe
+# Written only where set, so that older folders keep their recipe.
+WRITTEN_WHERE_SET = ("validation_keys", "autoencoder", "text_settings", "text_precision")
 _WORDS = {"source.listing": "the hash of the source's file names and sizes (source.listing)"}
 
 
@@ -46,7 +47,8 @@ class Recipe:
 
     buckets: tuple[tuple[int, int], ...] = ((256, 256),)  # (height, width) in pixels; the first is the default shape
     resample: str = "lanczos"
-    precision: str = "float16"  # type of stored latents and contexts
+    precision: str = "float16"  # type of stored latents, and of contexts without `text_precision`
+    text_precision: str = ""  # type of stored contexts, one of `options.TEXT_PRECISIONS`; "": `precision`
     pooled_precision: str = "float32"
     t5_tokens: int = 77
     batch_size: int = 32  # images that the models see at once; floating-point sums depend on it
@@ -74,6 +76,12 @@ class Recipe:
             return "validation" if key in self.validation_keys else "train"
         draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]
         return "validation" if draw < self.validation_share else "train"
+
+    def precision_of(self, name: str) -> str:
+        """Returns the type in which an array of a record is stored, by the array's name."""
+        if name.endswith(".pooled"):
+            return self.pooled_precision
+        return self.precision if name == "latents" else self.text_precision or self.precision
 
     def facts(self) -> dict:
         """Returns the recipe for JSON, with hashes of class names and dropped keys: there may be millions."""

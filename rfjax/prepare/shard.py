@@ -15,6 +15,7 @@ import numpy as np
 from rfjax.data.prepared.manifest import StoredEncoder
 from rfjax.data.prepared.manifest_facts import KINDS, SPLITS, UnitFacts, bucket_name, unit_file
 from rfjax.data.prepared.records import pack
+from rfjax.data.prepared.text_precision import to_stored
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.inputs.text import UndecodableText
@@ -213,7 +214,9 @@ class _UnitWriter:
                 counts = self._models.token_counts(some)[encoder.name]
                 self._truncated[encoder.name] += sum(count > encoder.tokens for count in counts)
             for i, text in enumerate(some):
-                arrays = {name: self._round(name, rows[i], text) for name, rows in features.items()}
+                arrays = {}
+                for name, rows in features.items():
+                    arrays |= self._round(name, rows[i], text)
                 self._rows[text] = len(self._rows)
                 self._write("captions", pack(arrays, {"caption": text}))
 
@@ -224,7 +227,7 @@ class _UnitWriter:
         self._originals += len(image.original)
         self._synthetic += len(image.synthetic)
         small = images.thumbnail(image.picture.pixels, self._recipe.thumbnail)
-        arrays = {"latents": self._round("latents", latents, image.key), "thumbnail": np.frombuffer(small, np.uint8)}
+        arrays = self._round("latents", latents, image.key) | {"thumbnail": np.frombuffer(small, np.uint8)}
         facts = {
             "key": image.key,
             "width": image.picture.width,
@@ -235,12 +238,14 @@ class _UnitWriter:
         self._write("images", pack(arrays, facts))
 
     def _round(self, name, values, owner):
-        """Casts an array to the recipe's precision. Raises `RfjaxError` if it does not fit or is not finite."""
-        precision = self._recipe.pooled_precision if name.endswith(".pooled") else self._recipe.precision
-        with np.errstate(over="ignore"):
-            stored = values.astype(precision)
-        if not np.isfinite(stored).all():
-            why = f"do not fit {precision}" if np.isfinite(values).all() else "are not finite"
+        """Returns the arrays, by name, that store `values` in the recipe's precision.
+
+        Raises `RfjaxError` if they do not fit or are not finite.
+        """
+        precision, whole = self._recipe.precision_of(name), bool(np.isfinite(values).all())
+        stored = to_stored(name, values, precision) if whole else {}
+        if not whole or not all(np.isfinite(array).all() for array in stored.values()):
+            why = f"do not fit {precision}" if whole else "are not finite"
             remedy = "prepare with --precision=float32 --compute-dtype=float32"
             raise RfjaxError(f"the {name} of {owner[:80]!r} {why}; {remedy}")
         return stored

@@ -13,6 +13,7 @@ from rfjax.data.prepared.manifest import Manifest
 from rfjax.data.prepared.manifest_facts import KINDS, NAME, SPLITS
 from rfjax.data.prepared.records import FACTS_OF, unpack
 from rfjax.data.prepared.shards import Shards
+from rfjax.data.prepared.text_precision import shapes_stored
 from rfjax.errors import RfjaxError
 from rfjax.inputs import seals
 
@@ -108,7 +109,7 @@ def _wrong_caption(where, record, found):
         yield f"{where}: {error}"
         return
     for encoder in found.encoders:
-        sizes = {f"{encoder.name}.context": (encoder.tokens, encoder.channels)}
+        sizes = shapes_stored(arrays, f"{encoder.name}.context", (encoder.tokens, encoder.channels))
         if encoder.pooled:
             sizes[f"{encoder.name}.pooled"] = (encoder.pooled,)
         for name, size in sizes.items():

@@ -8,6 +8,7 @@ the tables below. Run this module to print that page:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -224,6 +225,8 @@ class Measure:
         """Returns the measure of a column of wide.csv; None for any other column, such as a standard error's."""
         base, at, level = name.partition("@t=")
         found = _KNOWN.get(base)
+        if not at and found is None:
+            return _by_model(name)
         if not at or found is None:
             return found
         return replace(found, item=f"t={level}") if found.item == "mean" and "_" not in level else None
@@ -234,6 +237,15 @@ PROTOCOLS = {
     "geneval_official": "official GenEval",
     "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
     "geneval_other_models": "GenEval with other models",
+}
+# Scores whose model is part of their name: metric -> its title. METRIC_by_MODEL is the evaluation of a model's scores,
+# and METRIC that of the published model's.
+BY = "_by_"
+OF_MODELS = {
+    "vqascore": "VQAScore",
+    "geneval2": "GenEval 2",
+    "dpg": "DPG-Bench",
+    "pickscore": "PickScore",
 }
 SCORED = ("overall", *TASKS)  # the items of a GenEval score
 # (evaluation, metric) -> its items; a loss has one more item for each level of t
@@ -261,6 +273,32 @@ ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
 _KNOWN = {
     measure.format(): measure for named, items in ITEMS.items() for measure in (Measure(*named, i) for i in items)
 }
+
+
+_BY_MODEL = re.compile(rf"({'|'.join((*OF_MODELS, 'geneval'))})({BY}[a-z0-9-]+)?")
+
+
+def _by_model(name: str) -> Measure | None:
+    """Returns the measure of a column such as `vqascore_by_llava-1a2b3c4d_overall`; None for any other column."""
+    found = _BY_MODEL.match(name)
+    if found is None or name.endswith(tuple(suffix for _, suffix in STATISTICS if suffix)):
+        return None
+    rest = name[found.end() :]
+    own = found[2] or found[1] in OF_MODELS
+    return Measure(found[0], found[1], rest[1:]) if own and rest.startswith("_") and rest != "_" else None
+
+
+def protocols(evaluations: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Returns {evaluation: (its metric, its title)} of the scores of folders of images that the report correlates with
+    the loss: the protocols of GenEval, and those of `evaluations` that a model of the user's made."""
+    named = {evaluation: ("geneval", title) for evaluation, title in PROTOCOLS.items()}
+    titles = OF_MODELS | {"geneval": "GenEval with boxes"}
+    for evaluation in sorted(set(evaluations)):
+        found = _BY_MODEL.fullmatch(evaluation)
+        if found and (found[2] or found[1] in OF_MODELS):
+            by = f" by {found[2].removeprefix(BY)}" if found[2] else ""
+            named[evaluation] = (found[1], titles[found[1]] + by)
+    return named
 
 
 def score_column(item: str = "overall") -> str:
@@ -332,6 +370,10 @@ of as many pictures drawn for the prompts |
 `geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
 | `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | scores of a folder of images, as docs/metrics.md defines \
 them; with `_other_model` where the model is not the metric's own |
+| `vqascore_by_MODEL_overall`, `geneval2_by_MODEL_overall`, `geneval2_by_MODEL_am`, `dpg_by_MODEL_overall`, \
+`pickscore_by_MODEL_overall`, ... | scores by a model of the user's, with its folder's name and the first digits of \
+its hash (docs/questions.md); without `_by_MODEL` by the published model |
+| `geneval_by_MODEL_overall`, ... | GenEval's rules on another detector's boxes (docs/metrics.md) |
 | `compbench_color`, ... | T2I-CompBench, by its own scorers |
 | `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval \
 --mlperf-levels`) |

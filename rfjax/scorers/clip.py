@@ -16,7 +16,17 @@ from rfjax.scorers import pretrained
 from rfjax.scorers.files import content_hash
 
 # name of an image tower -> (width, layers, patch, input size)
-TOWERS = {"ViT-B/32": (768, 12, 32, 224), "ViT-L/14": (1024, 24, 14, 224), "ViT-L/14@336": (1024, 24, 14, 336)}
+TOWERS = {
+    "ViT-B/32": (768, 12, 32, 224),
+    "ViT-L/14": (1024, 24, 14, 224),
+    "ViT-L/14@336": (1024, 24, 14, 336),
+    "ViT-H/14": (1280, 32, 14, 224),
+}
+# activation -> (the models that need it, what to do about another)
+ACTIVATIONS = {
+    "quick_gelu": ("OpenAI's CLIP", "take the folder of openai/clip-vit-*"),
+    "gelu": ("PickScore's CLIP", "take the folder of yuvalkirstain/PickScore_v1, with its tokenizer"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +59,12 @@ class Clip:
         return self.model.text_projection(pooled).float()
 
 
-def load(path: str | os.PathLike, device: torch.device) -> Clip:
+def load(path: str | os.PathLike, device: torch.device, activation: str = "quick_gelu") -> Clip:
     """Loads the CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
 
-    Raises `ConfigError` if there is none, or if its activation is not QuickGELU. OpenAI's weights were trained with
-    QuickGELU; with a config that says `gelu` the model runs, but gives wrong embeddings.
+    Raises `ConfigError` if there is none, or if its activation is another. OpenAI's weights were trained with
+    QuickGELU, LAION's and PickScore with `gelu`. With a config that says otherwise the model runs, but gives wrong
+    embeddings.
     """
     path = Path(path)
     model = pretrained.load(CLIPModel, path, "CLIP")
@@ -65,12 +76,10 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
             f"cannot load CLIP's tokenizer from {path} ({reason}); check that the folder is whole"
         ) from None
     for tower in ("text_config", "vision_config"):
-        activation = getattr(model.config, tower).hidden_act
-        if activation != "quick_gelu":
-            raise ConfigError(
-                f"{path} has {tower}.hidden_act {activation!r}, and OpenAI's CLIP needs 'quick_gelu'; take the folder "
-                "of openai/clip-vit-*"
-            )
+        found = getattr(model.config, tower).hidden_act
+        if found != activation:
+            needs, remedy = ACTIVATIONS[activation]
+            raise ConfigError(f"{path} has {tower}.hidden_act {found!r}, and {needs} needs {activation!r}; {remedy}")
     vision = model.config.vision_config
     shape = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
     name = next((name for name, tower in TOWERS.items() if tower == shape), "other")

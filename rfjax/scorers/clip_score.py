@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.image_folders.geneval_folder import own_row
@@ -36,18 +35,24 @@ def clip_scores(seen: Float[torch.Tensor, "n d"], said: Float[torch.Tensor, "n d
     return WEIGHT * (unit(seen) * unit(said)).sum(-1).clamp(min=0)
 
 
-def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[float, float]:
-    """Returns the mean over images and its standard error, clustered by caption: a caption's images are dependent.
+@dataclass(frozen=True)
+class Similarity:
+    """A score of an image and its caption, computed from CLIP's embeddings of both."""
 
-    With G captions: sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; nan for a single caption.
-    """
-    values: Float64[np.ndarray, " n"] = np.asarray(scores, np.float64)
-    mean = float(values.mean())
-    _, group = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
-    sums = np.bincount(group, weights=values - mean)
-    if (groups := len(sums)) < 2:
-        return mean, math.nan
-    return mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
+    metric: str
+    title: str
+    scores: Callable  # (Clip, embeddings of images [n, d], of texts [n, d]) -> [n]
+    prefix: str = ""  # of the caption
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+CLIP_SCORE = Similarity(
+    "clip-score",
+    "CLIP score",
+    lambda model, seen, said: clip_scores(seen, said),
+    PREFIX,
+    {"prefix": PREFIX, "weight": WEIGHT},
+)
 
 
 def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> tuple[dict[str, str], dict[str, int]]:
@@ -94,24 +99,30 @@ def _read_captions(file):
 
 
 def score_folder(
-    folder: str | os.PathLike, clip: Clip, captions: dict[str, str], out: str | os.PathLike, *, batch_size: int
+    folder: str | os.PathLike,
+    clip: Clip,
+    captions: dict[str, str],
+    out: str | os.PathLike,
+    *,
+    batch_size: int,
+    similarity: Similarity = CLIP_SCORE,
 ) -> list[float]:
     """Scores each image, in the order of `captions`. Resumes: rows that an earlier command left in `out` are reused.
 
     Raises `ConfigError`, naming an image or a setting that cannot be used.
     """
     folder, names = Path(folder), list(captions)
-    settings = {"metric": "clip-score", "clip": f"{clip.name} {clip.sha256}", "prefix": PREFIX, "weight": WEIGHT}
+    settings = {"metric": similarity.metric, "clip": f"{clip.name} {clip.sha256}", **similarity.settings}
     with Rows(out, settings, _Row) as rows:
         contents = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
         waiting = [name for name in names if not _is_done(rows.get(name), contents[name], captions[name])]
-        with Bar("CLIP score", len(names) - len(waiting), len(names)) as bar:
+        with Bar(similarity.title, len(names) - len(waiting), len(names)) as bar:
             for start in range(0, len(waiting), batch_size):
                 batch = waiting[start : start + batch_size]
                 pictures = [images.read(io.BytesIO((folder / name).read_bytes()), folder / name) for name in batch]
                 inputs = torch.stack([images.clip_transform(picture, clip.size) for picture in pictures])
-                said = clip.embed_texts([PREFIX + captions[name] for name in batch])
-                scores = clip_scores(clip.embed_images(inputs), said).tolist()
+                said = clip.embed_texts([similarity.prefix + captions[name] for name in batch])
+                scores = similarity.scores(clip, clip.embed_images(inputs), said).tolist()
                 rows.add(
                     {"image": name, "sha256": contents[name], "caption": captions[name], "score": score}
                     for name, score in zip(batch, scores, strict=True)

@@ -38,7 +38,9 @@ class Metric(NamedTuple):
 
 OPTIONS = {
     "detector": dict(
-        metavar="PATH", type=as_path("--detector"), help="Mask2Former: mmdet's .pth, or a transformers folder"
+        metavar="PATH",
+        type=as_path("--detector"),
+        help="Mask2Former: mmdet's .pth, or a transformers folder; or any COCO detector's folder",
     ),
     "clip": dict(metavar="DIR", type=as_path("--clip"), help="CLIP: a transformers folder"),
     "metadata": dict(
@@ -61,6 +63,11 @@ OPTIONS = {
         type=as_path("--inception"),
         help="FID's Inception: pt_inception-2015-12-05-6726825d.pth",
     ),
+    "vqa": dict(metavar="DIR", type=as_path("--vqa"), help="a vision-language model: a transformers folder"),
+    "questions": dict(
+        metavar="FILE", type=as_path("--questions"), help="the benchmark's file: geneval2_data.jsonl, dpg_bench.csv"
+    ),
+    "compute_dtype": dict(choices=("float32", "bfloat16", "float16"), help="type of its numbers (default float32)"),
     "images_per_prompt": dict(
         type=int, metavar="N", help="images that each prompt should have (default: the largest image number + 1)"
     ),
@@ -201,11 +208,11 @@ def _generation(folder):
 
 def _geneval(args, out):
     from rfjax.evaluation.geneval.files import summary_path, summary_text
-    from rfjax.scorers import attach, clip, geneval_images, mask2former, torch_device
+    from rfjax.scorers import attach, clip, coco_boxes, geneval_images, torch_device
     from rfjax.scorers.colors import ColorClassifier
 
     device = torch_device.choose(args.device)
-    detector = mask2former.load(args.detector, device)
+    detector = coco_boxes.load(args.detector, device)
     classifier = ColorClassifier(clip.load(args.clip, device))
     scored = geneval_images.score_folder(
         args.folder,
@@ -240,11 +247,12 @@ def _geneval(args, out):
 def _clip_score(args, out):
     from rfjax.evaluation.records import Measured
     from rfjax.scorers import attach, clip, clip_score, torch_device
+    from rfjax.scorers.clustered import mean_and_stderr
 
     captions, left_out = clip_score.captions_of(args.folder, args.captions)
     model = clip.load(args.clip, torch_device.choose(args.device))
     scores = clip_score.score_folder(args.folder, model, captions, out, batch_size=args.batch_size)
-    mean, stderr = clip_score.mean_and_stderr(scores, list(captions.values()))
+    mean, stderr = mean_and_stderr(scores, list(captions.values()))
     known = f" +- {stderr:.4f} (standard error over {len(set(captions.values()))} captions)"
     lines = [f"CLIP score {mean:.4f}{known if math.isfinite(stderr) else ''}, {len(scores)} images"]
     if model.name != clip_score.TOWER:
@@ -309,6 +317,18 @@ def _distance(args, out):
     return MetricResult(lines, evaluation, args.reference.absolute().name, values, extra)
 
 
+def _answers(args, out):
+    from rfjax.scorers import vqa_measure
+
+    return MetricResult(*vqa_measure.measure_answers(args, out))
+
+
+def _pick_score(args, out):
+    from rfjax.scorers import vqa_measure
+
+    return MetricResult(*vqa_measure.measure_pick_score(args, out))
+
+
 def _compbench(args, out):
     from rfjax.evaluation.image_folders import compbench
     from rfjax.evaluation.records import Measured
@@ -325,9 +345,14 @@ def _compbench(args, out):
 TORCH = ("torch", "transformers", "PIL")
 GENEVAL = ("metadata", "images_per_prompt", "allow_missing")
 REFERENCE = ("reference",)
+ASKED, ANSWERED = ("vqa", "questions"), ("captions", "compute_dtype", "allow_missing")
 METRICS = {
     "geneval": Metric("GenEval of images in its layout", ("detector", "clip"), GENEVAL, TORCH, _geneval),
     "clip-score": Metric("CLIPScore of images and their captions", ("clip",), ("captions",), TORCH, _clip_score),
+    "vqascore": Metric("VQAScore of images with captions", ("vqa",), ("captions", "compute_dtype"), TORCH, _answers),
+    "geneval2": Metric("GenEval 2's questions", ASKED, ANSWERED, TORCH, _answers),
+    "dpg": Metric("DPG-Bench's questions", ASKED, ANSWERED, TORCH, _answers),
+    "pickscore": Metric("PickScore of images and their prompts", ("clip",), ("captions",), TORCH, _pick_score),
     "fid-inception": Metric("FID on Inception's features", REFERENCE, ("inception",), TORCH, _distance),
     "fid-clip": Metric("Frechet distance of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
     "cmmd": Metric("CMMD of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),

@@ -10,7 +10,7 @@ from rfjax.errors import ConfigError
 
 CHUNK = 1 << 22
 # Suffixes of the files in a model's folder that decide its output. Others, such as a readme, may change.
-SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model", ".pth", ".pt", ".npz", ".npy")
+SUFFIXES = (".json", ".jinja", ".txt", ".safetensors", ".bin", ".model", ".pth", ".pt", ".npz", ".npy")
 
 
 def content_hash(path: str | os.PathLike) -> str:

@@ -41,9 +41,11 @@ from rfjax.evaluation.image_folders import geneval_folder
 from rfjax.files import write_whole
 from rfjax.inputs.json_files import parse_json
 from rfjax.scorers import images
+from rfjax.scorers.coco_boxes import BoxDetector
 from rfjax.scorers.colors import ColorClassifier
 from rfjax.scorers.folder_features import say_left_out
 from rfjax.scorers.mask2former import Detector, Instances
+from rfjax.scorers.model_names import named_by
 from rfjax.scorers.object_names import OBJECT_NAMES
 from rfjax.scorers.rows import Bar, Row, Rows
 
@@ -56,6 +58,13 @@ KINDS = {
     "official": ("geneval_official", "GenEval"),
     "hf": ("geneval_hf_mask2former", "GenEval (HF Mask2Former weights)"),
     "other": ("geneval_other_models", "GenEval (other models)"),
+}
+
+# kind of the detector's weights -> what it is instead of the official detector
+WEIGHTS = {
+    "hf": "converted from facebookresearch's weights",
+    "other": "of another checkpoint",
+    "boxes": "another network that gives boxes without masks",
 }
 
 
@@ -72,7 +81,7 @@ class Scored(NamedTuple):
 
 def score_folder(
     folder: str | os.PathLike,
-    detector: Detector,
+    detector: Detector | BoxDetector,
     classifier: ColorClassifier,
     out: str | os.PathLike,
     *,
@@ -112,7 +121,7 @@ def score_folder(
         ImageResult(found.rows[sample.prompt_index], row["correct"], row["reason"], {})
         for sample, row in zip(found.samples, lines, strict=True)
     ]
-    evaluation, title = KINDS[detector.kind if classifier.clip.name == OFFICIAL_CLIP else "other"]
+    evaluation, title = _named(detector, classifier)
     deviations = _deviations(found, detector, classifier, options, expected, missing_prompts or missing_images)
     scores = score(results, seed=seed)
     summary = {
@@ -138,6 +147,16 @@ def score_folder(
     text = "".join(json.dumps({name: row[name] for name in OFFICIAL_FIELDS}, allow_nan=False) + "\n" for row in lines)
     write_whole({results_path: text, summary_path(results_path): json.dumps(summary, indent=1, allow_nan=False) + "\n"})
     return Scored(evaluation, title, scores, prompt_scores(results), deviations, summary)
+
+
+def _named(detector, classifier) -> tuple[str, str]:
+    """Returns the evaluation's name and title. A detector of boxes is part of both, with any CLIP but the official."""
+    official = classifier.clip.name == OFFICIAL_CLIP
+    if not isinstance(detector, BoxDetector):
+        return KINDS[detector.kind if official else "other"]
+    both = detector.sha256 + ("" if official else classifier.clip.sha256)
+    sha256 = detector.sha256 if official else hashlib.sha256(both.encode()).hexdigest()
+    return named_by("geneval", detector.name, sha256, False), f"GenEval's rules on boxes by {detector.name}"
 
 
 def _score_images(found, detector, classifier, rows, options, batch_size):
@@ -209,8 +228,7 @@ def _deviations(found, detector, classifier, options, expected, incomplete):
     if incomplete:
         wrong.append("images are missing")
     if detector.kind != "official":
-        whose = "converted from facebookresearch's weights" if detector.kind == "hf" else "of another checkpoint"
-        wrong.append(f"the detector is {whose} (SHA-256 {detector.sha256})")
+        wrong.append(f"the detector is {WEIGHTS[detector.kind]} (SHA-256 {detector.sha256})")
     if classifier.clip.name != OFFICIAL_CLIP:
         wrong.append(f"colours are by another CLIP than {OFFICIAL_CLIP} ({classifier.clip.name})")
     if options != DEFAULT_OPTIONS:

@@ -479,8 +479,38 @@ def test_a_model_sees_normalised_squares_and_gives_unit_vectors(tmp_path):
         path = str(planted.thumbnail_model(tmp_path / f"{name}.onnx", inputs=inputs))
         model = descriptors.Model(path, side=None, mean=tuple(mean), std=tuple(std), output=None, mirrored=True)
         found = model.describe(pixels)
-        assert model.side == 128 and found.shape == (3, 2, 192) and np.allclose(found[:, 0], expected, atol=1e-5)
+        assert (
+            model.height == model.width == 128
+            and found.shape == (3, 2, 192)
+            and np.allclose(found[:, 0], expected, atol=1e-5)
+        )
         assert np.allclose(found[:, 1].reshape(3, 3, 8, 8), expected.reshape(3, 3, 8, 8)[..., ::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "made, side",
+    [
+        (dict(kind=2), None),  # bytes
+        (dict(kind=2, last=True), None),
+        (dict(last=True), None),
+        (dict(kind=2, last=True, side="any"), 128),
+        (dict(kind=2, last=True, wide=2), None),
+    ],
+)
+def test_a_model_of_bytes_or_of_channels_last_sees_the_same_image(tmp_path, made, side):
+    """By numpy the second way. Catches bytes that are normalised as well as by the model, axes in the wrong order, and
+    height and width exchanged."""
+    wide = made.get("wide", 1)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 128, 128 * wide, 3)).astype(np.uint8)
+    path = str(planted.thumbnail_model(tmp_path / "m.onnx", **made))
+    model = descriptors.Model(path, side=side, mean=None, std=None, output=None, mirrored=False)
+    assert (model.height, model.width) == (128, 128 * wide) and ("mean" in model.facts) == ("kind" not in made)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    values = pixels.astype(float) if "kind" in made else (pixels / 255 - mean) / std
+    pooled = values.reshape(3, 8, 16, 8 * wide, 16, 3).mean((2, 4)).transpose(0, 3, 1, 2)
+    expected = (pooled - pooled.mean((2, 3), keepdims=True)).reshape(3, -1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(model.describe(pixels)[:, 0], expected, atol=1e-5)
 
 
 def test_an_output_that_is_no_row_an_image_is_refused(source, tmp_path, capsys):
@@ -511,8 +541,14 @@ def test_descriptors_that_are_not_finite_are_counted_and_compared_with_nobody(so
 @pytest.mark.parametrize(
     "made, words, said",
     [
-        (dict(inputs=("n", 1)), [], "it must be tensor(float) or tensor(float16) [n, 3, side, side]"),
+        (
+            dict(inputs=("n", 1)),
+            [],
+            "it must be tensor(float), tensor(float16), tensor(uint8) [n, 3, height, width] or [n,",
+        ),
         (dict(kind=11), [], "is tensor(double)"),
+        (dict(inputs=("n", 4), last=True), [], "it must be tensor(float), tensor(float16)"),
+        (dict(kind=2), ["--model-mean=0,0,0"], "takes bytes and normalises them itself; leave them out"),
         (dict(outputs=2), [], "has the outputs descriptor, flat; name the descriptor with --model-output"),
         (dict(outputs=2), ["--model-output=other"], "--model-output is other"),
         (dict(side="any"), [], "name the side of the square with --model-size"),

@@ -105,8 +105,12 @@ def judged(keepers, group):
     return right.sum() / max(gone.sum(), 1), right.sum() / copies, right
 
 
-def thumbnail_model(path, side=128, *, cells=8, inputs=("n", 3), outputs=1, kind=None, bias=0.0, flat_from=1):
-    """A descriptor without training as ONNX: the image averaged in `cells` by `cells` squares, less its mean."""
+def thumbnail_model(
+    path, side=128, *, cells=8, inputs=("n", 3), outputs=1, kind=None, bias=0.0, flat_from=1, last=False, wide=1
+):
+    """A descriptor without training as ONNX: the image averaged in `cells` by `cells` squares, less its mean.
+
+    With `last`, the channels are the last axis; the image is `wide` times as wide as high."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -115,7 +119,8 @@ def thumbnail_model(path, side=128, *, cells=8, inputs=("n", 3), outputs=1, kind
     dtype = helper.tensor_dtype_to_np_dtype(inner)
     size = 128 if isinstance(side, str) else side
     nodes = [
-        helper.make_node("Cast", ["image"], ["cast"], to=inner),
+        helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2] if last else [0, 1, 2, 3]),
+        helper.make_node("Cast", ["planes"], ["cast"], to=inner),
         helper.make_node(
             "AveragePool", ["cast"], ["pooled"], kernel_shape=[size // cells] * 2, strides=[size // cells] * 2
         ),
@@ -128,7 +133,9 @@ def thumbnail_model(path, side=128, *, cells=8, inputs=("n", 3), outputs=1, kind
         numpy_helper.from_array(np.array([2, 3], np.int64), "space"),
         numpy_helper.from_array(np.array([bias], dtype), "bias"),
     ]
-    given = [helper.make_tensor_value_info("image", kind, [*inputs, side, side])]
+    sides = [side, side if isinstance(side, str) else side * wide]
+    shape = [inputs[0], *sides, inputs[1]] if last else [*inputs, *sides]
+    given = [helper.make_tensor_value_info("image", kind, shape)]
     names = ["descriptor", "flat"][:outputs]
     found = [helper.make_tensor_value_info(name, inner, [None, None]) for name in names]
     graph = helper.make_graph(nodes, "thumbnail", given, found, constants)

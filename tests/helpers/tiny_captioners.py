@@ -27,9 +27,11 @@ CHAT = (
 )
 
 
-def _tokenizer():
+def _tokenizer(more_words=()):
     return BertTokenizer(
-        vocab={word: number for number, word in enumerate([*SPECIAL, *WORDS])}, do_lower_case=True, model_max_length=64
+        vocab={word: number for number, word in enumerate([*SPECIAL, *WORDS, *more_words])},
+        do_lower_case=True,
+        model_max_length=64,
     )
 
 
@@ -55,9 +57,9 @@ def _vision(**more):
     }
 
 
-def save_blip(folder, seed=0):
+def save_blip(folder, seed=0, more_words=()):
     text = {
-        "vocab_size": len(SPECIAL) + len(WORDS),
+        "vocab_size": len(SPECIAL) + len(WORDS) + len(more_words),
         "hidden_size": 16,
         "encoder_hidden_size": 16,
         "intermediate_size": 32,
@@ -71,7 +73,9 @@ def save_blip(folder, seed=0):
     }
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=_vision(), projection_dim=16))
     _stirred(model, seed).save_pretrained(folder)
-    BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), _tokenizer()).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), _tokenizer(more_words)).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -95,10 +99,10 @@ def save_git(folder, seed=0):
     return folder
 
 
-def save_llava(folder, seed=0):
+def save_llava(folder, seed=0, more_words=()):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    pieces = [*SPECIAL, "<image>", "user", "assistant", *WORDS]
+    pieces = [*SPECIAL, "<image>", "user", "assistant", *WORDS, *more_words]
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(pieces)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

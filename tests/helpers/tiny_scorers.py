@@ -7,10 +7,19 @@ from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
+    DetrConfig,
+    DetrForObjectDetection,
+    DetrImageProcessorPil,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
+    ResNetConfig,
     SwinConfig,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosImageProcessorPil,
 )
+
+from rfjax.scorers.object_names import OBJECT_NAMES
 
 
 def mask2former(seed=3, classes=80, queries=12):
@@ -45,13 +54,14 @@ def mask2former(seed=3, classes=80, queries=12):
     return model
 
 
-def clip(folder, seed=5, image_size=224, patch=56, **vision):
+def clip(folder, seed=5, image_size=224, patch=56, activation="quick_gelu", **vision):
     torch.manual_seed(seed)
     letters = [chr(code) for code in range(33, 127)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
     text = CLIPTextConfig(
+        hidden_act=activation,
         vocab_size=len(tokens),
         hidden_size=32,
         intermediate_size=48,
@@ -61,7 +71,10 @@ def clip(folder, seed=5, image_size=224, patch=56, **vision):
         bos_token_id=len(tokens) - 2,
         eos_token_id=len(tokens) - 1,
     )
-    settings = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2) | vision
+    settings = (
+        dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, hidden_act=activation)
+        | vision
+    )
     seen = CLIPVisionConfig(**settings, image_size=image_size, patch_size=patch, projection_dim=16)
     model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=seen.to_dict(), projection_dim=16)).eval()
     with torch.no_grad():
@@ -69,4 +82,60 @@ def clip(folder, seed=5, image_size=224, patch=56, **vision):
             value.add_(0.2 * torch.randn_like(value))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _of_coco():
+    """COCO's names by label, as DETR's config has them: 91 labels, of which some are no class."""
+    names = [{"computer mouse": "mouse", "tv remote": "remote"}.get(name, name) for name in OBJECT_NAMES]
+    labels = ["N/A", *names[:11], "N/A", *names[11:]]
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}
+
+
+def _stirred(model, head):
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.add_(0.1 * torch.randn_like(value))
+            if head in name:  # so that some objects pass the threshold
+                value.mul_(25)
+    return model.eval()
+
+
+def detr(folder, seed=11):
+    torch.manual_seed(seed)
+    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=["stage4"])
+    config = DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=6,
+        **_of_coco(),
+    )
+    _stirred(DetrForObjectDetection(config), "class_labels_classifier").save_pretrained(folder)
+    DetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder
+
+
+def yolos(folder, seed=12):
+    torch.manual_seed(seed)
+    config = YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=6,
+        **_of_coco(),
+    )
+    _stirred(YolosForObjectDetection(config), "class_labels_classifier").save_pretrained(folder)
+    YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(folder)
     return folder

@@ -28,6 +28,7 @@ from rfjax.data.prepared.manifest import Bucket, Manifest
 from rfjax.data.prepared.manifest_facts import KINDS, SPLITS
 from rfjax.data.prepared.records import FACTS_OF, unpack
 from rfjax.data.prepared.shards import Shards
+from rfjax.data.prepared.text_precision import from_stored, shapes_stored
 from rfjax.errors import ConfigError, RfjaxError
 
 VERSION = "prepared-1"  # to be raised whenever the example of an index changes
@@ -220,12 +221,14 @@ class PreparedCorpus:
         for slot in shapes.encoders:
             tokens, channels = slice(*slot.tokens), slice(*slot.channels)
             for row, arrays in enumerate(stored):
-                places = {"context": context[row, tokens, channels]}
+                place, name = context[row, tokens, channels], f"{slot.name}.context"
+                for part, shape in shapes_stored(arrays, name, place.shape).items():
+                    self._check_shape(arrays, part, shape, "a caption")
+                from_stored(arrays, name, place)
                 if slot.pooled[1] > slot.pooled[0]:
-                    places["pooled"] = pooled[row, slice(*slot.pooled)]
-                for kind, place in places.items():
-                    self._check_shape(arrays, f"{slot.name}.{kind}", place.shape, "a caption")
-                    place[...] = arrays[f"{slot.name}.{kind}"]
+                    place, name = pooled[row, slice(*slot.pooled)], f"{slot.name}.pooled"
+                    self._check_shape(arrays, name, place.shape, "a caption")
+                    place[...] = arrays[name]
         return Conditions(context, pooled)
 
 

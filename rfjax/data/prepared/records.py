@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from rfjax.inputs.json_files import check_json
 
-DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
+DTYPES = {"F16": np.float16, "F32": np.float32, "I8": np.int8, "U8": np.uint8}
 FACTS = "facts"  # a single key, because safetensors writes several keys in no fixed order
 
 
@@ -39,7 +39,7 @@ FACTS_OF = {"images": ImageFacts, "captions": TextFacts}
 
 
 def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes:
-    """The bytes of a record: float16, float32 or uint8 arrays, and facts that JSON can hold."""
+    """The bytes of a record: float16, float32, int8 or uint8 arrays, and facts that JSON can hold."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(whole, {FACTS: json.dumps(facts, ensure_ascii=False)})
 

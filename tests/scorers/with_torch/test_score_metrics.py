@@ -14,7 +14,7 @@ from rfjax.cli import main
 from rfjax.evaluation.frechet import frechet_distance, moments
 from rfjax.evaluation.records import read_records
 from rfjax.results import merge
-from rfjax.scorers import clip, clip_score, images
+from rfjax.scorers import clip, clip_score, clustered, images
 from rfjax.scorers.cmmd import cmmd
 
 
@@ -59,9 +59,9 @@ def test_clip_score_on_features_by_hand():
 def test_its_error_is_over_captions():
     """By hand: residuals -1.5, -0.5, 0.5, 1.5 in captions a, a, b, b sum to -2 and 2. Catches images of one
     caption counted as independent."""
-    mean, stderr = clip_score.mean_and_stderr([1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"])
+    mean, stderr = clustered.mean_and_stderr([1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"])
     assert (mean, stderr) == (2.5, pytest.approx(math.sqrt(2 * 8) / 4))
-    assert math.isnan(clip_score.mean_and_stderr([1.0, 2.0], ["a", "a"])[1])
+    assert math.isnan(clustered.mean_and_stderr([1.0, 2.0], ["a", "a"])[1])
 
 
 def test_clip_score_of_a_folder(pictures, clip_folder, model, tmp_path, capsys):

@@ -1,0 +1,53 @@
+"""The types in which captions' contexts are stored: float16, float32, or int8 with a scale for each token.
+
+In int8 a token's numbers are rounded to multiples of its scale, which is the largest magnitude among them over 127. A
+scale for each token, and not one for all, because a few tokens (CLIP's first, T5's last) are many times as large as the
+others. A number is off by at most half a scale: 1/254 of the largest number of its token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Float32, Int8
+
+INT8 = "int8"
+LEVELS = 127  # on each side of zero; -128 is not used
+SCALES = ".scales"  # the scales of NAME.context are stored as NAME.context.scales
+
+
+def quantise(
+    context: Float[np.ndarray, "tokens channels"],
+) -> tuple[Int8[np.ndarray, "tokens channels"], Float32[np.ndarray, " tokens"]]:
+    """Returns whole numbers and each token's scale, whose products are nearest to the context. A token of zeros has
+    the scale 0. The context must be finite."""
+    context = np.asarray(context, np.float32)
+    scales = (np.abs(context).max(axis=1, initial=0.0) / LEVELS).astype(np.float32)
+    steps = np.divide(context, scales[:, None], out=np.zeros_like(context), where=scales[:, None] > 0)
+    return np.rint(steps).clip(-LEVELS, LEVELS).astype(np.int8), scales
+
+
+def to_stored(name: str, values: Float[np.ndarray, ...], precision: str) -> dict[str, np.ndarray]:
+    """Returns the arrays that a record holds for `values`, by name. A float that does not fit becomes infinite.
+
+    For int8, the values must be a context [tokens, channels].
+    """
+    if precision == INT8:
+        levels, scales = quantise(values)
+        return {name: levels, name + SCALES: scales}
+    with np.errstate(over="ignore"):
+        return {name: values.astype(precision)}
+
+
+def shapes_stored(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape that each array of a stored context of this `shape` must have, by the array's name."""
+    in_int8 = name in arrays and arrays[name].dtype == np.int8
+    return {name: shape} | ({name + SCALES: shape[:1]} if in_int8 else {})
+
+
+def from_stored(arrays: Mapping[str, np.ndarray], name: str, out: Float32[np.ndarray, "tokens channels"]) -> None:
+    """Writes a stored context into `out`, in float32. The arrays must have the shapes of `shapes_stored`."""
+    out[...] = arrays[name]
+    if arrays[name].dtype == np.int8:
+        out *= arrays[name + SCALES][:, None]

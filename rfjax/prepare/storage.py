@@ -1,0 +1,78 @@
+"""Says what a prepared corpus will take on disk, before any work: bytes by type of its features, and shards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rfjax.data.prepared.manifest import StoredEncoder
+from rfjax.data.prepared.manifest_facts import KINDS, SPLITS
+from rfjax.data.prepared.records import pack
+from rfjax.data.prepared.text_precision import to_stored
+from rfjax.prepare.options import TEXT_PRECISIONS
+from rfjax.prepare.recipe import Recipe
+from rfjax.prepare.sources import Source
+
+FRAME = 140  # bytes that ArrayRecord adds to a record, measured
+FILE = 98_304  # bytes that it adds to a file: its records' places, and the rest of the last blocks of 64 KiB
+A_CAPTION = "a" * 60  # a caption's text as long as CC12M's are in the middle
+A_THUMBNAIL = 2_000  # bytes of a preview in JPEG
+MILLION = 1_000_000
+IN_RECORDS = ("folder", "parquet", "tfds")  # kinds of sources whose sizes are numbers of images
+
+
+def caption_bytes(encoders: Sequence[StoredEncoder], context: str, pooled: str) -> int:
+    """Returns the bytes of a caption's record, with contexts in the type `context` and pooled vectors in `pooled`."""
+    arrays = {}
+    for encoder in encoders:
+        zeros = np.zeros((encoder.tokens, encoder.channels), np.float32)
+        arrays |= to_stored(f"{encoder.name}.context", zeros, context)
+        if encoder.pooled:
+            arrays[f"{encoder.name}.pooled"] = np.zeros(encoder.pooled, pooled)
+    return len(pack(arrays, {"caption": A_CAPTION})) + FRAME
+
+
+def image_bytes(recipe: Recipe, reduction: int, channels: int) -> int:
+    """Returns the bytes of an image's record: of the first bucket, with the latent and its preview."""
+    height, width = recipe.buckets[0]
+    latent = np.zeros((height // reduction, width // reduction, channels), recipe.precision)
+    facts = {"key": "0" * 24, "width": 1000, "height": 1000, "original": [1000], "synthetic": []}
+    return len(pack({"latents": latent, "thumbnail": np.zeros(A_THUMBNAIL, np.uint8)}, facts)) + FRAME
+
+
+def image_count(source: Source) -> int | None:
+    """Returns the number of a source's images; None for tars, which are not read before the work."""
+    return int(sum(source.sizes)) if source.kind in IN_RECORDS else None
+
+
+def storage_lines(
+    source: Source, recipe: Recipe, encoders: Sequence[StoredEncoder], *, reduction: int, channels: int, out: Path
+) -> list[str]:
+    """Returns lines on what the corpus takes, with one caption an image, no caption twice and no image dropped."""
+    chosen = recipe.text_precision or recipe.precision
+    features = {each: caption_bytes(encoders, each, recipe.pooled_precision) for each in TEXT_PRECISIONS}
+    image = image_bytes(recipe, reduction, channels)
+    choices = ", ".join(
+        f"{_gigabytes(MILLION * size)} in {each}{' (chosen)' if each == chosen else ''}"
+        for each, size in features.items()
+    )
+    latents = f"latents and previews of a million images: {_gigabytes(MILLION * image)}"
+    lines = [f"features of a million captions: {choices}; {latents}"]
+    count, shards = image_count(source), f"{len(source.sizes):,} shard{'s' * (len(source.sizes) != 1)}"
+    if count is None:
+        return [*lines, f"{shards}, one a tar; tars do not say how many images they have before they are read"]
+    needed = count * (image + features[chosen]) + len(source.sizes) * len(SPLITS) * len(KINDS) * FILE
+    free = shutil.disk_usage(next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())).free
+    lines.append(
+        f"{count:,} images with a caption each: {_gigabytes(needed)} in {shards}; {_gigabytes(free)} are free at {out}"
+    )
+    if needed > free:
+        lines.append(f"the disk of {out} may be too small: give another --out, or --text-precision int8")
+    return lines
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.3g} GB" if size < 1e12 else f"{size / 1e9:,.0f} GB"

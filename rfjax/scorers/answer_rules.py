@@ -1,0 +1,78 @@
+"""Makes scores of answers: the rules by which VQAScore, GenEval 2 and DPG-Bench sum up an image. No torch here.
+
+An image's answers are pairs for its prompt's questions, in their order: the probabilities of the right answer and of
+the wrong one (of yes and no).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from rfjax.scorers.questions import Prompt
+
+Answers = Sequence[Sequence[float]]
+
+
+def right_probability(prompt: Prompt, answers: Answers) -> dict[str, float]:
+    """VQAScore: the probability of yes."""
+    return {"overall": answers[0][0]}
+
+
+def soft_tifa(prompt: Prompt, answers: Answers) -> dict[str, float]:
+    """Soft-TIFA of GenEval 2: `am` is the arithmetic mean of the right answers' probabilities, which estimates single
+    atoms, and `overall` their geometric mean, which estimates whole prompts (the paper's AM and GM)."""
+    right = [answer[0] for answer in answers]
+    # exp of the mean log, not a root of the product, which would underflow
+    logs = [math.log(value) if value > 0 else -math.inf for value in right]
+    gm, am = math.exp(math.fsum(logs) / len(logs)), math.fsum(right) / len(right)
+    return {"overall": gm, "am": am, f"atoms_{prompt.atoms}": gm}
+
+
+def gated(prompt: Prompt, answers: Answers) -> dict[str, float]:
+    """DPG-Bench: the share of questions answered yes. A question counts as no if one of its parents does.
+
+    Questions are gone through in the file's order, so a no also reaches the children of children that follow.
+    """
+    counts = {}
+    for question, answer in zip(prompt.questions, answers, strict=True):
+        counts[question.number] = _is_yes(answer)
+    for question in prompt.questions:
+        if not all(counts[parent] for parent in question.parents):
+            counts[question.number] = False
+    return {"overall": sum(counts.values()) / len(counts)}
+
+
+def _is_yes(answer) -> bool:
+    return answer[0] > answer[1]
+
+
+def probability_of_skill(prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
+    """GenEval 2: (skill, probability of the right answer) of each question."""
+    return [(question.category, answer[0]) for question, answer in zip(prompt.questions, answers, strict=True)]
+
+
+def yes_of_category(prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
+    """DPG-Bench: (category, whether the answer is yes) of each question, whatever its parents' answers."""
+    return [
+        (question.category, float(_is_yes(answer))) for question, answer in zip(prompt.questions, answers, strict=True)
+    ]
+
+
+def no_categories(prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
+    return []
+
+
+# benchmark -> (an image's scores, its questions' scores by category)
+RULES: Mapping[str, tuple[Callable, Callable]] = {
+    "vqascore": (right_probability, no_categories),
+    "geneval2": (soft_tifa, probability_of_skill),
+    "dpg": (gated, yes_of_category),
+}
+
+
+def items_of(benchmark: str, prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
+    """Returns (item, score) of an image: its own scores, then each question's under its category's name."""
+    of_image, of_questions = RULES[benchmark]
+    named = [("_".join(name.lower().split()), value) for name, value in of_questions(prompt, answers)]
+    return [*of_image(prompt, answers).items(), *named]

@@ -1,0 +1,23 @@
+"""The mean of scores over images, with a standard error that is clustered by prompt. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+
+def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[float, float]:
+    """Returns the mean over images and its standard error, clustered by caption: a caption's images are dependent.
+
+    With G captions: sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; nan for a single caption.
+    """
+    values: Float64[np.ndarray, " n"] = np.asarray(scores, np.float64)
+    mean = float(values.mean())
+    _, group = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
+    sums = np.bincount(group, weights=values - mean)
+    if (groups := len(sums)) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
