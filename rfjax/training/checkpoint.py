@@ -9,7 +9,6 @@ checkpoint to the one before, and says so.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint_facts
 from rfjax.training.checksums import checksums, host_checksums
+from rfjax.training.disk_errors import brief, is_full, may_pass
 from rfjax.training.mesh import path_name
 from rfjax.training.processes import distributed, watch
 from rfjax.training.state import State
@@ -108,7 +108,7 @@ def read_facts(workdir: Path, step: int) -> dict:
     except RfjaxError:
         raise
     except Exception as error:
-        raise RfjaxError(f"the facts of checkpoint {path} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"the facts of checkpoint {path} cannot be read: {brief(error)}") from error
 
 
 def stored_shapes(workdir: Path, step: int) -> dict:
@@ -118,7 +118,7 @@ def stored_shapes(workdir: Path, step: int) -> dict:
             tree = reader.metadata(_path(workdir, step)).item_metadata["state"].tree
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
     except Exception as error:
-        raise RfjaxError(f"checkpoint {_path(workdir, step)} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"checkpoint {_path(workdir, step)} cannot be read: {brief(error)}") from error
 
 
 def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
@@ -147,7 +147,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
     except RfjaxError as error:
         failure = error
     except Exception as error:  # Orbax, TensorStore and JSON raise their own kinds
-        failure = RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}")
+        failure = RfjaxError(f"checkpoint {path} cannot be read: {brief(error)}")
         failure.__cause__ = error
     if agree and (told := distributed.first_failure(failure)) and failure is None:
         failure = RfjaxError(told)
@@ -156,7 +156,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
     try:
         found = checksums(tree)
     except Exception as error:
-        raise RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"checkpoint {path} cannot be read: {brief(error)}") from error
     wrong = [name for name, value in found.items() if saved.get(name) != value]
     if wrong:
         of = f"{len(wrong)} of {len(found)} arrays"
@@ -378,35 +378,11 @@ class Checkpoints:
         saved = steps_saved(self._workdir)
         good = f"the last complete one is of step {saved[-1]}" if saved else "there is none yet"
         remedy = "Mend that"
-        if _is_of(error, _FULL):
+        if is_full(error):
             remedy = f"Free some space there, where {shutil.disk_usage(folder).free / 2**30:.2f} GiB are left"
         failed = SaveFailed(
-            f"a checkpoint could not be written to {folder}: {_brief(error)}; {good}. "
+            f"a checkpoint could not be written to {folder}: {brief(error)}; {good}. "
             f"{remedy}, then give the same command again"
         )
-        failed.may_pass = not _is_of(error, _WILL_NOT_PASS)
+        failed.may_pass = may_pass(error)
         return failed
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_WILL_NOT_PASS = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
-    """Whether an error, or one that caused it, is among the system errors `numbers`. TensorStore gives no errno, only
-    the system's text."""
-    while error is not None:
-        if getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _brief(error: Exception) -> str:
-    """The first line of an error, shortened in the middle. If long paths push the system's reason into the cut, the
-    reason is put in front."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    short = line if len(line) <= 360 else f"{line[:120]} ... {line[-240:]}"
-    reasons = (os.strerror(number) for number in _WILL_NOT_PASS)
-    lost = [reason for reason in reasons if reason in line and reason not in short]
-    return f"{type(error).__name__}: {', '.join(lost)}{': ' if lost else ''}{short}"

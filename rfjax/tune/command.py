@@ -1,4 +1,4 @@
-"""`rfjax tune`: tunes a run on its own images, judged by a reward."""
+"""`rfjax tune`: tunes a run, or a study's runs, on images that the run itself samples and a reward rates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Tunes the run, or resumes that; prints what was measured before and after."""
+    """Tunes a run or a study's runs, or resumes; prints a table of each measure before and after tuning."""
     from rfjax.training.processes import distributed
     from rfjax.tune import config, study, study_record, watch
     from rfjax.tune.run import tune_run

@@ -1,4 +1,4 @@
-"""The figure of a tuned study: each measure before tuning and after, against the FLOPs of pretraining."""
+"""Draws the figure of a tuned study: each measure before and after tuning, against the FLOPs of pretraining."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ LOOKS = {"before": (axes.GREY, "o"), "after": (axes.VERMILION, "s")}
 
 
 def draw(changes: Sequence[Change]) -> Figure | None:
-    """A panel a measure, with 95 % intervals, least-squares lines and what moves; None without a change to show."""
+    """Draws a panel for each measure, with 95 % intervals, least-squares lines and a verdict on what tuning changes.
+
+    Returns None if there are no changes.
+    """
     groups = by_measure(changes)
     if not groups:
         return None

@@ -1,8 +1,8 @@
-"""Tunes every size of a finished study, and says what that changes, and whether it changes more at larger sizes.
+"""Tunes a run of each size of a finished study, and compares each measure before and after tuning.
 
-Tuned runs are compared with the runs they start from, measure by measure. Over the sizes, a line through the changes
-against log10 of the pretraining FLOPs has a value at the sizes' mean, and a slope. A slope whose interval holds zero is
-no evidence that tuning changes the law's slope: then only its intercept moves.
+A measure's changes are fitted by a line against log10 of the pretraining FLOPs. The line gives the mean change, and a
+slope: whether tuning changes more at larger sizes. If the slope's interval contains zero, there is no evidence that
+tuning changes the slope of the scaling law; it may still shift the law's intercept, which the mean change shows.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from rfjax.results.run_files import read_run, run_folders
 from rfjax.tune import watch
 
 LOSS = "validation loss"
-# evaluation -> (its name in the comparison, the metric and the item of its value)
+# evaluation of a record -> (its name in the comparison, the metric and the item of the value that is compared)
 MEASURES = {"validation": (LOSS, "loss", "mean"), "geneval": ("GenEval", "geneval", "overall")}
-FEWEST_SIZES = 3  # of a line with an interval
+FEWEST_SIZES = 3  # a line through fewer sizes has no interval
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder holds runs, and is none itself."""
+    """Whether a folder holds the folders of runs, and is not the folder of a run."""
     return folder.is_dir() and not (folder / "config.json").exists() and bool(run_folders(folder))
 
 
 def largest_runs(study: Path) -> list[Path]:
-    """Of each size (number of parameters) of a study, the finished run with most training FLOPs; among equals the one
-    with the smallest seed. Smaller sizes come first. Trunks, sweeps and tuned runs are none. Raises `ConfigError` if no
-    run is finished."""
+    """Chooses a study's run to tune for each size (number of parameters), the smallest size first.
+
+    It is the finished run with the most training FLOPs; among equals, the one with the smallest seed. Trunks, sweeps
+    and tuned runs are not considered. Raises `ConfigError` if no run is finished.
+    """
     found: dict[int, tuple] = {}
     for folder in run_folders(study):
         facts = read_run(folder).facts
@@ -52,8 +54,11 @@ def largest_runs(study: Path) -> list[Path]:
 
 
 def tune_study(study: Path, workdir: Path, method: str, tune_one: Callable[[Path, Path], None]) -> list[Path]:
-    """Tunes the largest run of each size with `tune_one(run, folder)`, and returns the folders of the tuned runs. The
-    same call resumes. Raises `ConfigError` if `workdir` is the study's own folder, whose laws must stay as they are."""
+    """Calls `tune_one(run, folder)` for each of `largest_runs`, and returns the folders of the tuned runs.
+
+    The same call resumes. Raises `ConfigError` if `workdir` is the study's own folder, because tuned runs must not mix
+    with the runs that its laws are fitted to.
+    """
     if study.resolve() == workdir.resolve():
         raise ConfigError(f"--workdir {workdir} is the study's own folder; name another for its tuned runs")
     runs = largest_runs(study)
@@ -70,15 +75,18 @@ class Change:
 
     run: str
     params: int
-    flops: float  # of the pretraining
+    flops: float  # FLOPs of pretraining
     measure: str
     before: tuple[float, float, float]
     after: tuple[float, float, float]
 
 
 def read_changes(folders: Iterable[Path]) -> list[Change]:
-    """What both the tuned runs and the runs they start from have measured: validation loss and GenEval by each sampler
-    in common, and the rewards and diversity of `held_out.jsonl`, with `unguided` beside those without guidance."""
+    """Reads the measures that exist both for tuned runs and for their base runs.
+
+    These are the validation loss, GenEval by each sampler that both have, and the rewards and diversity of
+    `held_out.jsonl`. The names of rewards that were measured without guidance contain `unguided`.
+    """
     changes = []
     for folder in folders:
         record = read_json(folder / "run.json", dict[str, object], remedy="tune the run again")
@@ -122,7 +130,7 @@ def _held_out(folder: Path):
 
 @dataclass(frozen=True)
 class Shift:
-    """How a measure's change depends on size: its mean over the sizes, and its slope against log10 FLOPs."""
+    """How a measure's change depends on size: its mean over the sizes, and its slope against log10 of the FLOPs."""
 
     measure: str
     sizes: int
@@ -133,7 +141,7 @@ class Shift:
 
     @property
     def verdict(self) -> str:
-        """What moves, in words."""
+        """Says in words whether tuning changes the law's slope, only its intercept, or neither."""
         if self.mean_change is None or self.slope_change is None:
             return f"undecided: an interval needs {FEWEST_SIZES} sizes"
         slope, mean = (not low <= 0 <= high for _, low, high in (self.slope_change, self.mean_change))
@@ -143,8 +151,11 @@ class Shift:
 
 
 def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float, float], ...] | None:
-    """((value at the mean of x, low, high), (slope, low, high)) of the least-squares line, with 95 % intervals from the
-    scatter about it: Student's t with n - 2 degrees of freedom. None for fewer than `FEWEST_SIZES` points, or one x."""
+    """Fits the least-squares line. Returns ((value at the mean of x, low, high), (slope, low, high)).
+
+    The 95 % intervals come from the scatter about the line, by Student's t with n - 2 degrees of freedom. Returns None
+    for fewer than `FEWEST_SIZES` points, or if all x are equal.
+    """
     count, spread = len(x), float(np.square(x - np.mean(x)).sum())
     if count < FEWEST_SIZES or spread == 0:
         return None
@@ -159,13 +170,12 @@ def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[
 
 
 def is_loss(measure: str) -> bool:
-    """Whether a measure is a loss, whose logarithm a power law makes straight."""
+    """Whether a measure is a loss. Losses are compared by their logarithms, in which a power law is a straight line."""
     return measure == LOSS
 
 
 def shifts(changes: Sequence[Change]) -> list[Shift]:
-    """The shift of each measure that two sizes or more have. The validation loss is taken as its logarithm, as in a
-    power law; scores are taken as they are."""
+    """Computes the shift of each measure that two or more sizes have. Losses enter by their logarithms."""
     found = []
     for measure in dict.fromkeys(change.measure for change in changes):
         rows = [change for change in changes if change.measure == measure]
@@ -181,7 +191,7 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
 
 
 def table(changes: Sequence[Change]) -> list[str]:
-    """Lines that set before beside after for each size, and say for each measure what moves."""
+    """Lines with each measure before and after tuning for each size, and a verdict for each measure."""
     lines = []
     for measure, own in by_measure(changes).items():
         lines.append(measure)
@@ -202,7 +212,7 @@ def table(changes: Sequence[Change]) -> list[str]:
 
 
 def by_measure(changes: Sequence[Change]) -> dict[str, list[Change]]:
-    """The changes of each measure."""
+    """Groups the changes by measure."""
     groups: dict[str, list[Change]] = {}
     for change in changes:
         groups.setdefault(change.measure, []).append(change)

@@ -1,4 +1,4 @@
-"""`rfjax votes`: its arguments; what people preferred in a study that `rfjax compare` made."""
+"""`rfjax votes`: counts the votes of a study that `rfjax compare` made, and prints which runs people preferred."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Prints the study's power, or analyses its votes, prints and writes the result; returns 0.
+    """Prints the study's power (--power), or analyses its votes and prints and writes the result. Returns 0.
 
-    Raises `ConfigError` for a damaged study and for votes that cannot be counted (`reading.read_votes`).
+    Raises `ConfigError` for a damaged study, and for votes that cannot be counted (`reading.read_votes`).
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
