@@ -127,7 +127,7 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
 
     `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted; stored shardings are never used. It may be a
     part of the saved tree. Raises `RfjaxError` if anything is missing, unreadable or differs from what was saved. If
-    one process cannot read the files, all processes raise.
+    this happens in one process, all processes raise.
     """
     with _reader() as reader:
         return _restore(reader, _path(workdir, step), abstract)
