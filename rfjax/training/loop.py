@@ -102,10 +102,7 @@ def train(
 
 
 def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
-    """Claims the run's folder for this attempt, until `stack` ends. Returns whether the run in the folder is done.
-
-    Raises the errors with which `train` refuses a folder or a parent.
-    """
+    """Claims the run's folder until `stack` ends, or raises as `train` does. Returns whether the run is done."""
     workdir = run.workdir
     run_folder.check_config(workdir, run.config)
     if init_from and not (workdir / "run.json").exists():
@@ -134,10 +131,7 @@ def _done_before(workdir, step) -> TrainResult:
 
 
 def _on_first_process(stack, make):
-    """Enters the context manager `make()` on `stack` and returns it, in process 0; returns None in other processes.
-
-    It is for writers, because each file has one writer.
-    """
+    """Enters the context manager `make()`, a writer, on `stack` and returns it. Processes other than 0 get None."""
     return stack.enter_context(make()) if distributed.is_first() else None
 
 
@@ -265,11 +259,8 @@ class _Attempt:
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
     def _first_state(self) -> tuple[State, dict, tuple[str, ...]]:
-        """Returns (the state to start from, the facts of its checkpoint, messages).
-
-        The state comes from the newest checkpoint. Without one, a branch takes its trunk's state, and any other run a
-        new state, with imported or inherited weights if there are any.
-        """
+        """Returns (state, facts of its checkpoint, messages) of the newest checkpoint. Without one, a branch takes its
+        trunk's state, and any other run a new state, with imported or inherited weights if there are any."""
         origin, facts, messages = self.parent, {}, ()
         restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
@@ -306,10 +297,8 @@ class _Attempt:
             progress.note(f"{name}: {advice}")
 
     def _compile(self, progress):
-        """Compiles the step for each latent shape. Returns (`take(state, batch) -> (state, metrics)`, `put(batch)`).
-
-        `put` puts this process's part of a batch on its devices.
-        """
+        """Compiles the step for each latent shape. Returns (`take(state, batch) -> (state, metrics)`, `put(batch)`);
+        `put` puts this process's part of a batch on its devices."""
         if self.work:
             return self.work.compile(progress.note if progress else lambda text: None), lambda batch: batch
         parts, compiled, puts = trained_parts(self.run.corpus), {}, {}
@@ -326,10 +315,7 @@ class _Attempt:
         return take, lambda batch: puts[batch.latents.shape[1:]](batch)
 
     def _compile_diagnostics(self, progress):
-        """Compiles the diagnostic forward pass for each latent shape.
-
-        The result is empty if the config asks for none.
-        """
+        """Compiles the diagnostic forward pass for each latent shape; empty if the config asks for none."""
         if self.work or not self.config.train.diagnostics_every:
             return {}
         if progress:

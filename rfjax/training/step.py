@@ -43,10 +43,8 @@ def parameter_groups(params) -> list[str]:
 
 
 def time_bins(aux: ExampleLosses):
-    """Returns (sums, counts, measures): the sum and the number of example losses in each bin of t, and measures' sums.
-
-    A measure's sum is over all examples.
-    """
+    """Returns (sums, counts, measures): the sum and the number of example losses in each bin of t, and the sum of each
+    measure over all examples."""
     index = jnp.clip(jnp.floor(aux.t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
     member = jax.nn.one_hot(index, TIME_BINS)
     # `where`, not a product: one infinite loss must not spoil the other bins.
@@ -141,11 +139,8 @@ def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
-    """Returns `update(state, gradients, loss, bins, peak) -> (state, metrics)`.
-
-    `peak` is the peak learning rate, by default the config's. If the loss or a gradient is not finite, only the step
-    and the counters change.
-    """
+    """Returns `update(state, gradients, loss, bins, peak) -> (state, metrics)`; `peak` is the peak learning rate, by
+    default the config's. If the loss or a gradient is not finite, only the step and the counters change."""
     rate = learning_rate(config)
 
     def update(state, grads, loss, bins, peak=config.learning_rate):
