@@ -78,8 +78,8 @@ def _pearson(x, y):
 
 
 def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """The two-sided p of Pearson's coefficient, or of Spearman's: r sqrt((n - 2) / (1 - r^2)) is Student's t with n - 2
-    degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
+    """The two-sided p-value of Pearson's or Spearman's coefficient r: r sqrt((n - 2) / (1 - r^2)) follows Student's t
+    with n - 2 degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
     freedom = len(x) - 2
     with np.errstate(divide="ignore"):  # of a perfect correlation p is 0
         t = abs(value) * np.sqrt(freedom / np.maximum(1 - value**2, 0.0))
