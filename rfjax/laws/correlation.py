@@ -169,9 +169,9 @@ def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, "
 
 
 def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
-    """The two-sided p of a coefficient, from the coefficients `reordered` under `permutation_orders`.
+    """The two-sided p-value of a coefficient by permutation. It is exact if all n! orders are used.
 
-    It is exact if these are all n! orders.
+    `reordered` has the coefficients under the orders of `permutation_orders`.
     """
     as_extreme = np.abs(reordered) >= abs(value) - 1e-12
     exact = len(reordered) == math.factorial(n)

@@ -65,9 +65,8 @@ class NFTConfig:
     clip: float = 5.0  # advantages are clipped to [-clip, clip]
     kl: float = 1e-4  # factor of the squared difference from the reference's prediction
     error: str = "data"  # data: errors of x0, each divided by its mean size | prediction: the plain squared error
-    keep_growth: float = (
-        0.001  # after round k, the sampling policy keeps min(keep_growth * k, keep_most) of its adapter
-    )
+    # After round k, the sampling policy keeps the share min(keep_growth * k, keep_most) of its own adapter.
+    keep_growth: float = 0.001
     keep_most: float = 0.5
 
 

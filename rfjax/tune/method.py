@@ -98,9 +98,8 @@ class Method:
     kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
     # evaluations of the network for each example: (forward passes alone, forward passes with a gradient)
     evaluations: tuple[int, int]
-    stochastic: bool = (
-        False  # images are sampled by `flow.stochastic`, their paths are kept, and the loss uses guidance
-    )
+    # if true, images are sampled by `flow.stochastic`, their paths are kept, and the loss uses guidance
+    stochastic: bool = False
 
 
 def take(examples, rows: Int[np.ndarray, " rows"]):
