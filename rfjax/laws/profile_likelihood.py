@@ -57,8 +57,8 @@ def profiled_parameters(law: Law) -> tuple[str, ...]:
 def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:
     """Profiles E or an exponent of an identifiable fit.
 
-    Raises `ConfigError` for a fit that is not identifiable and for another parameter (a coefficient
-    is the value of its term at x = 1, far outside all data).
+    Raises `ConfigError` for a fit that is not identifiable, and for a coefficient: it is the value of a term at x = 1,
+    far outside all data.
     """
     law = fit.law
     if not fit.identifiable:
