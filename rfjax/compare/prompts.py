@@ -64,7 +64,7 @@ def read_prompts(file: Path) -> tuple[list[Prompt], int]:
             seen.add(prompt.prompt)
             prompts.append(prompt)
     if not prompts:
-        raise ConfigError(f"--prompts {file} has no prompts; write a prompt a line, or give PartiPrompts.tsv")
+        raise ConfigError(f"--prompts {file} has no prompts; write one in each line, or give PartiPrompts.tsv")
     return prompts, len(rows) - len(prompts)
 
 
@@ -72,7 +72,7 @@ def _json_row(place, line):
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"{place} is no JSON ({problem}); write an object with a prompt a line") from None
+        raise ConfigError(f"{place} is no JSON ({problem}); write an object with a prompt in each line") from None
     values = [row.get(key) for key in ("prompt", "category", "challenge", "tag")] if isinstance(row, dict) else [None]
     if not isinstance(values[0], str) or not all(value is None or isinstance(value, str) for value in values):
         raise ConfigError(f'{place} has no prompt as text; write {{"prompt": "a red cube"}}')

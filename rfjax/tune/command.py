@@ -15,7 +15,7 @@ def add_arguments(parser) -> None:
     from rfjax.tune.config import CHOICES
 
     run = "the run to tune, by its newest checkpoint; RUN@STEP takes another"
-    study = "or a study's folder, whose longest run of each size is tuned"
+    study = "or a study's folder: the longest run of each size is tuned"
     parser.add_argument("run", metavar="RUN", type=as_text("RUN"), help=f"{run}; {study}")
     folder = "the folder of the tuned run, or of a study's tuned runs; the same command resumes"
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
