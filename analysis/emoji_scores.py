@@ -6,8 +6,8 @@ Every finished run samples the same PAIRS random held-out pairs, from their stor
 which were fitted to the training images, judge the style and the name of each sample; a score is the share of samples
 that they find right. The ceiling is the score of the real held-out pictures. The floor is the score of the samples
 under captions of other samples. A sample counts as memorised if it is nearer to a training image than 95 % of the real
-held-out pictures are. The result is scores.csv, with a row for each run and Wilson's 95 % intervals, and a sheet of
-samples of the styles whose licences permit it.
+held-out pictures are. The result is scores.csv, with a row for each run and Wilson's 95 % intervals, and for each run a
+sheet of samples of the styles whose licences permit it. A run that has both is not scored again.
 """
 
 from __future__ import annotations
@@ -169,8 +169,13 @@ def main() -> None:
     real = nearest(held.images, training.images)
     print(f"ceiling, real held-out pictures: {ceiling}; distance to training {np.median(real):.3f}")
     folders = [args.study] if (args.study / "run.json").is_file() else sorted(args.study.iterdir())
-    rows, sheets = [], {}
+    table = args.out / "scores.csv"
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline=""))) if table.is_file() else []
+    scored = {row["run"] for row in rows if row["pairs"] == str(args.pairs)}
+    rows = [row for row in rows if row["run"] in scored]
     for folder in folders:
+        if folder.name in scored and (args.out / f"{folder.name}.png").is_file():
+            continue
         facts = folder / "run.json"
         if (
             not facts.is_file()
@@ -198,15 +203,14 @@ def main() -> None:
             "nearest_real": float(np.median(real)),
             "memorised": float(np.mean(distance < np.percentile(real, NEAR))),
         }
+        rows = [each for each in rows if each["run"] != folder.name]
         rows.append({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-        sheets[folder.name] = truth, images
         print(rows[-1], flush=True)
-        with open(args.out / "scores.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        (args.out / f"{folder.name}.png").write_bytes(png_bytes(sheet(truth, images)))
+        with open(table, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[-1], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    for name, (truth, images) in sheets.items():
-        (args.out / f"{name}.png").write_bytes(png_bytes(sheet(truth, images)))
 
 
 def sheet(truth: Pictures, images, columns: int = 12, rows: int = 3) -> Float[np.ndarray, "height width 3"]:

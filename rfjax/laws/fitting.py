@@ -5,7 +5,8 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 (Hoffmann et al. 2022, section 3.3; Besiroglu et al. 2024):
 
 * residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits`
-  has the others);
+  has the others). Runs that share fewer than 8 trunks are no independent points: they are fitted
+  by generalised least squares (`rfjax.laws.trunk_likelihood`), unless a loss is named;
 * log x is centred before fitting; many starts, and the count of those that agree is reported;
 * n <= k points, a variable with too few distinct values, or parameters the data cannot tell
   apart: the fit says so, and refuses to predict (`rfjax.laws.identifiability`);
@@ -35,7 +36,7 @@ from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
 from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
 from rfjax.laws.resampling import add_noise, draw
-from rfjax.laws.trunk_likelihood import likelihood_ends
+from rfjax.laws.trunk_likelihood import SQUARES, likelihood_ends, relative_covariance
 from rfjax.laws.trunks import Scatter, are_shared, trunks_of
 from rfjax.results.plain import plain
 
@@ -49,7 +50,7 @@ EXAMPLE_DRAWS = 400
 class FitOptions:
     """How a law is fitted; the same options serve any table and law."""
 
-    loss: Loss = HUBER
+    loss: Loss | None = None  # None: Huber's, and generalised least squares for runs that share few trunks
     column: str = "loss"  # of the table, with the losses
     resamples: int = RESAMPLES
     seed: int = 0
@@ -83,7 +84,7 @@ class Fit:
     """A law fitted to runs. Only an `identifiable` fit has parameters and predicts."""
 
     law: Law
-    loss: Loss
+    loss: Loss  # squares of log residuals if `generalised`
     runs: tuple[str, ...]
     identifiable: bool
     reason: str  # why not identifiable, or ""
@@ -102,6 +103,7 @@ class Fit:
     draws: Float[np.ndarray, "draws k"] | None = None
     noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
     scatter: Scatter | None = None  # of runs that share few trunks: the noise between these and within
+    generalised: bool = False  # fitted by generalised least squares, with the ratio of these two noises
     left_out: LeftOut | None = None
     trunk_out: LeftOut | None = None  # where runs share trunks: each predicted without its whole trunk
     largest_out: LargestOut | None = None
@@ -111,6 +113,11 @@ class Fit:
     @property
     def n(self) -> int:
         return len(self.runs)
+
+    @property
+    def loss_function(self) -> str:
+        """What was minimised, in words."""
+        return "generalised least squares of log residuals" if self.generalised else str(self.loss)
 
     def predict(self, x: Mapping[str, object]) -> Float[np.ndarray, " m"]:
         """The law's loss at `x`, a mapping from variable to an array of m values in its unit.
@@ -136,7 +143,7 @@ class Fit:
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         if self.scatter is None:
             return low, high
-        return np.minimum(low, value), np.maximum(high, value)  # the draws are of another misfit
+        return np.minimum(low, value), np.maximum(high, value)  # a misfit that the user named is not that of the draws
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
         """The loss at each `x`, with the ends of the law's interval and of a new run's."""
@@ -158,7 +165,7 @@ class Fit:
             "identifiable": self.identifiable,
             "reason": self.reason,
             "warnings": self.warnings,
-            "loss_function": str(self.loss),
+            "loss_function": self.loss_function,
             "objective": self.objective,
             "residual_sd": self.residual_sd,
             "residuals_of_log_loss": dict(zip(self.runs, self.residuals, strict=False)),
@@ -198,50 +205,58 @@ def fit(
     and why.
     """
     options = replace(options, **changes)
-    loss, column, resamples, seed = options.loss, options.column, options.resamples, options.seed
+    loss, column, resamples, seed = options.loss or HUBER, options.column, options.resamples, options.seed
     fit_points.check(table, dict.fromkeys((column, *law.variables, *({"flops"} & set(table.columns)))))
     order = np.argsort(table["run"].astype(str).to_numpy(), kind="stable")  # draws do not depend on row order
     table = table.iloc[order]
     runs = tuple(str(run) for run in table["run"])
     log_x = log_columns(law.variables, {name: table[name].to_numpy(float) for name in law.variables})
     log_loss = np.log(table[column].to_numpy(float))
-    common = dict(law=law, loss=loss, runs=runs, excluded=options.excluded, seed=seed, log_x=log_x, log_loss=log_loss)
+    common = dict(law=law, runs=runs, excluded=options.excluded, seed=seed, log_x=log_x, log_loss=log_loss)
     reason = identifiability.refusal(law, log_x, log_loss)
     if reason:
-        return Fit(identifiable=False, reason=reason, **common)
+        return Fit(identifiable=False, reason=reason, loss=loss, **common)
 
     centre = log_x.mean(axis=0)
     z = log_x - centre
     start = minimiser.starts(law, z, log_loss)
     minimum = minimiser.minimise(law, start, z, log_loss, loss, gradual=True)
-    best = int(np.argmin(minimum.objective))
-    objective = float(minimum.objective[best])
-    agreeing = int((minimum.objective <= objective * (1 + AGREEMENT) + 1e-14 * len(runs)).sum())
+    best, agreeing = _best(minimum, len(runs))
     inner = minimum.parameters[best]
-    log_model = law.log_loss(inner, z)
-    own_residuals = log_model - log_loss if loss.logarithmic else np.exp(log_model) - np.exp(log_loss)
-    residual_sd = float(np.sqrt((own_residuals**2).sum() / (len(runs) - len(law.parameters))))
+    residual_sd = _residual_sd(law, inner, z, log_loss, loss)
     reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
+    trunks, covariance, drawn = trunks_of(table), None, None
+    if not reason:
+        how = {"resamples": resamples, "seed": seed, "method": options.intervals, "trunks": trunks}
+        drawn = draw(law, inner, z, log_loss, residual_sd, loss, **how)
+        if drawn.scatter is not None and options.loss is None:
+            loss, covariance = SQUARES, relative_covariance(drawn.scatter, trunks)
+            precision = np.linalg.inv(covariance)[None]
+            minimum = minimiser.minimise(law, start, z, log_loss, loss, precision=precision)
+            best, agreeing = _best(minimum, len(runs))
+            inner = minimum.parameters[best]
+            residual_sd = _residual_sd(law, inner, z, log_loss, loss)
+            reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
     common |= dict(
-        objective=objective,
+        loss=loss,
+        generalised=covariance is not None,
+        objective=float(minimum.objective[best]),
         residual_sd=residual_sd,
         starts=len(start),
         starts_agreeing=agreeing,
         converged=bool(minimum.converged[best]),
-        residuals=tuple((log_model - log_loss).tolist()),
+        residuals=tuple((law.log_loss(inner, z) - log_loss).tolist()),
     )
     if reason:
         return Fit(identifiable=False, reason=reason, warnings=warnings, **common)
 
-    trunks = trunks_of(table)
-    how = {"resamples": resamples, "seed": seed, "method": options.intervals, "trunks": trunks}
-    drawn = draw(law, inner, z, log_loss, residual_sd, loss, **how)
     if drawn.unconverged > resamples / 100:
         warnings += (f"{drawn.unconverged} of {resamples} refits of the bootstrap did not converge",)
     of_examples = None
     if examples_covariance is not None:
-        covariance = np.asarray(examples_covariance, float)[np.ix_(order, order)]
-        of_examples = law.recentre(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
+        of_means = np.asarray(examples_covariance, float)[np.ix_(order, order)]
+        redrawn = _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed)
+        of_examples = law.recentre(redrawn, centre)
     parameters, draws = law.recentre(inner, centre), law.recentre(drawn.parameters, centre)
     ends = {}
     if drawn.scatter is not None:
@@ -249,9 +264,10 @@ def fit(
         ends = {index: likelihood_ends(law, index, *of_data) for index in law.profiled}
     left_out = trunk_out = largest_out = None
     if options.held_out:
-        left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
+        of_refits = {"covariance": covariance}
+        left_out = leave_one_out(law, loss, runs, z, log_loss, inner, **of_refits)
         if are_shared(trunks):
-            trunk_out = leave_one_out(law, loss, runs, z, log_loss, inner, trunks)
+            trunk_out = leave_one_out(law, loss, runs, z, log_loss, inner, trunks, **of_refits)
         largest_out = _leave_largest_out(table, law, log_x, log_loss, options)
     return Fit(
         identifiable=True,
@@ -270,10 +286,25 @@ def fit(
     )
 
 
+def _best(minimum, n):
+    """The start with the least misfit, and how many starts agree with it; `n` is the number of runs."""
+    best = int(np.argmin(minimum.objective))
+    agreeing = minimum.objective <= minimum.objective[best] * (1 + AGREEMENT) + 1e-14 * n
+    return best, int(agreeing.sum())
+
+
+def _residual_sd(law, parameters, z, log_loss, loss):
+    """The standard deviation of the residuals, in their units, with n - k degrees of freedom."""
+    log_model = law.log_loss(parameters, z)
+    residuals = log_model - log_loss if loss.logarithmic else np.exp(log_model) - np.exp(log_loss)
+    return float(np.sqrt((residuals**2).sum() / (len(log_loss) - len(law.parameters))))
+
+
 def _estimates(law, parameters, draws, of_examples, drawn, ends):
     """The parameters with percentile intervals; `ends` has those that are known in another way, by parameter.
 
-    Of runs that share few trunks the intervals are widened to hold the estimate, which is of another misfit.
+    Of runs that share few trunks the intervals are widened to hold the estimate, which is of another misfit if the
+    user named one.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
     """
@@ -294,14 +325,15 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
     return estimates
 
 
-def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
-    """Refits to mean losses over other validation examples: normal draws with the covariance of the examples."""
+def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
+    """Refits to mean losses over other validation examples: normal draws with the covariance `of_means`."""
     mean = np.exp(log_loss)
-    values, vectors = np.linalg.eigh(covariance / np.outer(mean, mean))
+    values, vectors = np.linalg.eigh(of_means / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     moved = np.random.default_rng(seed + 2).standard_normal((EXAMPLE_DRAWS, len(mean))) @ root.T
     start = np.tile(inner, (EXAMPLE_DRAWS, 1))
-    return minimiser.minimise(law, start, z, log_loss + moved, loss).parameters
+    precision = None if covariance is None else np.linalg.inv(covariance)[None]
+    return minimiser.minimise(law, start, z, log_loss + moved, loss, precision=precision).parameters
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):

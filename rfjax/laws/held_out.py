@@ -2,9 +2,7 @@
 
 Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the
 others, as scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely
-they follow the points that they were fitted to. Many runs
-(`rfjax.results.many_runs`) are left out in folds.
-
+they follow the points that they were fitted to. Many runs (`rfjax.results.many_runs`) are left out in folds.
 """
 
 from __future__ import annotations
@@ -84,9 +82,12 @@ def leave_one_out(
     log_loss: Float[np.ndarray, " n"],
     parameters: Float[np.ndarray, " k"],
     trunks: Int[np.ndarray, " n"] | None = None,
+    *,
+    covariance: Float[np.ndarray, "n n"] | None = None,
 ) -> LeftOut:
     """The error of each run, predicted by a refit without it, or with `trunks` without all runs of its trunk. If there
-    are many runs, each refit leaves out a fold. `log_x` is centred, as the fitted `parameters` are."""
+    are many runs, each refit leaves out a fold. `log_x` is centred, as the fitted `parameters` are. With the
+    `covariance` of the runs' noise the refits are by generalised least squares, and `loss` is squares."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
     if many := are_many(n):
@@ -99,8 +100,11 @@ def leave_one_out(
         start = parameters[None]
         if n <= MANY:
             start = np.concatenate([start, starts(law, log_x, log_loss)])
-        weights = np.repeat(1.0 - out[chosen], len(start), axis=0)
-        found = minimise(law, np.tile(start, (len(chosen), 1)), log_x, log_loss, loss, weights=weights)
+        each = (
+            {"weights": 1.0 - out[chosen]} if covariance is None else {"precision": _of_kept(covariance, out[chosen])}
+        )
+        each = {name: np.repeat(array, len(start), axis=0) for name, array in each.items()}
+        found = minimise(law, np.tile(start, (len(chosen), 1)), log_x, log_loss, loss, **each)
         objective = np.where(found.converged, found.objective, np.inf).reshape(len(chosen), len(start))
         best = objective.argmin(axis=1)
         refitted = found.parameters.reshape(len(chosen), len(start), -1)[np.arange(len(chosen)), best]
@@ -115,3 +119,12 @@ def leave_one_out(
         reason = f"{len(missing)} of {n} runs cannot be predicted from the others (without {runs[missing[0]]}: {why})"
     folds = len(out) if many else None
     return LeftOut(runs=tuple(runs), relative_errors=tuple(errors), reason=reason, folds=folds)
+
+
+def _of_kept(covariance, out):
+    """The inverse covariance of the runs that each refit keeps, [refits, n, n], with zeros for those it leaves out."""
+    precision = np.zeros((len(out), *covariance.shape))
+    for row, left in enumerate(out):
+        kept = np.ix_(~left, ~left)
+        precision[row][kept] = np.linalg.inv(covariance[kept])
+    return precision

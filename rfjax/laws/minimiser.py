@@ -117,12 +117,15 @@ def minimise(
     delta = 0 is always reached in this way.
 
     With a `precision` (the inverse of the noise's covariance) the fit is generalised least squares: half of r^T P r is
-    minimised, so the loss must be squares, and there are no weights. Raises `ValueError` otherwise.
+    minimised, so the loss must be squares, and there are no weights. Raises `ValueError` otherwise. A point whose row
+    of the precision is zero is left out.
     """
     if precision is not None and (weights is not None or not np.isinf(loss.delta) or not loss.logarithmic):
         raise ValueError(f"a precision goes with squares of log residuals without weights, not with {loss}")
     start = np.asarray(start, dtype=float)
     y = np.atleast_2d(log_loss)
+    if precision is not None:
+        weights = (np.diagonal(precision, axis1=1, axis2=2) > 0).astype(float)
     weights = np.ones((1, y.shape[1])) if weights is None else np.atleast_2d(np.asarray(weights, float))
     if loss.reduction == "mean":
         weights = weights / weights.sum(axis=1, keepdims=True)

@@ -58,9 +58,15 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
     """Profiles E or an exponent of an identifiable fit.
 
     Raises `ConfigError` for a fit that is not identifiable, and for a coefficient: it is the value of a term at x = 1,
-    far outside all data.
+    far outside all data. Raises it also if runs share few trunks: this likelihood is that of independent runs, and the
+    fit's own intervals already come from the likelihood of runs that share trunks.
     """
     law = fit.law
+    if fit.scatter is not None:
+        raise ConfigError(
+            f"the runs share {fit.scatter.trunks} trunks, so the {law.name} law has no profile of independent runs; "
+            "the fit's own intervals of E and the exponents are of the likelihood of runs that share trunks"
+        )
     if not fit.identifiable:
         raise ConfigError(f"the {law.name} law was not fitted ({fit.reason}); it has no profile")
     allowed = profiled_parameters(law)

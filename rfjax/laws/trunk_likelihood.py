@@ -11,8 +11,9 @@ confidence distribution of the parameter (Schweder and Hjort 2002, section 3). T
 averaged over draws of them, just as Student's t averages normal distributions. The interval ends where the average is
 2.5 % and 97.5 % (`likelihood_ends`).
 
-Other intervals come from refits of data with drawn noise (`generalised_refits`). These also minimise rᵀ S⁻¹ r: noise
-that all branches of a trunk share moves such a fit far less than a fit that takes residuals as independent.
+The estimates of the law, and the refits of data with drawn noise that serve all other intervals (`generalised_refits`),
+also minimise rᵀ S⁻¹ r. Noise that all branches of a trunk share moves such a fit far less than a fit that takes
+residuals as independent.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ FINE = 601  # values at which F is interpolated
 REACH = 1.5  # the search goes this many widths of the draws to each side of the estimate
 WIDEST = 3  # how often the search may be widened, each time by a factor 4
 LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
+
+
+def relative_covariance(scatter: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
+    """The covariance S / within² of the runs' noise, for the estimated ratio of between to within.
+
+    Estimates by generalised least squares depend on this ratio only, not on both scales.
+    """
+    return np.eye(len(trunks)) + scatter.ratio**2 * (trunks[:, None] == trunks)
 
 
 def generalised_refits(

@@ -33,6 +33,7 @@ class Scatter:
     two_seeds: int  # number of sizes with several trunks, which differ only in their seed
     between: Float[np.ndarray, " draws"]
     within: Float[np.ndarray, " draws"]
+    ratio: float  # between / within: exp of the posterior mean of its logarithm
     assumed: tuple[float, float] = (ASSUMED_BETWEEN, ASSUMED_WITHIN)  # medians of the priors
 
     @property
@@ -62,7 +63,12 @@ class Scatter:
 
     def to_json(self) -> dict:
         counts = {"trunks": self.trunks, "sizes_with_several_seeds": self.two_seeds}
-        return counts | self.scales | dict(zip(("assumed_between", "assumed_within"), self.assumed, strict=True))
+        return (
+            counts
+            | self.scales
+            | {"ratio": self.ratio}
+            | dict(zip(("assumed_between", "assumed_within"), self.assumed, strict=True))
+        )
 
 
 def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
@@ -115,12 +121,14 @@ def scatter(
     for scale, median in zip((between, within), assumed, strict=True):
         log_posterior += np.log(scale) - np.log1p((scale / median) ** 2)  # the grid is even in log scale
     weight = np.exp(log_posterior - log_posterior.max())
-    chosen = rng.choice(len(weight), draws, p=weight / weight.sum())
+    weight /= weight.sum()
+    ratio = float(np.exp(weight @ np.log(between / within)))
+    chosen = rng.choice(len(weight), draws, p=weight)
     step = np.log(SCALES[1] / SCALES[0])
     jitter = np.exp(step * (rng.random((2, draws)) - 0.5))
     two_seeds = _sizes_with_several_seeds(trunks, log_x)
     drawn = {"between": between[chosen] * jitter[0], "within": within[chosen] * jitter[1]}
-    return Scatter(trunks=len(np.unique(trunks)), two_seeds=two_seeds, assumed=assumed, **drawn)
+    return Scatter(trunks=len(np.unique(trunks)), two_seeds=two_seeds, ratio=ratio, assumed=assumed, **drawn)
 
 
 def _sizes_with_several_seeds(trunks, log_x) -> int:

@@ -57,8 +57,8 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
 
 def _loss(args):
     if args.delta is None:
-        return LOSSES[args.loss]
-    if args.loss != "huber":
+        return None if args.loss is None else LOSSES[args.loss]
+    if args.loss not in (None, "huber"):
         raise ConfigError(f"--delta is a parameter of Huber's loss; leave it out with --loss {args.loss}")
     return huber(args.delta)
 
@@ -80,7 +80,7 @@ def _laws(args, source):
     profiles = {
         name: {p: plain(profile(found, p, seed=args.seed)) for p in profiled_parameters(found.law)}
         for name, found in fits.items()
-        if args.profile and found.identifiable
+        if args.profile and found.identifiable and found.scatter is None
     }
     facts += [fact for fact, _ in budgets] + fit_facts.profile_facts(profiles)
     return facts, content | {"budgets": [found for _, found in budgets if found], "profiles": profiles}

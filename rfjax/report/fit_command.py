@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=float, metavar="FLOPS", help=budget, **many)
     fixed = "images of every run in the fixed-steps design, beside the optimum (default: the most of any run)"
     add("--fixed-images", type=float, metavar="N", help=fixed)
-    add("--loss", choices=LOSS_NAMES, default="huber", help="the misfit to minimise (default huber, of log residuals)")
+    loss = (
+        "the misfit to minimise (default huber, of log residuals; for branches of few trunks generalised least squares)"
+    )
+    add("--loss", choices=LOSS_NAMES, help=loss)
     add("--delta", type=float, metavar="D", help="delta of Huber's loss (default 0.001)")
     metric = "a score to correlate with the loss and to predict from it; may be repeated"
     add("--metric", metavar="COLUMN", help=metric, **many)
@@ -33,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     largest = "leave out rows whose loss is at least the K-th largest"
     add("--drop-largest-losses", type=int, default=0, metavar="K", help=largest)
     add("--max-loss", type=float, metavar="L", help="leave out rows with a larger loss")
-    add("--profile", action="store_true", help="add profile likelihoods of E and the exponents")
+    add(
+        "--profile",
+        action="store_true",
+        help="add profile likelihoods of E and the exponents (not for branches of few trunks)",
+    )
     ways = "bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)"
     add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help=ways)
     add("--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default 1000)")

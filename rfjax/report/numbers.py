@@ -31,6 +31,7 @@ from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 
 BATCHES_DIFFER = 0.02  # share by which a step's FLOPs may leave those of `batch_size` mean images, by rounding
+VALIDATED = ["step", "flops", "loss", "loss_stderr", "final"]  # of each validation of a run
 REPORT_SCHEMA = 5
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # the law is drawn beyond the data by this factor of compute
@@ -59,7 +60,8 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     points = study_fits.final_points(rows)
     pairs = study_fits.pairs_of(results, settings)
     steps = step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
-    sheets = _samples(results, settings, points)
+    validation = _lists_by_run(rows[rows["loss"].notna()].sort_values("step", kind="stable"), VALIDATED)
+    sheets = _samples(results, settings, points, validation)
     clips = temporal_scores.temporal(results, points, settings, resamples=2 * resamples, seed=seed)
     options = FitOptions(resamples=resamples, seed=seed)
     swept = sweep_points(rows)
@@ -85,7 +87,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "analysis": analysis,
             "band": None if alone else _band(analysis),
             "optimal_band": None if alone else _optimal_band(analysis),
-            "curves": _curves(results, rows),
+            "curves": _curves(results, validation),
             "levels": _levels(points, settings),
             "geneval": scores.geneval(results, points, settings),
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
@@ -241,11 +243,10 @@ def _optimal_band(analysis: Analysis):
     return {"flops": flops, **frontier.bands(flops)}
 
 
-def _curves(results, rows):
+def _curves(results, validation_by_run):
     """Each run's training and validation loss against steps and FLOPs."""
-    curves, columns = [], ["step", "flops", "loss", "loss_stderr", "final"]
+    curves = []
     train_by_run = _lists_by_run(results.curves, ["step", "train_loss"])
-    validation_by_run = _lists_by_run(rows[rows["loss"].notna()].sort_values("step", kind="stable"), columns)
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable").to_dict("records"):
         train, validation = (by_run.get(run["run"]) for by_run in (train_by_run, validation_by_run))
         if pd.isna(run["depth"]) or (train is None and validation is None):
@@ -253,7 +254,7 @@ def _curves(results, rows):
         train = train or {"step": [], "train_loss": []}
         flops = _flops_at(run, np.array(train["step"], float), validation)
         training = {"step": train["step"], "flops": flops, "loss": train["train_loss"]}
-        losses = {"train": training, "validation": validation or {name: [] for name in columns}}
+        losses = {"train": training, "validation": validation or {name: [] for name in VALIDATED}}
         curves.append({"run": run["run"], "depth": run["depth"], **losses})
     return curves
 
@@ -320,7 +321,7 @@ def _not_shown(results, shown, steps, settings):
     return [{"section": name, "runs": sorted(runs), "reason": why} for name, runs, why in found if runs]
 
 
-def _samples(results, settings, points):
+def _samples(results, settings, points, validation_by_run):
     """The sample sheets that share prompts and noise, in order of compute."""
     facts = results.runs.set_index("run")
     sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
@@ -336,7 +337,8 @@ def _samples(results, settings, points):
         run = facts.loc[sheet.run]
         final = sheet.step == run["steps"]
         row = {"run": sheet.run, "depth": run["depth"], "step": sheet.step, "final": final}
-        row |= {"best_of_depth": sheet.run in best and final, "flops": _flops_at(run, sheet.step)}
+        flops = _flops_at(run, sheet.step, validation_by_run.get(sheet.run))
+        row |= {"best_of_depth": sheet.run in best and final, "flops": flops}
         rows.append(row | {"png": sheet.png, "tile": sheet.tile} | ({"webp": sheet.webp} if sheet.webp else {}))
     rows.sort(key=lambda row: (_value_or(row["flops"], math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}

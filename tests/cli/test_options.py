@@ -64,8 +64,8 @@ def test_every_path_refuses_what_is_none(value, capsys):
     """Every option of every verb, the rest of the command line left out: values are read before it is missed."""
     for verb, action in actions():
         if reader_of(action) in READERS and not (reader_of(action) is mounted_text and value.startswith("~")):
-            earlier = [other for verb_of, other in actions() if verb_of == verb and not other.option_strings]
-            before = ["."] * earlier.index(action) if action in earlier else []
+            positional = [other.dest for of, other in actions() if of == verb and not other.option_strings]
+            before = ["."] * positional.index(action.dest) if action.dest in positional else []
             words = [f"{name_of(action)}={value}"] if action.option_strings else [*before, value]
             assert main([verb, *words]) == 2, (verb, words)
             assert capsys.readouterr().err.startswith(f"rfjax: {name_of(action)} is {value[:20]!r}"[:30]), (verb, words)

@@ -10,7 +10,8 @@ from rfjax.laws.comparison import compare
 from rfjax.laws.correlation import correlate, resampled_runs
 from rfjax.laws.fitting import fit
 from rfjax.laws.laws import PARAMETRIC, POWER
-from rfjax.laws.misfits import LOSSES
+from rfjax.laws.misfits import HUBER, LOSSES
+from rfjax.laws.profile_likelihood import profile
 from rfjax.laws.trunk_likelihood import generalised_refits, likelihood_ends
 from rfjax.report.fit_facts import fit_fact
 
@@ -91,7 +92,7 @@ def test_refits_and_ends_are_those_of_generalised_least_squares():
     log_x = (np.repeat([-2.0, -1.0, 0.0, 1.0, 2.0], 4) + np.tile([-0.5, -0.2, 0.2, 0.5], 5))[:, None]
     log_loss = 0.1 - 0.3 * log_x[:, 0] + 0.03 * rng.standard_normal(5)[trunks] + 0.004 * rng.standard_normal(20)
     count = 4000
-    known = shared.Scatter(trunks=5, two_seeds=0, between=np.full(count, 0.03), within=np.full(count, 0.004))
+    known = shared.Scatter(trunks=5, two_seeds=0, ratio=7.5, between=np.full(count, 0.03), within=np.full(count, 0.004))
     inverse = np.linalg.inv(0.03**2 * (trunks[:, None] == trunks) + 0.004**2 * np.eye(20))
     jacobian = np.column_stack([np.ones(20), -log_x[:, 0]])
     covariance = np.linalg.inv(jacobian.T @ inverse @ jacobian)
@@ -104,17 +105,46 @@ def test_refits_and_ends_are_those_of_generalised_least_squares():
     np.testing.assert_allclose(ends, [best - 1.96 * spread, best + 1.96 * spread], atol=0.02 * spread)
 
 
+def test_estimates_and_left_out_runs_are_those_of_generalised_least_squares():
+    """Catches an estimate that counts a trunk's branches as independent points, and a left-out run or trunk that is
+    still in the covariance: a power law is linear in its logarithms, so each refit has a closed form."""
+    table = branched(0, 0.03, 0.004)
+    found = fit(table, POWER, resamples=40)
+    assert found.generalised and found.loss_function.startswith("generalised least squares")
+    trunks, design = shared.trunks_of(table), np.column_stack([np.ones(len(table)), -np.log(table["flops"])])
+    covariance = np.eye(len(table)) + found.scatter.ratio**2 * (trunks[:, None] == trunks)
+    log_loss = np.log(table["loss"].to_numpy())
+
+    def closed_form(kept):
+        weighted = design[kept].T @ np.linalg.inv(covariance[np.ix_(kept, kept)])
+        return np.linalg.solve(weighted @ design[kept], weighted @ log_loss[kept])
+
+    np.testing.assert_allclose(found.parameters, closed_form(np.full(len(table), True)), rtol=1e-7)
+    place = {run: row for row, run in enumerate(table["run"])}
+    for left_out, units in ((found.left_out, np.arange(len(table))), (found.trunk_out, trunks)):
+        for run, error in zip(left_out.runs, left_out.relative_errors, strict=True):
+            row = place[run]
+            expected = np.exp(design[row] @ closed_form(units != units[row]) - log_loss[row]) - 1
+            assert error == pytest.approx(expected, abs=1e-7), run
+    other = fit(table, POWER, resamples=300, seed=1, held_out=False)
+    np.testing.assert_array_equal(found.parameters, other.parameters)  # no draw decides the estimate
+
+
 def test_a_trunk_is_one_sample():
-    """Catches an estimate that depends on the column of trunks, and few trunks that are resampled all the same."""
+    """Catches few trunks that are resampled all the same, and a loss that the user names and that is not taken."""
     table = branched(0, 0.03, 0.004)
     alone = fit(table.drop(columns="trunk"), PARAMETRIC, resamples=80, held_out=False)
     together = fit(table, PARAMETRIC, resamples=80, held_out=False)
+    named = fit(table, PARAMETRIC, loss=HUBER, resamples=80, held_out=False)
     assert alone.scatter is None and together.scatter.trunks == 5
-    np.testing.assert_array_equal(alone.parameters, together.parameters)  # the estimate is the same
-    for each in together.estimates.values():
-        assert each.low <= each.value <= each.high  # though the intervals are of another misfit
+    np.testing.assert_array_equal(alone.parameters, named.parameters)
+    assert not named.generalised and (together.parameters != named.parameters).all()
+    for each in (*together.estimates.values(), *named.estimates.values()):
+        assert each.low <= each.value <= each.high
     with pytest.raises(ConfigError, match="need 8 trunks, not 5"):
         fit(table, PARAMETRIC, resamples=10, intervals="runs")
+    with pytest.raises(ConfigError, match="share 5 trunks"):
+        profile(together, "E")
 
 
 def test_leaving_out_means_leaving_out_a_trunk():
