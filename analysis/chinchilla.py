@@ -1,4 +1,4 @@
-"""The parametric law on the points read off Chinchilla's figure 4, beside the published fit.
+"""Fits the parametric law to the points read from Chinchilla's figure 4, and compares it with the published fit.
 
     python analysis/chinchilla.py chinchilla_svg_extracted_data.csv [--resamples 10000] [--published]
 

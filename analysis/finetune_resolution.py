@@ -1,21 +1,21 @@
-"""Trained small, finished large: is a run at low resolution worth its compute at high resolution?
+"""Tests whether training at low resolution first is worth its compute for a run at high resolution.
 
     pip install -e '.[test,torch]'
     python analysis/finetune_resolution.py --folder /a/folder --out docs/pictures/resolutions.png
 
-Scenes of one or two shapes on canvases of three aspects, with captions, are written as a folder of PNGs. A small
-`AutoencoderKL` is trained on them, and the text encoders are tiny and random. `rfjax prepare` makes two corpora of
-the same images: squares of 16x16 latents, and buckets of 32x32, 40x24 and 24x40. Four runs of one network:
+Scenes of one or two shapes on canvases of three aspect ratios, with captions, are written as a folder of PNGs. A small
+`AutoencoderKL` is trained on them, and the text encoders are tiny and random. `rfjax prepare` makes two corpora of the
+same images: squares of 16x16 latents, and buckets of 32x32, 40x24 and 24x40. Four runs of one network are trained:
 
 - low: on the squares;
-- child: `--init` from low, a few steps on the buckets;
-- child_compute: on the buckets from nothing, with the child's own steps;
-- equal_compute: on the buckets from nothing, with as many FLOPs as low and child together.
+- child: from low's weights (`--init`), a few steps on the buckets;
+- child_compute: on the buckets from scratch, for as many steps as child;
+- equal_compute: on the buckets from scratch, with as many FLOPs as low and child together.
 
-Compared are losses on the same validation images and noise, in every bucket and in all, with standard errors of the
-paired differences. The last three share every setting but their steps and their beginning.
+The last three runs differ only in their first weights and their number of steps. Their losses on the same validation
+images and noise are compared, for each bucket and for all together, with standard errors of the paired differences.
 
-Each part is left out where its files are there: remove them to have it again.
+A part whose files exist is skipped; remove the files to run it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a sampler's ends and its steps cost, formulation by formulation, on Gaussian data.
+"""Computes a sampler's errors at its start, at its end and by its steps, for each formulation, on Gaussian data.
 
     python analysis/formulation_ends.py
 
@@ -9,7 +9,7 @@ the exact flow and its marginals are known. Three errors are measured, each with
 - end: the last step, to sigma = 0, from the exact marginal at the cleanest level that the network knows;
 - steps: Euler and Heun over the sampler's own levels, from the exact marginal, last step included.
 
-Each is a change of the final mean and of the final standard deviation, in parts of the data's.
+Each error is a change of the final mean and of the final standard deviation, relative to the data's standard deviation.
 """
 
 from __future__ import annotations

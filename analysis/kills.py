@@ -1,14 +1,14 @@
-"""Kills a small study at random many times, and compares what it ends with, bit for bit, with an undisturbed one.
+"""Kills a small study at random times again and again, and compares its results, bit for bit, with an undisturbed
+study's.
 
     python analysis/kills.py --kills 50 --seed 0 --folder DIR
     python analysis/kills.py --kind tune --kills 20 --seed 0 --folder DIR    # the tuning of a study of two sizes
 
-Each attempt at the study is one process of two simulated devices or two processes of one device, as
-a die says; after a time drawn uniformly from its length, one process, or each of them, is sent SIGKILL
-or SIGTERM. Where one was, the others must end by themselves, but before they have come together: then
-they are told to, as a scheduler does. The same command is then given again. Whenever a study comes to its end, all
-of it is compared and another is begun in a new folder, until there have been enough kills; the last one is
-let run to its end. A dated record goes to analysis/kill_records/.
+Each attempt at the study is, at random, one process of two simulated devices or two processes of one device. After a
+random time, one process or both get SIGKILL or SIGTERM. If only one was killed, the other must end by itself; if it has
+not joined the job yet, it is told to end, as a scheduler would do. Then the same command is given again. Whenever a
+study is finished, all its files are compared, and another study is started in a new folder, until there have been
+enough kills. The last study runs to its end. A dated record goes to analysis/kill_records/.
 """
 
 from __future__ import annotations

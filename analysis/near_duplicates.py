@@ -1,13 +1,13 @@
-"""Precision and recall of `rfjax duplicates` against its threshold, by kind of copy, and what clusters lose.
+"""Measures precision and recall of `rfjax duplicates` against its threshold, and the matches that clustering misses.
 
     pip install -e '.[test,prepare]'
     python analysis/near_duplicates.py [--distractors 5000]
 
-Photographs of scikit-image and scikit-learn, quarters of them and distinct rendered scenes, with copies planted by kind
-(`tests/prepare/planted.py`), go through the command's own decoding, descriptors, index and removal. Two descriptors:
-`phash`, and an ONNX model without training (averages of 8 x 8 squares, less their mean, with `--mirrored`), which
-stands for the
-path that a real model takes and not for its quality. Writes the tables and the picture that docs/prepare.md shows.
+The images are photographs of scikit-image and scikit-learn, quarters of these photographs, and distinct rendered
+scenes. Copies of several kinds are added (`tests/prepare/planted.py`). All images go through the command's own
+decoding, descriptors, index and removal. Two descriptors are used: `phash`, and an untrained ONNX model (averages of 8
+x 8 squares minus their mean, with `--mirrored`), which tests the path of a model but not a real model's quality. The
+script writes the tables and the picture of docs/prepare.md.
 """
 
 from __future__ import annotations

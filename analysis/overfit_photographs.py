@@ -1,15 +1,16 @@
-"""From photographs to samples: prepare, train until it knows them by heart, sample, decode.
+"""Shows the way from photographs to samples: prepares 16 photographs, overfits a network to them, samples and decodes.
 
     pip install -e '.[test,torch]'
     python analysis/overfit_photographs.py --folder /a/folder --out docs/pictures/photographs.png
 
-16 photographs of scikit-image and scikit-learn with their captions. No pretrained model is at hand offline, so the
-text encoders are tiny and random (a caption then is a code for its photograph) and a small `AutoencoderKL` is
-trained on the photographs first. The rest is rfjax's commands. The picture has three rows: the photographs,
-what the autoencoder makes of them, and what the network samples from their captions. Printed and written to
-found.json: of how many captions the sample is nearest to its own photograph as the autoencoder shows it, and how near.
+The photographs are from scikit-image and scikit-learn, with captions. Without a network connection there are no
+pretrained models. So the text encoders are tiny and random (a caption is then just a code for its photograph), and a
+small `AutoencoderKL` is first trained on the photographs. All other steps are rfjax's commands. The picture has three
+rows: the photographs, their reconstructions by the autoencoder, and the samples from their captions. The script counts
+for how many captions the sample is nearer to the reconstruction of its own photograph than to any other, and measures
+the distances; it prints both and writes them to found.json.
 
-Each part is left out where its files are there: remove them to have it again.
+A part whose files exist is skipped; remove the files to run it again.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def pixels(names) -> np.ndarray:
 
 
 def few_tokens(models: Path) -> None:
-    """Lets the tiny CLIP models take `TOKENS` tokens instead of 77, of a letter or two each; captions that are cut
-    still differ."""
+    """Makes the tiny CLIP models take `TOKENS` tokens instead of 77. A token has only a letter or two, so captions are
+    cut, but they still differ."""
     for part in ("tokenizer", "tokenizer_2"):
         path = models / part / "tokenizer_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": TOKENS}))

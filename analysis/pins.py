@@ -1,13 +1,13 @@
-"""Compares what the same commands give in two checkouts: what a restructuring must not change.
+"""Compares the results of the same commands in two checkouts, to show that a restructuring changed nothing.
 
     python analysis/pins.py OLD_CHECKOUT NEW_CHECKOUT [--only NAME,NAME]
     python analysis/pins.py --record FILE.json CHECKOUT
     python analysis/pins.py --against FILE.json CHECKOUT
 
 Each pin of `PINS` runs `python -m rfjax` in a checkout and gathers facts: checksums of weights, images and files,
-records without their clocks, fits, tables of a dry run, exit statuses. A line per pin says whether they are equal;
-the exit status is 0 if all are. Facts are exact, so a record is compared on the machine that made it alone.
-Nothing of rfjax is imported here.
+records without times, fits, tables of a dry run, exit statuses. A line for each pin says whether the facts are equal;
+the exit status is 0 if all are. Facts are exact, so a record can only be compared on the machine that made it. This
+script imports nothing of rfjax.
 """
 
 import argparse

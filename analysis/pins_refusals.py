@@ -1,9 +1,9 @@
 """Lists the commands that rfjax refuses, as `pins.py` runs them: each with its exit status and what must be said.
 
-A row is (command, exit status, tokens). The tokens are the field or option, the value and the remedy's; what is
-printed must contain each, and may otherwise be worded as it likes. In a command `{tmp}` is a folder with the
-`FILES` below, `{run}` a run of one step (depth 1, width 64), and `{new}` a path that does not exist; `TRAIN` begins
-the commands that a config's field is refused in.
+A row is (command, exit status, tokens). The tokens are the field or option, its value, and words of the remedy. The
+message must contain all tokens; its other words are free. In a command, `{tmp}` is a folder with the `FILES` below,
+`{run}` is a run of one step (depth 1, width 64), and `{new}` is a path that does not exist. Commands that are refused
+for a config's field begin with `TRAIN`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The plans in docs/plan.md: plans what their record lacks, and writes the tables from the record.
+"""Makes the plans in docs/plan.md: computes the rows that the record lacks, and writes the tables from the record.
 
     python analysis/plan_tables.py                     # formulas of every row, then the tables
     python analysis/plan_tables.py --compile 60        # also compiles rows that are not compiled yet, for 60 minutes
@@ -131,8 +131,8 @@ def _trunks(point: str) -> int:
 
 
 def expected_law() -> dict:
-    """What the node's runs are expected to tell of the loss at each target, and what `rfjax design` would choose for
-    the same FLOPs, from the same sizes and lengths."""
+    """How well the node's runs are expected to determine the loss at each target, beside the best choice of runs by
+    `rfjax design` for the same FLOPs, from the same sizes and lengths."""
     study = load_study(ROOT / "configs/node_depth.py", {})
     sizes = sizes_of(study)
     lengths = sorted({length for point in study.points for length in point.config.train.branches})

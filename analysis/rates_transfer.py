@@ -2,10 +2,10 @@
 
     rfjax study --config analysis/rates_transfer.py --workdir DIR
 
-Five rates, a factor of 2 apart, and two seeds: depth 2 at widths 64, 128 and 256 under standard, mup and completep, 512
-under mup at three rates; width 128 at depths 1 and 4 (depth 2 is among the widths); one more backbone, and Muon, at two
-widths under mup. The rates of a size train as one program. `TRANSFER_STEPS` and `TRANSFER_WIDTHS` in the environment
-make it smaller for a test.
+Each sweep has five rates, a factor of 2 apart, and two seeds. At depth 2, widths 64, 128 and 256 are swept under
+standard, mup and completep, and width 512 under mup at three rates. At width 128, depths 1 and 4 are swept, too. A
+second backbone and Muon are swept at two widths under mup. The rates of a size train as one program. The environment
+variables `TRANSFER_STEPS` and `TRANSFER_WIDTHS` make the study smaller for a test.
 """
 
 import os

@@ -45,7 +45,7 @@ def table_row(
 ) -> str:
     """A row of the table: `versions` are those of the commit, Python, JAX and Flax and the machine; `lines` the output.
 
-    What failed is named behind the note.
+    The names of failed tests follow the note.
     """
     summary = next((line for line in reversed(lines) if re.search(r"\d+ \w+.* in [\d.]+s", line)), "")
     found = {word.rstrip("s"): number for number, word in re.findall(r"(\d+) (\w+)", summary.split(" in ")[0])}

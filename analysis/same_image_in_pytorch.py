@@ -1,11 +1,10 @@
-"""The same images by `rfjax sample`'s sampler and by diffusers, side by side.
+"""Samples the same images with `rfjax sample`'s sampler and with diffusers, and shows them side by side.
 
     pip install torch==2.13.0 diffusers==0.42.1
     python analysis/same_image_in_pytorch.py runs/shapes/depth4-seed0-steps2000 --out docs/pictures/same_image.png
 
-Exports the run, loads it with diffusers, and draws from the same noise with diffusers' own
-flow-match Euler scheduler. The upper row is ours, the lower theirs; the largest difference of a
-pixel, of a range of 1, is printed.
+It exports the run, loads it with diffusers, and samples from the same noise with diffusers' flow-match Euler scheduler.
+The upper row is by rfjax, the lower by diffusers. The largest difference of a pixel is printed, for pixels in [0, 1].
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Fits simulated studies of a design and of the best log grid of equal cost.
 
-It tells how wide their intervals are, how often these cover the truth, and how far off the laws are at the target.
+It measures how wide the intervals are, how often they cover the truth, and how wrong the laws are at the target.
 
     python analysis/simulated_designs.py --studies 200 --out analysis/results/simulated_designs.json
 
-Each study has its own law, drawn with the doubt that the design was made under, and its own noise between trunks (1 %)
-and within them (0.5 %). Design and grid have one budget, share trunks, and predict at ten times the budget. The fits
-are those of `rfjax fit`: nothing here is linear, and the noise is estimated from each study's own residuals.
+Each study has its own law, drawn from the uncertainty that the design assumed, and its own noise between trunks (1 %)
+and within them (0.5 %). Design and grid have the same budget, share trunks, and predict at ten times the budget. The
+fits are those of `rfjax fit`: laws are not linearised, and the noise is estimated from each study's own residuals.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of a results folder the notebooks read: its finished runs, and GenEval prompt by prompt.
+"""Extracts from a results folder the two tables that the notebooks read: finished runs, and GenEval by prompt.
 
     python analysis/small_table.py runs/shapes/results analysis/results/default_study
 

@@ -12,22 +12,18 @@ by the same text whether or not rfjax knows the field.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import math
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from rfjax import config_sections as sections
 from rfjax.config_rules import check, check_is_read
-from rfjax.errors import ConfigError
+from rfjax.config_sections import WRITTEN_WHERE_SET
 from rfjax.inputs.paths import local_text
-from rfjax.inputs.typed_values import convert_value, parse_value
-
-WRITTEN_WHERE_SET = {"written": "where set"}
+from rfjax.inputs.typed_values import parse_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,17 +308,17 @@ class Config:
 
 
 def from_dict(values: Mapping | ConfigDict) -> Config:
-    """The checked config of a nested mapping: a `ConfigDict`, or a dict that `to_dict` gave.
+    """Builds and checks the config that a nested mapping describes: a `ConfigDict`, or a dict from `to_dict`.
 
     Raises `ConfigError` naming the key and the nearest valid key, or the field, its value and what it may be.
     """
-    config = _with_local_paths(_build(Config, values, prefix=""))
+    config = _with_local_paths(sections.build(Config, values))
     check(config)
     return config
 
 
 def _with_local_paths(config: Config) -> Config:
-    """The config with `~` made the home folder in its paths. Raises `ConfigError` for a URL."""
+    """Expands `~` in the paths of a config. Raises `ConfigError` for a URL."""
     prepared = config.data.prepared
     given = {name: getattr(prepared, name) for name in ("path", "models") if getattr(prepared, name)}
     paths = {name: local_text(text, f"config.data.prepared.{name}") for name, text in given.items()}
@@ -333,94 +329,37 @@ def _with_local_paths(config: Config) -> Config:
 
 
 def to_dict(config: Config) -> dict:
-    """The config as a nested dict that JSON can hold; `from_dict` reads it back unchanged. Fields that are
-    `WRITTEN_WHERE_SET` are left out at their defaults."""
-    return json.loads(json.dumps(_written(config)))
+    """Returns the config as a nested dict that JSON can hold; `from_dict` reads it back unchanged.
 
-
-def _written(section) -> dict:
-    pairs = ((field, getattr(section, field.name)) for field in dataclasses.fields(section))
-    return {
-        field.name: _written(value) if dataclasses.is_dataclass(value) else value
-        for field, value in pairs
-        if field.metadata != WRITTEN_WHERE_SET or value != field.default
-    }
+    Fields that are `WRITTEN_WHERE_SET` are left out at their defaults.
+    """
+    return sections.written(config)
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Every field's plain value by its dotted key."""
-    return _flatten(json.loads(json.dumps(dataclasses.asdict(config))))
+    """Returns {dotted key: plain value} of all fields."""
+    return sections.flatten(config)
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """The dotted keys whose values differ, sorted."""
+    """Returns the dotted keys whose values differ, sorted."""
     flat_a, flat_b = flatten(a), flatten(b)
     return sorted(key for key in flat_a if flat_a[key] != flat_b[key])
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
-    """`config` with the values of dotted keys replaced; a string is read by the field's type.
+    """Returns `config` with the values of dotted keys replaced; a string is parsed by the field's type.
 
-    Raises `ConfigError` also for a key that the resulting schedule does not read."""
+    Raises `ConfigError` as `from_dict` does, and for a key that the resulting learning-rate schedule does not read.
+    """
     nested = to_dict(config)
     for key, value in overrides.items():
-        annotation = _annotation(key)
-        *sections, last = key.split(".")
+        annotation = sections.annotation_of(Config, key)
+        *names, last = key.split(".")
         target = nested
-        for section in sections:
-            target = target.setdefault(section, {})  # a section at its defaults may be left out
+        for name in names:
+            target = target.setdefault(name, {})  # a section at its defaults may be left out
         target[last] = parse_value(annotation, value, f"config.{key}") if isinstance(value, str) else value
     made = from_dict(nested)
     check_is_read(overrides, [made.train.schedule])
     return made
-
-
-def _build(cls, values, prefix):
-    values = values.to_dict() if hasattr(values, "to_dict") else values
-    if not isinstance(values, Mapping):
-        what = f"config.{prefix.rstrip('.')}" if prefix else "the config"
-        raise ConfigError(f"{what} is {values!r}; it must be a section with fields")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise ConfigError(_unknown(prefix + key))
-    arguments = {}
-    for key, value in values.items():
-        convert, end = (_build, ".") if dataclasses.is_dataclass(hints[key]) else (_convert_field, "")
-        arguments[key] = convert(hints[key], value, prefix + key + end)
-    return cls(**arguments)
-
-
-def _convert_field(annotation, value, key):
-    return convert_value(annotation, value, f"config.{key}")
-
-
-def _annotation(key):
-    """The type of the field that a dotted key names."""
-    cls = Config
-    for part in key.split("."):
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-        if part not in hints:
-            raise ConfigError(_unknown(key))
-        cls = hints[part]
-    if dataclasses.is_dataclass(cls):
-        fields = ", ".join(typing.get_type_hints(cls))
-        raise ConfigError(f"config.{key} is a section; name one of its fields: {fields}")
-    return cls
-
-
-def _unknown(key):
-    keys = list(flatten(Config()))
-    near = difflib.get_close_matches(key, keys, 1, 0.5)
-    if not near:  # a right name in the wrong section
-        leaves = {other.rsplit(".", 1)[-1]: other for other in reversed(keys)}  # of equal names the first counts
-        near = [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
-    hint = f"; did you mean config.{near[0]}?" if near else f"; the fields are: {', '.join(keys)}"
-    return f"unknown config key config.{key}{hint}"
-
-
-def _flatten(nested, prefix=""):
-    flat = {}
-    for key, value in nested.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

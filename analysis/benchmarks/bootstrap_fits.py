@@ -1,4 +1,4 @@
-"""Ten thousand bootstraps of the parametric law on 250 points, and scipy's minima of a few of them.
+"""Times ten thousand bootstraps of the parametric law on 250 points, and compares a few minima with scipy's.
 
     python analysis/benchmarks/bootstrap_fits.py [--out record.json]
 

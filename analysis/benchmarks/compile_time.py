@@ -1,9 +1,9 @@
-"""Compile time of the training gradient at depth 24 against depth 4, same width, alternated.
+"""Compares the compile time of the training gradient at depth 24 with that at depth 4, at the same width.
 
     python analysis/benchmarks/compile_time.py
 
-Under the scan the program is the same at any depth (a test compares its length), so the ratio
-should be near one.
+The two are compiled in turn. Under the scan the program is the same at any depth (a test compares its length), so the
+ratio should be near one.
 """
 
 import statistics

@@ -1,11 +1,10 @@
-"""Peak host memory of `rfjax export` against the largest stored array.
+"""Measures the peak host memory of `rfjax export`, and compares it with the largest stored array.
 
     python analysis/benchmarks/export_memory.py --folder /a/disk/with/room --width 608 1216
 
-For each width a run of depth 38 (the paper's largest, all its 923 tensors) with random weights is
-written to --folder and exported in bfloat16 by a process of its own, whose peak resident size is
-what the kernel reports. The bound is 2 x the largest stored array + 1 GiB; arrays grow with
-width^2, so two widths tell the slope.
+For each width, a run of depth 38 (the paper's largest, with all its 923 tensors) with random weights is written to
+--folder, and exported in bfloat16 by a separate process. The kernel reports the peak resident size of this process. It
+should be at most 2 x the largest stored array + 1 GiB. Arrays grow with width^2, so two widths give the slope.
 """
 
 from __future__ import annotations

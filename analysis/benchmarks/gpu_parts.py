@@ -3,9 +3,9 @@
     python analysis/benchmarks/gpu_parts.py PART --out DIR [--seconds 60] [--tiny]
     python analysis/benchmarks/gpu_parts.py --summary --out DIR
 
-256^2 means latents of 32x32x16 and 154 text tokens of 4096, the paper's; 1024^2 latents of 128x128x16. Every share of a
-peak is of square bfloat16 products, measured in the same process. Batch and rematerialisation of a step are those that
-the plan's formulas choose for the device's memory; the record holds what the plan expected beside what was used.
+256^2 means the paper's latents of 32x32x16 and 154 text tokens of size 4096; 1024^2 means latents of 128x128x16. Peaks
+are the rates of square bfloat16 products, measured in the same process. The plan's formulas choose the batch size and
+the rematerialisation of a step for the device's memory; the record holds both the planned and the used memory.
 """
 
 from __future__ import annotations

@@ -51,10 +51,11 @@ def make_model(shape: dict, depth: int, device: str, dtype):
 
 
 def measure_step(session, depth: int) -> None:
-    """Images a second of forward, backward and AdamW, for the largest batches that fit.
+    """Measures the images a second of forward, backward and AdamW, for the largest batches that fit.
 
-    Each block is compiled by itself, since compiling the whole network takes minutes; equal blocks share a program. Two
-    ways of computing: float32 weights under autocast, which is what rfjax computes, and weights in bfloat16 altogether.
+    Each block is compiled separately, since compiling the whole network takes minutes; equal blocks share a program.
+    The network is measured twice: with float32 weights under autocast, which corresponds to rfjax, and with all weights
+    in bfloat16.
     """
     import diffusers
     import torch

@@ -1,19 +1,19 @@
-"""How much of a training run the devices wait for the host: for data, and for metrics.
+"""Measures what share of a training run the devices wait for the host: for data, and for metrics.
 
     python analysis/benchmarks/host_stalls.py [--steps 100] [--out FILE.json]
 
-The trainer itself (`rfjax.training.loop.train`) runs the default study's depth 2 on the CPU, in a
-temporary folder, with a clock around what its loop does in each step:
+The trainer itself (`rfjax.training.loop.train`) runs the default study's depth 2 on the CPU, in a temporary folder. In
+each step these parts of its loop are timed:
 
-- data: until the loader hands over a batch;
-- placing: that batch onto the devices;
-- metrics: rows, progress and the verdict on them, without the wait for the step before;
-- devices: that wait; metrics are read a step late, so the devices are at work in it;
+- data: waiting for a batch from the loader;
+- placing: putting the batch on the devices;
+- metrics: rows, progress and the check of metrics, without the wait for the step before;
+- devices: waiting for the step before. Metrics are read one step late, so the devices compute during this wait;
 - rest: dispatching the step, and the loop itself.
 
-While the host does all but wait, the devices run the step that it dispatched before. They stall only
-in a turn of the loop in which the host then finds that step done: the wait is nothing. Of such turns
-everything that the host did counts as a stall, which is an upper bound.
+During all parts but `devices`, the devices run the step that was dispatched before. They are idle only if they finish
+it before the host comes to wait for it, so that this wait takes no time. In such a turn of the loop, all time of the
+host counts as a stall. The result is therefore an upper bound.
 """
 
 from __future__ import annotations

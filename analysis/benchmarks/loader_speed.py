@@ -1,14 +1,14 @@
-"""Samples a second that one core loads, beside what a v5p host of four chips trains on.
+"""Measures how many samples a second one core loads, beside the number that a v5p host of four chips needs.
 
     python analysis/benchmarks/loader_speed.py --folder /a/disk/with/room [--out FILE.json]
 
-Real sizes: latents of 32x32x16, 154 text tokens of 4096 and a pooled vector of 2048. `arrayrecord` are
-shards as a prepared corpus is stored, float16, read at random by Grain and made float32 batches;
-`random` is the corpus that draws its numbers. Rates are per second of processor time, all threads
-together, which another program on the machine disturbs little. The shards are in the page cache: a
-disk or a bucket must besides deliver the bytes.
+Sizes are real: latents of 32x32x16, 154 text tokens of size 4096 and a pooled vector of 2048. `arrayrecord` reads
+shards in random order by Grain, stored in float16 as in a prepared corpus, and makes float32 batches. `random` is the
+corpus that draws its numbers. Rates are per second of processor time of all threads together, which other programs on
+the machine hardly affect. The shards are in the page cache; in real use, a disk or a bucket must deliver the bytes,
+too.
 
-What a host needs is at the plan's compute limit, the peak, which no real step reaches.
+The number that a host needs is computed for a step at the chips' peak, which no real step reaches.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Samples a second that one core loads from a prepared corpus of the real sizes, and what each precision takes to
-store.
+"""Measures how many samples a second one core loads from a prepared corpus, and how much storage each precision takes.
 
     python analysis/benchmarks/prepared_loading.py --folder /a/disk/with/room [--out FILE.json]
 
-Shards as `rfjax prepare` writes them, of latents of 32x32x16, 77 tokens of CLIP-L, CLIP-G and T5, and pooled vectors,
-all random; read at random through the corpus `prepared` to float32 batches. Rates are per second of
-processor time, all threads together. The shards are in the page cache: a disk or a bucket must besides
-deliver the bytes. A gigabyte is 10^9 bytes; captions are all different, as web captions are.
+The shards are as `rfjax prepare` writes them, with real sizes and random numbers: latents of 32x32x16, 77 tokens of
+CLIP-L, CLIP-G and T5, and pooled vectors. The corpus `prepared` reads them in random order and makes float32 batches.
+Rates are per second of processor time of all threads together. The shards are in the page cache; in real use, a disk or
+a bucket must deliver the bytes, too. A gigabyte is 10^9 bytes. All captions differ, as web captions do.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How much sooner variants are trained together than one after another, in one program of many members.
+"""Measures how much faster variants train together, in one program of many members, than one after another.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=2 python analysis/benchmarks/together.py [--members 16] [--out
     FILE.json]
 
-The first formulations of SD3's list in the small network of configs/formulations.py, on all devices that
-there are. Together: one program, members split over the devices. Alone: each one's own program, its batch
-split over the devices, as `rfjax study` trains a point. Rounds alternate, so that what else the machine
-does falls on both; compilation is measured once, and of three alone. The floor is the time of the
-formula's matrix products at the rate of square ones on the same devices, measured in the same run.
+The variants are the first formulations of SD3's list, in the small network of configs/formulations.py, on all devices.
+"Together" is one program with the members split over the devices. "Alone" is a separate program for each variant with
+its batch split over the devices, as `rfjax study` trains a point. Rounds of both alternate, so that other load of the
+machine affects both. Compilation is measured once; alone, for three variants. The floor is the time that the formula's
+matrix products would take at the rate of square products, measured on the same devices in the same run.
 """
 
 from __future__ import annotations

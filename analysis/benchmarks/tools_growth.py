@@ -1,15 +1,16 @@
-"""How the time and memory of collect, `rfjax fit` and `rfjax report` grow with the number of runs.
+"""Measures how the time and memory of collecting, `rfjax fit` and `rfjax report` grow with the number of runs.
 
     python analysis/benchmarks/tools_growth.py --folder DIR [--runs 10 100 1000] [--out record.json] [--figure FILE.svg]
 
-For each count of runs a study's folder is made up, with what training and evaluation leave of the default study:
-validation losses of both weights at four checkpoints (512 examples, eight levels of t) and of a second grid at the
-last, GenEval by prompt (240 prompts) with its floors and ceiling, sample sheets, and a training curve; every tenth run
-has GenEval at three counts of sampling steps too. Losses follow a law of compute with noise, scores follow the loss.
+For each number of runs, an artificial study's folder is made with the files that the default study has. These are
+validation losses of both weights at four checkpoints (512 examples, eight levels of t) and of a second grid at the last
+checkpoint, GenEval by prompt (240 prompts) with its floors and ceiling, sample sheets, and a training curve. Every
+tenth run also has GenEval at three numbers of sampling steps. Losses follow a law of compute with noise; scores follow
+the loss.
 
-Each command is a process of its own. Times are the processor's (user and system, of all its threads) beside the wall's,
-since other work may share the machine; memory is the peak resident size. The slope is that of log seconds of processor
-time against log runs, by least squares; what every command takes to start is in it.
+Each command is a separate process. Processor time (user and system, of all threads) is measured beside wall time, since
+other work may share the machine; memory is the peak resident size. The slope is that of log processor time against log
+runs, by least squares. It includes the time that a command takes to start.
 """
 
 import argparse

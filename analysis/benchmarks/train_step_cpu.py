@@ -1,11 +1,11 @@
-"""Train-step speed on the CPU: rfjax against PyTorch diffusers' SD3Transformer2DModel.
+"""Compares the speed of a training step on the CPU with PyTorch diffusers' SD3Transformer2DModel.
 
     python analysis/benchmarks/train_step_cpu.py [--rounds 6] [--out FILE.json]
 
-Needs torch and diffusers beside rfjax (`pip install torch==2.13.0 diffusers==0.42.1`). Forward and
-backward in float32, same shapes and the same number of parameters, two threads, rounds
-alternated in one run; what counts is the ratio of the medians. Run it on a quiet machine: under
-load PyTorch's OpenMP suffers more than XLA, so that the ratio means nothing.
+It needs torch and diffusers beside rfjax (`pip install torch==2.13.0 diffusers==0.42.1`). Both networks have the same
+shapes and number of parameters, and run forward and backward in float32 on two threads. Rounds of both alternate in one
+run, and the result is the ratio of the medians. Run it on a quiet machine: under load PyTorch's OpenMP slows down more
+than XLA, and the ratio means nothing.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A study of human preference without a server: one page for each rater, and a key that stays with the researcher."""
+"""Makes a study of human preference without a server: a page for each rater, and a key that the researcher keeps."""

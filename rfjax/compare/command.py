@@ -11,23 +11,22 @@ OVERRIDES = "the sampler can be set for all runs: --config.evaluation.sampler.gu
 def add_arguments(parser) -> None:
     sides = "runs to sample from, or folders of images: two or more (docs/compare.md has the layouts)"
     parser.add_argument("sides", metavar="RUN", nargs="+", type=as_path("RUN"), help=sides)
-    prompts = "PartiPrompts.tsv, JSON lines with prompt, or a text with a prompt a line"
+    prompts = "PartiPrompts.tsv, JSON lines with prompt, or a text with one prompt in each line"
     parser.add_argument("--prompts", metavar="FILE", required=True, type=as_path("--prompts"), help=prompts)
     out = "folder for the study; raters get what is in DIR/pages"
     parser.add_argument("--out", metavar="DIR", required=True, type=as_path("--out"), help=out)
-    choose = "take only N of the prompts, each challenge and category by its share"
+    choose = "use only N of the prompts, so that each challenge and category keeps its share"
     parser.add_argument("--choose", type=int, metavar="N", help=choose)
     group = parser.add_argument_group("the design")
     group.add_argument("--raters", type=int, default=5, metavar="N", help="pages for N raters (default 5)")
     pairs = "pairs for each rater, without checks (default: all, at most 100)"
     group.add_argument("--pairs", type=int, metavar="N", help=pairs)
-    checks = "pairs added as checks, as a share of a rater's pairs: half are repeats, half have an image of noise"
+    checks = "number of checks to add, as a share of a rater's pairs: half repeat a pair, half show an image of noise"
     group.add_argument("--checks", type=float, default=0.1, metavar="SHARE", help=f"{checks} (default 0.1)")
     questions = "some of aesthetics,prompt,typography (default: all; typography where the prompt asks for text)"
     group.add_argument("--questions", metavar="NAMES", help=questions)
-    group.add_argument(
-        "--seed", type=int, default=0, help="of the noise of samples, the order and the sides (default 0)"
-    )
+    seed = "seed of the noise of samples, and of the order and the sides of pairs (default 0)"
+    group.add_argument("--seed", type=int, default=0, help=seed)
     group = parser.add_argument_group("the pages")
     quality = "quality of WebP, 1 to 100; images below 256 pixels are lossless (default 90)"
     group.add_argument("--quality", type=int, default=90, metavar="Q", help=quality)

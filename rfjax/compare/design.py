@@ -1,6 +1,7 @@
-"""Who is asked what: the pairs of a study, how they are dealt to raters, the checks, and the order and sides on a page.
+"""Designs a preference study: its pairs, which rater is asked which pairs, the checks, and the order and the sides.
 
-Everything is a function of the study's id, which is a hash of its content and seed: no state, no shuffle. No JAX here.
+Every random choice is a hash of the study's id, which is itself a hash of the study's content and seed. So the same
+study is designed the same way each time. No JAX here.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ TEXTS: dict[Name, str] = {
     "prompt": "Which image shows what the text says, and follows it more faithfully?",
     "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
 }
-LEAST_ANSWERS = 3  # answers beside noise that a rater gives at least, if there are checks: fewer judge nobody
-REPEATED_FROM = 0.4  # pairs that are shown again come from this first part of a rater's pairs
-REPEATED_AFTER = 0.5  # and are shown again after this part
+LEAST_ANSWERS = 3  # with checks, each rater answers at least this many about noise: with fewer no rater is judged
+REPEATED_FROM = 0.4  # repeated pairs are chosen from this first share of a rater's pairs
+REPEATED_AFTER = 0.5  # repeats are shown after this share of the pairs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """How large a study is."""
+    """The wanted size of a study."""
 
     seed: int
     raters: int
-    pairs: int  # a rater is asked about, without checks
-    checks: float  # as a share of `pairs`, added to them
+    pairs: int  # pairs for each rater, without checks
+    checks: float  # number of checks, as a share of `pairs`; they are added to the pairs
     questions: tuple[Name, ...]
 
 
 def hash_of(*parts: object) -> bytes:
-    """The SHA-256 of a list of texts and numbers; no two lists have the same text."""
+    """The SHA-256 of a list of texts and numbers. Different lists are hashed as different texts."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()
 
 
 def draw(*parts: object) -> float:
-    """A number in [0, 1), uniform over hashes."""
+    """A pseudorandom number in [0, 1), from the hash of its arguments."""
     return int.from_bytes(hash_of(*parts)[:6], "big") / 2**48
 
 
@@ -61,10 +62,11 @@ def make_study(
     facts: Mapping[str, Mapping[str, object]],
     webp: Mapping[str, object],
 ) -> tuple[Study, Key, dict[str, Picture | None]]:
-    """Returns (the study, its key, the picture of each image, None for noise).
+    """Makes a study. Returns (the study, its key, {image: its picture, or None for noise}).
 
-    `pictures` has for each side's name a picture of each prompt, `facts` what made them, `webp` how they are encoded.
-    Raises `ConfigError` for sides whose images of a prompt differ in size: the size would tell the sides apart.
+    `pictures` maps a side's name to its picture of each prompt, and `facts` maps the name to what made the pictures.
+    `webp` says how they are encoded. Raises `ConfigError` if two sides' images of a prompt differ in size, since raters
+    could recognise a side by its size.
     """
     if len(pictures) < 2:
         raise ConfigError("one side has nothing to be compared with; give two runs or folders of images, or more")
@@ -125,10 +127,10 @@ def _check_sizes(prompts, pictures):
 
 
 def _grid(study, prompts, images, names, questions):
-    """All pairs of the study, each two sides for each prompt, in the order in which they are dealt.
+    """Lists all pairs of the study, in the order in which they are dealt: every two sides on every prompt.
 
-    Neighbours have different prompts, and take turns in the two sides. So a rater's stretch of the list has prompts
-    and sides about equally often.
+    Neighbours in the list differ in prompt and cycle through the combinations of two sides. So any stretch of the list,
+    such as a rater's, holds all prompts and all sides about equally often.
     """
     order = sorted(prompts, key=lambda prompt: draw(study, "prompt", prompt.id))
     both = sorted(itertools.combinations(names, 2), key=lambda two: draw(study, "sides", *two))
@@ -145,14 +147,17 @@ def _grid(study, prompts, images, names, questions):
 
 
 def _deal(grid, number, count):
-    """The pairs of a rater: the next `count` of the list, which begins again at its end. So how often two pairs are
-    asked about differs by one at most."""
+    """The pairs of rater `number`: the next `count` pairs of the list, which starts again at its end.
+
+    So the numbers of raters who see two different pairs differ by one at most.
+    """
     count = min(count, len(grid))
     return [grid[(number * count + k) % len(grid)] for k in range(count)]
 
 
 def _count_checks(wish, dealt):
-    """(repeats, pairs with noise) for a rater: half of the checks each, and enough noise to judge a rater by."""
+    """Returns a rater's numbers of (repeats, pairs with noise): half of the checks each, with at least enough noise to
+    judge the rater."""
     if not wish.checks:
         return 0, 0
     checks = round(wish.checks * dealt)
@@ -161,8 +166,10 @@ def _count_checks(wish, dealt):
 
 
 def _wrong(study, rater, like):
-    """Returns (a pair of an image of the pair `like` and noise, the noise's id). Typography is not asked: noise has no
-    text, and the other image may have none either."""
+    """Makes a check: a pair of noise and an image of the pair `like`. Returns (the check, the noise's image id).
+
+    Raters are not asked about its typography: noise has no text, and the other image may have none either.
+    """
     image = like.images[int(draw(study, rater, "better", like.pair) * 2)]
     noise = hash_of(study, "noise", like.pair).hex()[:12]
     asked = [name for name in like.questions if name != "typography"] or list(like.questions)
@@ -171,7 +178,7 @@ def _wrong(study, rater, like):
 
 
 def in_order(study: str, rater: str, pairs: Sequence[Pair], repeats: int) -> list[Pair]:
-    """A rater's pairs in the order shown, with `repeats` of them shown again later, as pairs of their own."""
+    """Puts a rater's pairs into the order shown. `repeats` of them are shown a second time later, under new ids."""
     once = {pair.pair: pair for pair in pairs}
     ordered = sorted(once.values(), key=lambda pair: draw(study, rater, "order", pair.pair))
     early = [pair for pair in ordered[: max(1, math.floor(REPEATED_FROM * len(ordered)))] if pair.check is None]
@@ -187,7 +194,7 @@ def in_order(study: str, rater: str, pairs: Sequence[Pair], repeats: int) -> lis
 
 
 def left_and_right(study: str, rater: str, pair: Pair) -> tuple[str, str]:
-    """The images of a pair as a rater sees them. A repeat has the sides of its original swapped."""
+    """Returns (left image, right image) of a pair for a rater. A repeat swaps the sides of its original."""
     original = (pair.check or {}).get("repeats")
     swapped = draw(study, rater, "side", original or pair.pair) < 0.5
     left, right = pair.images

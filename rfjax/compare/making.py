@@ -1,10 +1,10 @@
 """Makes a preference study: samples the runs, reads all sides' images, and writes the study, its key and the pages.
 
-DIR/samples/NAME/     the images of a run, sampled for the study; an interrupted command goes on here
-DIR/study.json        what is asked; no run's name
+DIR/samples/NAME/     the images sampled from a run; a command that was interrupted goes on here
+DIR/study.json        the pairs and questions, without the name of any run
 DIR/key.json          which run made which image; raters must not see it
-DIR/pages/            what is handed out
-DIR/votes/            where the raters' files are collected
+DIR/pages/            the pages for the raters
+DIR/votes/            an empty folder for the raters' files
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from rfjax.errors import ConfigError
 from rfjax.files import folder_moved_when_whole, remove_left_behind, write_whole
 from rfjax.outputs import check_output_folder, is_json_with
 
-MOST_PAIRS = 100  # a rater is asked about, unless --pairs says otherwise
-LEAST_PAGE = 1_000_000  # bytes
+MOST_PAIRS = 100  # most pairs for a rater, unless --pairs is given
+LEAST_PAGE = 1_000_000  # the smallest --page-mb, in bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,10 @@ class Request:
 
 
 def make(request: Request, overrides: Mapping[str, object]) -> list[str]:
-    """Makes the study, and returns lines that say what it holds and what to do with it.
+    """Makes the study. Returns lines for the console that say what it holds and what to do next.
 
-    The same command again finishes what was interrupted. Raises `ConfigError` for sides that cannot be compared, and
-    if the folder has another study, whose votes would then fit no longer.
+    After an interruption, the same command finishes the work. Raises `ConfigError` for sides that cannot be compared,
+    and if the folder holds another study, because its votes would no longer fit.
     """
     out, lines = request.out, []
     made_here = functools.partial(_is_study, is_json_with("schema", "study", "pairs"))
@@ -116,17 +116,17 @@ def make(request: Request, overrides: Mapping[str, object]) -> list[str]:
 
 
 def _is_study(is_ours, folder: Path) -> bool:
-    """Whether a folder is a study, or what an interrupted command left of one."""
+    """Whether a folder holds a study, or an unfinished study of an interrupted command."""
     if (folder / STUDY).exists():
         return is_ours(folder / STUDY)
     return (folder / SAMPLES / PROMPTS).is_file() and not any((folder / name).exists() for name in (KEY, PAGES))
 
 
-PROMPTS = "prompts.txt"  # in SAMPLES: what the runs were sampled for, a prompt a line
+PROMPTS = "prompts.txt"  # in the folder SAMPLES: the prompts that the runs were sampled for, one in each line
 
 
 def _sides(request: Request, overrides: Mapping[str, object], prompts: Sequence[Prompt]) -> list[Side]:
-    """The sides, with runs sampled. Raises `ConfigError` for two sides of one name."""
+    """Samples the runs, and returns all sides. Raises `ConfigError` if two sides have the same name."""
     runs = [folder for folder in request.sides if (folder / "run.json").is_file()]
     if not runs and (overrides or request.step is not None):
         raise ConfigError("no side is a run, so nothing is sampled; leave out --step and --config.*")

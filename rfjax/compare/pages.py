@@ -1,7 +1,7 @@
-"""The pages that raters open: each is one file with its style, its script and its images, and requests nothing.
+"""Makes the pages that raters open. A page is one file that holds its style, script and images, and loads nothing else.
 
-A page has only what its rater sees: no check is marked, no run is named. With `beside` the images lie in a folder
-beside the pages, under their blind names.
+A page holds only what its rater may see: it does not mark the checks and does not name the runs. With `beside`, the
+images are files in a folder beside the pages, under their blind names.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LINK = "data:image/webp;base64,"
 def pages_of(
     study: Study, rater: str, webp_of: Callable[[str], bytes], *, most_bytes: int, beside: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yields (name, content) of a rater's pages: RATER.html, or RATER-1.html and so on where one is not enough.
+    """Yields (name, content) of a rater's pages: RATER.html, or RATER-1.html, RATER-2.html, ... if there are several.
 
-    `webp_of` gives the bytes of an image. Raises `ConfigError` if two images do not fit into a page.
+    `webp_of` returns the bytes of an image. Raises `ConfigError` if the two images of a pair do not fit into one page.
     """
     by_id = {pair.pair: pair for pair in study.pairs}
     prompts = {prompt.id: prompt.prompt for prompt in study.prompts}
@@ -56,9 +56,9 @@ def pages_of(
 
 
 def cut_into_pages(shown: Sequence[dict], size_of: Mapping[str, int], most_bytes: int) -> list[list[dict]]:
-    """Cuts a rater's pairs, in their order, into pages that have room for them. An image counts once in a page.
+    """Divides a rater's pairs, in their order, among pages of at most `most_bytes`. A page stores each image once.
 
-    Raises `ConfigError` if one pair does not fit.
+    Raises `ConfigError` if a single pair does not fit.
     """
     pages, page, held, total = [], [], set(), SPARE
     for pair in shown:
@@ -90,7 +90,7 @@ class _Sizes(dict):
 
 
 class _NoSizes(dict):
-    """Images beside a page take no bytes of it."""
+    """The sizes of images that lie beside the page: 0, since the page does not hold them."""
 
     def __missing__(self, image):
         return 0
@@ -101,7 +101,7 @@ def _link(webp: bytes) -> str:
 
 
 def _html(data: dict, beside: bool) -> str:
-    """Fills the template. `<` in the JSON is written as an escape, so that no prompt can end the script element."""
+    """Fills the template. `<` is escaped in the JSON, so that no prompt can end the script element."""
     parts = {name: (resources.files(__package__) / "page" / name).read_text("utf-8") for name in _FILES}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {

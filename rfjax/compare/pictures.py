@@ -1,4 +1,4 @@
-"""Images as a rater's page shows them: WebP without any metadata, of one size in a pair."""
+"""Converts images for a rater's page: WebP without metadata. The two images of a pair must have the same size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.files import NoPlainFile, read_bytes
 from rfjax.prepare.images import CorruptImage, decode_unscaled
 
-LOSSLESS_BELOW = 256  # pixels of the longer side: there loss is seen, and costs more than it saves
+LOSSLESS_BELOW = 256  # pixels of the longer side: in smaller images compression is visible and saves little
 NOISE_GRID = 24  # cells along a side of a picture of noise
 
 
@@ -29,7 +29,7 @@ class Picture:
 
 
 def read(path: Path) -> Image.Image:
-    """Reads an image, upright and in RGB, transparency laid over white. Raises `ConfigError`, naming the file."""
+    """Reads an image as RGB: rotated upright, with transparent parts white. Raises `ConfigError`, naming the file."""
     try:
         return decode_unscaled(read_bytes(path), "none")
     except CorruptImage as problem:
@@ -39,13 +39,13 @@ def read(path: Path) -> Image.Image:
 
 
 def look_at(path: Path, source: str) -> Picture:
-    """Reads an image for the facts that decide whether it can be shown. Raises `ConfigError`, naming the file."""
+    """Reads an image to learn its size and the hash of its pixels. Raises `ConfigError`, naming the file."""
     image = read(path)
     return Picture(source, path, hashlib.sha256(image.tobytes()).hexdigest(), image.size)
 
 
 def webp(image: Image.Image, quality: int) -> bytes:
-    """Encodes an image. It holds pixels alone: no EXIF, no text, no colour profile. Small images are lossless."""
+    """Encodes an image as WebP without EXIF, text or colour profile; losslessly if it is small."""
     bare = Image.fromarray(np.asarray(image.convert("RGB")))
     buffer = io.BytesIO()
     lossless = max(bare.size) < LOSSLESS_BELOW
@@ -57,7 +57,7 @@ def webp(image: Image.Image, quality: int) -> bytes:
 
 
 def noise(digest: bytes, size: tuple[int, int]) -> Image.Image:
-    """A picture of coloured squares drawn at random from a hash: no model's image is worse."""
+    """Makes a picture of random coloured squares from a hash. It is worse than any model's image."""
     draw = np.random.default_rng(list(digest))
     cells = draw.integers(0, 256, (NOISE_GRID, NOISE_GRID, 3), dtype=np.uint8)
     return Image.fromarray(cells).resize(size, Image.Resampling.NEAREST)

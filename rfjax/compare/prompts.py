@@ -1,4 +1,4 @@
-"""The prompts of a preference study: read from a file, chosen evenly, and asked for typography where they have text."""
+"""Reads the prompts of a preference study, chooses an even selection, and decides which are asked for typography."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ from rfjax.errors import ConfigError
 from rfjax.inputs.text import read_text
 
 WRITING = "Writing & Symbols"  # a challenge of PartiPrompts
-# Text in quotes. A single quote counts only where no letter touches it from outside: it may be an apostrophe.
+# Text in quotes. A single quote counts only if no letter touches it on its outer side; otherwise it is an apostrophe.
 QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|„[^“”]+[“”]|«[^»]+»|(?<!\w)'[^']+'(?!\w)|‘[^’]+’(?!\w)")
-# Words of writing. Half of the prompts of that challenge ask for symbols alone, such as a yin-yang sign.
+# Words that ask for writing. Half of the prompts of "Writing & Symbols" ask only for symbols, such as a yin-yang sign.
 WORDS = re.compile(
     r"\b(says?|saying|words?|letters?|lettering|writ(ten|es|ing)|text|spell(s|ed|ing)?)\b", re.IGNORECASE
 )
 
 
 def asks_for_text(prompt: Prompt) -> bool:
-    """Whether a prompt asks for text in the image: it has text in quotes, or its challenge in PartiPrompts is "Writing
-    & Symbols" and it has a word such as says, word or letters."""
+    """Whether a prompt asks for text in the image.
+
+    It does if it has text in quotes. It also does if its challenge in PartiPrompts is "Writing & Symbols" and it has a
+    word such as says, word or letters.
+    """
     return bool(QUOTED.search(prompt.prompt) or prompt.challenge == WRITING and WORDS.search(prompt.prompt))
 
 
 def questions_of(prompt: Prompt, asked: Sequence[Name]) -> list[Name]:
-    """The questions that are asked about a prompt, of those that the study asks."""
+    """The questions of the study that apply to a prompt: typography only if the prompt asks for text."""
     return [name for name in asked if name != "typography" or asks_for_text(prompt)]
 
 
 def plain(text: str) -> str:
-    """A prompt with single spaces, by which prompts of files and folders are compared."""
+    """The prompt with every run of blanks made one space. Prompts of files and folders are compared in this form."""
     return " ".join(text.split())
 
 
 def read_prompts(file: Path) -> tuple[list[Prompt], int]:
-    """Returns (the prompts of a file, each once; the number of repeated rows, which are left out).
+    """Reads a file of prompts. Returns (its distinct prompts, the number of rows left out as empty or repeated).
 
-    The file is PartiPrompts' table (tabs, with a header that has `Prompt`, perhaps `Category` and `Challenge`); JSON
-    lines with `prompt` and perhaps `tag` or `category` and `challenge`; or a text with a prompt a line. A prompt's id
-    is the place of its row, from 0. Raises `ConfigError`, naming the line that cannot be used.
+    The file has one of three formats: PartiPrompts' table (separated by tabs, with the column `Prompt` and optionally
+    `Category` and `Challenge`), JSON lines with `prompt` and optionally `tag` or `category` and `challenge`, or a text
+    with a prompt in each line. A prompt's id is the number of its row, from 0. Raises `ConfigError`, naming the line
+    that cannot be used.
     """
     lines = read_text(file, "--prompts").split("\n")
     while lines and not lines[-1].strip():
@@ -60,7 +64,7 @@ def read_prompts(file: Path) -> tuple[list[Prompt], int]:
             seen.add(prompt.prompt)
             prompts.append(prompt)
     if not prompts:
-        raise ConfigError(f"--prompts {file} has no prompts; write a prompt a line, or give PartiPrompts.tsv")
+        raise ConfigError(f"--prompts {file} has no prompts; write one in each line, or give PartiPrompts.tsv")
     return prompts, len(rows) - len(prompts)
 
 
@@ -68,7 +72,7 @@ def _json_row(place, line):
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"{place} is no JSON ({problem}); write an object with a prompt a line") from None
+        raise ConfigError(f"{place} is no JSON ({problem}); write an object with a prompt in each line") from None
     values = [row.get(key) for key in ("prompt", "category", "challenge", "tag")] if isinstance(row, dict) else [None]
     if not isinstance(values[0], str) or not all(value is None or isinstance(value, str) for value in values):
         raise ConfigError(f'{place} has no prompt as text; write {{"prompt": "a red cube"}}')
@@ -86,10 +90,10 @@ def _table_row(place, line, header):
 
 
 def choose(prompts: Sequence[Prompt], count: int | None, draw) -> list[Prompt]:
-    """Returns `count` prompts in the order of the file, chosen so that each challenge and category keeps its share.
+    """Chooses `count` prompts so that each challenge and category keeps its share; they stay in the order of the file.
 
-    `draw(id)` is a number in [0, 1) for each prompt. Prompts are sorted by challenge, category and number, and every
-    n-th is taken. Raises `ConfigError` for more than there are.
+    Prompts are sorted by challenge, category and the random number `draw(id)` in [0, 1); then every n-th is taken.
+    Raises `ConfigError` if `count` exceeds the number of prompts.
     """
     if count is None:
         return list(prompts)

@@ -1,6 +1,6 @@
 """The sides of a preference study: folders of images, each image matched to a prompt.
 
-An image's prompt is found by the first of these that the folder has:
+There are five ways to say which prompt an image shows. The first that the folder uses counts:
 
     images.json                    an object {image's name: its prompt}; images that it does not name are left out
     00000/metadata.jsonl           GenEval's layout: the prompt's row beside 00000/samples/0000.png
@@ -8,7 +8,7 @@ An image's prompt is found by the first of these that the folder has:
     PROMPT_000000.png              T2I-CompBench's names
     17.png, 00017.png, 00017-0.png the id of the prompt: the place of its row in the file of prompts, from 0
 
-Of several images of a prompt the first by name is used. No JAX here.
+If a prompt has several images, the first by name is used. No JAX here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COMPBENCH = re.compile(r"(.+)_\d{6}")
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared: a name, the folder with its images, and what made them."""
+    """One side of the comparison: its name, the folder with its images, and facts about what made them."""
 
     name: str
     folder: Path
@@ -61,9 +61,9 @@ def originals_folder(study: Path, side: str, facts: Mapping[str, object]) -> Pat
 
 
 def find_images(side: Side, prompts: Sequence[Prompt]) -> tuple[dict[int, Path], list[str]]:
-    """Returns ({prompt's id: image}, a line for each reason for which an image is not used).
+    """Finds a side's image of each prompt. Returns ({prompt's id: image}, lines on the images that are not used).
 
-    Raises `ConfigError` if the folder has no images, or none of a prompt.
+    Raises `ConfigError` if the folder has no images, or lacks an image of some prompt.
     """
     if not side.folder.is_dir():
         raise ConfigError(f"no folder at {side.folder}; give a run's folder, or a folder of images")
@@ -96,7 +96,7 @@ def find_images(side: Side, prompts: Sequence[Prompt]) -> tuple[dict[int, Path],
 
 
 def _prompts_of(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str | int | None]]:
-    """(image's name, its prompt or its prompt's id, None if neither is known) in the order of the names."""
+    """Yields (image's name, its prompt as text or id; None if the prompt is unknown) in the order of the names."""
     if (folder / MANIFEST).is_file():
         remedy = 'it must be an object {"image.png": "its prompt"}'
         given = read_json(folder / MANIFEST, dict[str, str], remedy=remedy, error=ConfigError)

@@ -46,8 +46,11 @@ class Prompt:
 
 
 class Check(TypedDict):
-    """Why a pair is asked. `repeats`: the earlier pair that it shows again, with the sides swapped. `right`: the image
-    that is better beyond doubt. Exactly one of the two is there."""
+    """What makes a pair a check of its rater. It has exactly one of two keys.
+
+    `repeats` is the id of the earlier pair that is shown again with the sides swapped. `right` is the image that is
+    plainly better.
+    """
 
     repeats: NotRequired[str]
     right: NotRequired[str]
@@ -66,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What raters are asked. It holds no run's name and no path."""
+    """The pairs and questions of a study. It holds neither names of runs nor paths."""
 
     schema: int
     study: str
@@ -109,7 +112,7 @@ def read_study(folder: Path) -> Study:
 
 
 def read_key(folder: Path, study: Study) -> Key:
-    """Reads and checks a study's `key.json`. Raises `ConfigError` for another study's key, and for one with a gap."""
+    """Reads and checks a study's `key.json`. Raises `ConfigError` if it is another study's or lacks an image."""
     path = Path(folder) / KEY
     key = _read(path, Key)
     if key.study != study.study:
@@ -132,7 +135,7 @@ def _text(value: Study | Key) -> str:
 
 
 def _read(path: Path, shape):
-    """Reads JSON, and its schema before its shape, so that a later version's file is named as such."""
+    """Reads a JSON file. The schema version is checked first, so that the error for a newer file names its version."""
     if not path.exists():
         raise ConfigError(f"no file at {path}; give the folder that rfjax compare wrote")
     text = read_text(path, "the study's file")
@@ -168,7 +171,9 @@ def _check_study(path: Path, study: Study) -> None:
         else:
             original = known.get(pair.check["repeats"])
             if original is None or original.check or set(original.images) != set(pair.images):
-                raise ConfigError(f"{path} {where} a repeat of {pair.check['repeats']}, no pair like it; {REMEDY}")
+                raise ConfigError(
+                    f"{path} {where} a repeat of {pair.check['repeats']}, which is no pair of the same images; {REMEDY}"
+                )
     if study.assigned:
         if set(study.assigned) != set(study.raters):
             raise ConfigError(f"{path} assigns pairs to raters other than its own; {REMEDY}")

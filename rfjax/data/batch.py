@@ -1,4 +1,4 @@
-"""A batch of examples, the features of their captions, and their shapes: all that the trainer sees of a corpus."""
+"""The arrays that the trainer gets from a corpus: a batch of examples, with the features of captions and all shapes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from rfjax.errors import ConfigError
 
 
 def latent_shape(written: Sequence[int]) -> tuple[int, int, int, int]:
-    """Returns (frames, height, width, channels) of a shape as users and files write it. They write an image as
-    (height, width, channels).
+    """Converts a shape as users and files write it to (frames, height, width, channels).
 
-    Raises `ConfigError` for another number of parts.
+    They may write an image as (height, width, channels). Raises `ConfigError` for another number of entries.
     """
     if len(written) not in (3, 4):
         given = f"latents are {tuple(written)}; they have (height, width, channels)"
@@ -31,14 +30,14 @@ def written_shape(latents: Sequence[int]) -> tuple[int, ...]:
 
 
 def stills(latents: Float[ndarray, "n frames height width channels"]) -> Float[ndarray, "n height width channels"]:
-    """The single frame of each of the latents. Raises `ConfigError` for several frames: those are no images."""
+    """Removes the axis of frames from latents of one frame. Raises `ConfigError` if there are several frames."""
     if latents.shape[1] != 1:
         raise ConfigError(f"latents of {latents.shape[1]} frames are clips, not images; give latents of one frame")
     return latents[:, 0]
 
 
 class Conditions(NamedTuple):
-    """The text features of examples' captions: for each token (`context`), and for the whole caption (`pooled`)."""
+    """The text features of captions: a vector for each token (`context`), and one for the whole caption (`pooled`)."""
 
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]

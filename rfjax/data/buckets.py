@@ -1,9 +1,9 @@
-"""Aspect buckets: one corpus of several latent shapes, and which shape a training step takes.
+"""Aspect buckets: a corpus of several latent shapes, and the shape that each training step takes.
 
-A batch has one shape. So a corpus of several shapes is a tuple of parts of one shape each, and every training step
-takes its batch from one part. The part is a function of (seed, step). Steps come in cycles of `CYCLE`; a part's number
-of steps in a cycle follows its share of the training images; each cycle has an order of its own. So a run that is
-resumed, or spread over other hosts, sees the very same batches.
+All examples of a batch must have one shape. So a corpus of several shapes is a tuple of parts of one shape each, and
+each training step takes its batch from one part, which is a function of (seed, step). Steps are grouped into cycles of
+`CYCLE` steps. In every cycle, a part's share of the steps is its share of the training images; the order differs from
+cycle to cycle. So a run that is resumed, or moved to other hosts, sees the same batches.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the s
 
 
 def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[int, ...]:
-    """Shares of `total` in proportion to `counts`, by largest remainder; of equal remainders the first wins.
+    """Divides `total` in proportion to `counts`, by largest remainder. Of equal remainders, the first wins.
 
-    A count above zero gets `at_least` or more, a count of zero gets 0. Raises `ConfigError` if `total` is too small for
-    this, and if all counts are zero.
+    A count above zero gets at least `at_least`; a count of zero gets 0. Raises `ConfigError` if `total` is too small
+    for this, or if all counts are zero.
     """
     filled = [index for index, count in enumerate(counts) if count]
     if not filled or at_least * len(filled) > total:
@@ -51,9 +51,9 @@ def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[
 
 @dataclass(frozen=True)
 class Schedule:
-    """The part that a training step takes, and the number of earlier steps that took it, as functions of the step.
+    """Computes, in closed form, which part a training step takes and how many earlier steps took the same part.
 
-    `counts` are the parts' numbers of training images. A part with any images has at least one step of a cycle.
+    `counts` are the parts' numbers of training images. A part that has images gets at least one step in each cycle.
     """
 
     counts: tuple[int, ...]
@@ -65,7 +65,7 @@ class Schedule:
         return _quotas(self.counts)
 
     def at(self, step: int) -> tuple[int, int]:
-        """(part, earlier): the part of a step, and how many earlier steps took that part."""
+        """Returns (part, earlier): the part that a step takes, and how many earlier steps took the same part."""
         if len(self.counts) == 1:
             return 0, step
         cycle, place = divmod(int(step), CYCLE)
@@ -74,7 +74,7 @@ class Schedule:
         return part, cycle * self.quotas[part] + int(earlier[place])
 
     def taken(self, steps: int) -> tuple[int, ...]:
-        """How many of the first `steps` steps took each part."""
+        """Returns how many of the first `steps` steps take each part."""
         if len(self.counts) == 1:
             return (steps,)
         cycle, place = divmod(int(steps), CYCLE)
@@ -110,10 +110,10 @@ def _order(
 class BucketedCorpus:
     """A corpus of several latent shapes, with a part for each; see `corpus.Corpus` for the methods.
 
-    Examples come from the parts (`parts[i].examples`). Their ids must be unique among all parts, because validation
-    noise and paired losses are keyed by id. `shapes`, and every method that needs no example, come from the first part.
-    This should be the largest part, since sampling takes its shape by default. `training` and `validation` are the
-    parts' numbers of images.
+    Only the parts give examples (`parts[i].examples`). Example ids must be unique over all parts, because validation
+    noise and paired losses are keyed by id. All other methods, and `shapes`, are the first part's. The first part
+    should be the largest, since sampling uses its shape by default. `training` and `validation` are the parts' numbers
+    of images.
     """
 
     name: str
@@ -179,10 +179,10 @@ class BucketedCorpus:
 
 
 def schedule_of(corpus: Corpus, sizes: Sequence[int] = ()) -> Schedule:
-    """The schedule of a run's steps over a corpus's parts. `sizes` are the examples in a batch of each part, by default
-    equally many.
+    """Makes the schedule of a run's steps over a corpus's parts.
 
-    The shares of the parts count examples. A part with larger batches therefore has fewer steps.
+    `sizes` are the parts' batch sizes, by default all equal. A part's share of the images decides its share of the
+    examples, so a part with larger batches has fewer steps.
     """
     if len(corpus.parts) == 1:
         return Schedule((1,), 0)
@@ -197,7 +197,7 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
 
 
 def largest_part(corpus: Corpus) -> int:
-    """The number of the part that costs most to train on: among those that steps take, that of most latent pixels."""
+    """The number of the part that costs most to train on: of the trained parts, the one with the most latent pixels."""
     return max(trained_parts(corpus), key=lambda part: math.prod(corpus.parts[part].shapes.latents[:3]))
 
 
@@ -207,9 +207,10 @@ def largest(corpus: Corpus) -> Corpus:
 
 
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:
-    """How many of `examples` validation examples come from each part, in proportion to its validation images.
+    """Divides `examples` validation examples among the parts, in proportion to their validation images.
 
-    Raises `ConfigError` for more examples than images. A corpus of one part raises it only when the examples are read.
+    Raises `ConfigError` if there are fewer images than examples. A corpus of one part raises it later, when the
+    examples are read.
     """
     if len(corpus.parts) == 1:
         return (examples,)
@@ -221,5 +222,5 @@ def validation_shares(corpus, examples: int) -> tuple[int, ...]:
 
 
 def format_shape(latents: Sequence[int]) -> str:
-    """The shape of latents of (frames, height, width, ...) as text: 40x24, the height first; with 8 frames 8x40x24."""
+    """Formats a shape (frames, height, width, ...) as HEIGHTxWIDTH, such as 40x24; with 8 frames as 8x40x24."""
     return "x".join(map(str, written_shape(latents[:3])))

@@ -21,8 +21,7 @@ VALIDATION_SEED = 0
 
 
 def split_seed(seed: int, split: Split) -> int:
-    """The seed from which a drawn corpus makes a split: its own seed for training, and one fixed seed for
-    validation."""
+    """The seed of a split of a drawn corpus: `seed` for training, and one fixed seed for validation."""
     return VALIDATION_SEED if split == "validation" else seed
 
 
@@ -35,9 +34,9 @@ def seed_facts(seed: int) -> tuple[int | str, ...]:
 class Corpus(Protocol):
     """An unlimited source of examples with random access.
 
-    Everything is a function of the corpus's seed and the arguments. `fingerprint` is a hash of all that decides the
-    data: equal fingerprints mean equal examples. `parts` are corpora of one latent shape each, which give the examples.
-    A corpus of one shape is its only part; a `buckets.BucketedCorpus` has several.
+    All results are functions of the corpus's seed and the arguments. `fingerprint` is a hash of all that decides the
+    data: equal fingerprints mean equal examples. `parts` are corpora of one latent shape each, and only they give
+    examples. A corpus of one shape is its own only part; a `buckets.BucketedCorpus` has several parts.
     """
 
     name: str
@@ -47,16 +46,16 @@ class Corpus(Protocol):
     made_with: Mapping[str, object]  # by name, the frozen models and scales that made its arrays; may be empty
 
     def examples(self, indices: Integer[ndarray, " n"], split: Split) -> Batch:
-        """Examples by index; an example does not depend on the other indices."""
+        """The examples at these indices. An example depends only on its own index."""
 
     def captions(self, indices: Integer[ndarray, " n"], split: Split) -> list[str]:
-        """The captions of the same examples, whose features `examples` returns."""
+        """The captions of the examples at these indices, as text; `examples` returns their features."""
 
     def encode(self, captions: Sequence[str]) -> Conditions:
         """Float32 text features. Raises `ConfigError` for a caption that is too long."""
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        """The words that no training caption has, so that a network has learnt nothing of them; each word once."""
+        """The words of `captions` that no training caption contains, each once. A network knows nothing about them."""
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without any."""

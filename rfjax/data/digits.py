@@ -1,9 +1,9 @@
-"""The corpus `digits`: the scenes of `shapes` made of real handwriting.
+"""The corpus `digits`: scenes as in `shapes`, but with handwritten digits as objects.
 
-The objects are the 1,797 scans of 8 x 8 pixels and 17 grey levels that scikit-learn has (the test part of Alpaydin &
-Kaynak 1998, "Optical recognition of handwritten digits", UCI), coloured and placed. A quarter of the scans is set aside
-by a fixed hash of the scan's number. Only these are shown in validation and ground truth, and only the others in
-training.
+The digits are the 1,797 scans in scikit-learn, of 8 x 8 pixels and 17 grey levels (the test part of Alpaydin & Kaynak
+1998, "Optical recognition of handwritten digits", UCI). They are coloured and placed in the picture. A fixed hash of
+the scan's number sets a quarter of the scans aside. Validation and ground truth show only these; training shows only
+the others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
 
 
 def drawn_side(cell: int) -> int:
-    """The side in pixels at which a scan is drawn in a cell. In an image of 20 pixels a side, scans keep their size."""
+    """The side in pixels of a scan drawn in a cell of `cell` pixels. In images of 20 x 20 scans are not resized."""
     return int(0.8 * cell + 0.7)
 
 
@@ -61,11 +61,11 @@ def drawn_scans(split: str, side: int) -> tuple[Float[np.ndarray, "digit_scans s
 def resampling(
     centre: Float[np.ndarray, " n"], source: int, target: int, step: float
 ) -> Float[np.ndarray, "n target source"]:
-    """Makes a [target, source] matrix for each entry of `centre`, which resamples a row of `source` pixels at `target`
-    points.
+    """Makes matrices [target, source] that resample a row of `source` pixels at `target` points.
 
-    The points are `step` pixels apart, and `centre` is their middle. Pixel i has its centre at i + 1/2. The filter is a
-    triangle of half-width max(step, 1), so shrinking does not alias. Beyond the edge there are zeros.
+    There is a matrix for each entry of `centre`, the middle of its points. The points are `step` pixels apart; pixel i
+    has its centre at i + 1/2. The filter is a triangle of half-width max(step, 1), so shrinking does not alias. Pixels
+    beyond the edge count as zero.
     """
     places = centre[:, None] + (np.arange(target) + 0.5 - target / 2) * step
     width = max(step, 1.0)

@@ -1,4 +1,4 @@
-"""The corpora of drawn scenes. They turn scenes and words into batches, prompts and latents."""
+"""The class of the corpora of drawn scenes (`shapes`, `digits`): turns scenes and words into batches and prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OWN_SIZES = {
 class SceneCorpus:
     """A corpus whose examples are scenes drawn by `render`; see `corpus.Corpus` for the methods.
 
-    The splits are separate streams of one generator. Neither ever shows a held-out pair.
+    The two splits are separate random streams of one generator. Neither shows a held-out pair of class and colour.
     """
 
     name: str
@@ -116,10 +116,11 @@ def _encoder(vocabulary):
 def scene_corpus(
     data: DataConfig, seed: int, *, name: str, renderer: Callable[[int], Callable], **facts
 ) -> SceneCorpus:
-    """The corpus `name` at the config's image size, drawn by `renderer(image_size)`.
+    """Makes the corpus `name` at the config's image size, drawn by `renderer(image_size)`.
 
     `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` for an image size that is odd or outside
-    `IMAGE_SIZES`, and for any other size in the config that is not the corpus's own: it would be ignored.
+    `IMAGE_SIZES`. Also raises it for any other size in the config that differs from the corpus's, because it would be
+    ignored.
     """
     size, (low, high) = data.image_size, IMAGE_SIZES
     if size % 2 or not low <= size <= high:

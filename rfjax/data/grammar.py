@@ -1,7 +1,7 @@
-"""Words for scenes: captions, and evaluation prompts in GenEval's JSON-lines schema.
+"""Writes captions of scenes, and evaluation prompts in GenEval's JSON-lines schema.
 
-"Official" is the wording and schema of GenEval's `evaluation_metadata.jsonl` (Ghosh et al. 2023). Training captions mix
-that wording with paraphrases of the same meaning.
+"Official" means the wording and the schema of GenEval's `evaluation_metadata.jsonl` (Ghosh et al. 2023). Training
+captions use the official wording or paraphrases of the same meaning.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORDING_SLOTS = 5
 
 
 def captions(vocabulary: Vocabulary, contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:
-    """A caption for each scene, from `WORDING_SLOTS` uniforms. By GenEval's rules it is true of the scene."""
+    """Writes a caption of each scene, which is true by GenEval's rules. `u` are `WORDING_SLOTS` uniforms for each."""
     fields = (contents.task, contents.count, contents.classes, contents.colors, contents.relation, u)
     return [_caption(vocabulary, *scene) for scene in zip(*(field.tolist() for field in fields), strict=True)]
 
@@ -75,7 +75,7 @@ def sentence(
     join: str = OFFICIAL_JOIN,
     relation: str = RELATIONS[0],
 ) -> str:
-    """One caption; empty adjectives are left out. For `position`, nouns[0] is the target."""
+    """Writes one caption; empty adjectives are left out. For `position`, nouns[0] is the object whose place is told."""
     names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=False)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"
@@ -87,7 +87,7 @@ def sentence(
 
 
 def with_article(name: str) -> str:
-    """The name after "a" or "an", by sound: "an eight", but "a one"."""
+    """Puts "a" or "an" before a name, by its sound: "an eight", "a one"."""
     vowel = name[0] in "aeiou" and not name.startswith("one")
     return f"{'an' if vowel else 'a'} {name}"
 
@@ -95,8 +95,10 @@ def with_article(name: str) -> str:
 def row(
     vocabulary: Vocabulary, task: str, classes: Sequence[int], colors: Sequence[int], count: int, relation: int
 ) -> dict:
-    """A metadata row in the official wording and schema, with "held_out": whether the prompt names a (class, colour)
-    pair that training never shows."""
+    """Makes a metadata row in the official wording and schema.
+
+    The key "held_out" is added: whether the prompt names a (class, colour) pair that training never shows.
+    """
     objects = 1 if task == "counting" else count
     include = [{"class": vocabulary.classes[c], "count": 1} for c in classes[:objects]]
     adjectives = [""] * max(objects, 2)
@@ -148,7 +150,7 @@ def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int)
 
 
 def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " slots"]) -> Contents:
-    """A scene that satisfies a metadata row. Whatever the row leaves open is drawn as in training."""
+    """Makes a scene that satisfies a metadata row. What the row does not say is drawn at random, as in training."""
     include = row["include"]
     task = TASKS.index(row["tag"])
     count = include[0]["count"] if row["tag"] == "counting" else len(include)

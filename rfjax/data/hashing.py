@@ -17,7 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def key(*parts: object) -> int:
-    """A 64-bit key for names and numbers. It changes only if their `repr` changes."""
+    """Hashes names and numbers to a 64-bit key. The key depends only on their `repr`."""
     digest = hashlib.sha256("\x1f".join(repr(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little")
 

@@ -22,8 +22,11 @@ Places = Sequence[Int[np.ndarray, " _"]]  # rows of a batch, for each part of th
 
 
 def batch_of_step(corpus: Corpus, step: int, *, batch_size: int | Sequence[int], places: Places | None = None) -> Batch:
-    """The training examples of one step, for each of `places` (by default the whole batch). They come from the part
-    that the step takes, at index first + place, where `first` examples of this part were taken before."""
+    """Reads the training examples of one step, at `places` of the batch (by default the whole batch).
+
+    The examples come from the part that the step takes. The example at `place` has index first + place, where `first`
+    is the number of examples that earlier steps took from this part.
+    """
     stream = stream_of(corpus, batch_size)
     part, first = stream.at(step)
     here = np.arange(stream.sizes[part]) if places is None else places[part]
@@ -43,9 +46,9 @@ def batches(
     """The batches (`batch_of_step`) of all steps from `start_step` up to, but without, `stop_step`.
 
     `threads` threads (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead` batches
-    while earlier batches are in use. The number of threads changes neither the batches nor their order. `batch_size`
-    is one for all parts, or one for each. `places` are, for each part, the rows of the global batch that this process's
-    devices hold. They need not be consecutive, and processes may share rows.
+    while earlier batches are in use. The number of threads changes neither the batches nor their order. `batch_size` is
+    one number for all parts, or one for each part. `places` gives, for each part, the rows of the global batch that
+    this process's devices hold. The rows need not be consecutive, and processes may share rows.
     """
     for here, size in zip(places or (), stream_of(corpus, batch_size).sizes, strict=places is not None):
         if not (np.all(here >= 0) and np.all(here < size)):

@@ -1,7 +1,8 @@
-"""The corpus `motion`: clips of the shapes of `shapes`, which move in a small world.
+"""The corpus `motion`: clips in which the shapes of `shapes` move.
 
-A clip is a function of (seed, index). What happens is in `motion_worlds`, where objects are in `motion_paths`, words in
-`motion_captions`. Beside the pixels `MotionCorpus.clips` gives the truth: places, velocities and colours, by frame.
+A clip is a function of (seed, index). `motion_worlds` decides what happens in it, `motion_paths` where the objects are
+in each frame, and `motion_captions` what the caption says; this module draws the pixels. `MotionCorpus.clips` returns
+the ground truth beside the pixels: positions, velocities and colours in each frame.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ SCREEN_COLOR = 0.0  # black: darker than any background, and so no mixture of it
 
 @dataclass(frozen=True)
 class MotionCorpus:
-    """Clips of one world, or stills if there is one frame; see `corpus.Corpus` for the methods.
+    """Clips of one world, or stills if there is only one frame; see `corpus.Corpus` for the methods.
 
-    The splits are separate streams of one generator. Training never shows a (class, colour, direction) of
-    `motion_worlds.HELD_OUT`; validation shows all. Examples and their ids begin at `first` of the streams, so that
-    several buckets of one run show different scenes.
+    The two splits are separate random streams of one generator. Training never shows a (class, colour, direction) of
+    `motion_worlds.HELD_OUT`; validation shows all. Indices and example ids are counted from `first`, so that the
+    buckets of one run can show different scenes.
     """
 
     name: str
@@ -82,7 +83,7 @@ class MotionCorpus:
         return hashlib.sha256(f"{facts!r}|{_encoder().fingerprint}".encode()).hexdigest()
 
     def clips(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
-        """What happens in clips, where their objects are in each frame (in pixels of `SIDE` a side), and captions."""
+        """Returns (what happens in clips, where objects are in each frame, captions). Lengths: `SIDE` is a side."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         key = hashing.key(VERSION, self.world, split_seed(self.seed, split), split)
@@ -112,7 +113,7 @@ class MotionCorpus:
         return [word for word in dict.fromkeys(used) if word.casefold() not in known]
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """Rows of the world's tasks, with fields for what happens (`motion_captions`); of stills GenEval's rows."""
+        """Prompts of the world's tasks, as rows with fields for the motion (`motion_captions`); for stills without."""
         return motion_captions.evaluation_prompts(self.drawn_from, prompts_per_task, seed, still=self.is_still)
 
     def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "*frames h w 3"]:
@@ -133,15 +134,14 @@ class MotionCorpus:
         return np.clip(np.asarray(latents, np.float32) * np.float32(world.std) + np.float32(world.mean), 0.0, 1.0)
 
     def to_latents(self, images: Float[np.ndarray, "n *frames h w 3"]) -> Float[np.ndarray, "n frames h w 3"]:
-        """The latents of clips; of stills, if the pixels have no axis of frames."""
+        """Converts clips to latents; pixels without an axis of frames are stills."""
         world = WORLDS[self.world]
         scaled = (np.asarray(images, np.float32) - np.float32(world.mean)) / np.float32(world.std)
         return scaled if scaled.ndim == 5 else scaled[:, None]
 
 
 def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]:
-    """Draws clips in [0, 1]: over the background the objects in their order, each over those before it, and over all of
-    them the screen."""
+    """Draws clips in [0, 1]: first the background, then the objects in their order, and the screen on top."""
     n, frames = layout.centre.shape[:2]
     scale = image_size / SIDE
     grid = np.arange(image_size) + 0.5
@@ -166,16 +166,20 @@ def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]
 
 @cache
 def _encoder():
-    """The text encoder. It is trained on the captions of all worlds, so that a run in one world can go on in another,
-    and once per process."""
+    """The text encoder, made once per process.
+
+    Its tokenizer is trained on the captions of all worlds, so that a run in one world can start from one in another.
+    """
     return text.TextEncoder.fit(list(motion_captions.specimens(TASKS)), PIECES)
 
 
 def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:
-    """The corpus of the config's world; with `data.buckets` a part for each of them, in which frames may be 1.
+    """Makes the corpus of the config's world. With `data.buckets` it has a part for each bucket; one frame means
+    stills.
 
-    Raises `ConfigError` for frames that the world does not have, a picture at which shapes cannot be told apart or that
-    is no square, and any other size that is not the corpus's own: it would be ignored.
+    Raises `ConfigError` for a number of frames that the world does not have, and for a picture that is not square or
+    too small to distinguish the shapes. Also raises it for any other size that differs from the corpus's, because it
+    would be ignored.
     """
     common = {"name": data.label, "world": data.world, "seed": seed}
     if data.buckets:
@@ -192,7 +196,7 @@ def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:
 
 
 def _bucketed(data, common):
-    """The corpus of `data.buckets`. The counts of a part's examples are its share, in whole numbers."""
+    """Makes the corpus of `data.buckets`. A part's share, as a whole number, stands for its number of images."""
     parts, shares = [], []
     for number, written in enumerate(data.buckets):
         (frames, height, width), share = parse_bucket(written)

@@ -1,17 +1,14 @@
-"""Words for clips: captions, and evaluation prompts as GenEval's rows with fields for what happens.
+"""Writes captions of clips, and evaluation prompts as GenEval's rows with further fields.
 
-A row is GenEval's (`grammar.row`). Each object has "motion", and one of them may have more fields:
+A row is a row of GenEval (`grammar.row`) in which each object also has the field "motion". One object may have others:
 
-    "motion"     left, right, up, down or still: from each frame to the next
-    "speed"      slow or fast
-    "then"       stops or bounces
-    "behind"     screen: it passes behind one
-    "becomes"    the colour that follows "color"
-    "position"   [relation, 0] to the row's first object: in every frame, or with "position_last" in the first
-    "position_last"  [relation, 0] in the last frame
+    "motion"     left, right, up, down or still: from each frame to the next "speed"      slow or fast "then"
+    stops or bounces "behind"     screen: the object passes behind a screen "becomes"    the colour that the object
+    takes after "color" "position"   [relation, 0], the relation to the row's first object in every frame (with
+    "position_last": in the first) "position_last"  [relation, 0], the relation in the last frame
 
-A still's row is GenEval's own, of the tasks `colors` and `position`. Training captions mix the official wording of the
-rows with paraphrases of the same meaning.
+A still has a plain row of GenEval, of the task `colors` or `position`. Training captions use the official wording of
+the rows or paraphrases of the same meaning.
 """
 
 from __future__ import annotations
@@ -95,12 +92,12 @@ OFFICIAL = (0.0,) * WORDING_SLOTS
 
 
 def captions(contents: Contents, u: Float[np.ndarray, "n slots"], *, still: bool = False) -> list[str]:
-    """A caption for each clip or still, from `WORDING_SLOTS` uniforms; it is true of what is shown."""
+    """Writes a true caption of each clip or still. `u` are `WORDING_SLOTS` uniforms for each."""
     return [sentence(clip, wording, still=still) for clip, wording in zip(plain(contents), u.tolist(), strict=True)]
 
 
 def plain(contents: Contents) -> list[dict]:
-    """Each clip's contents as names: task, classes, colors, directions ("" for none), speed, relation."""
+    """Converts contents to names: each clip's task, classes, colors, directions ("" for none), speed and relation."""
     names = {
         "classes": VOCABULARY.classes,
         "colors": VOCABULARY.colors,
@@ -116,8 +113,10 @@ def plain(contents: Contents) -> list[dict]:
 
 
 def sentence(clip: dict, wording: Sequence[float] = OFFICIAL, *, still: bool = False) -> str:
-    """One caption of the contents (see `plain`) of a clip, or of a still; `wording` are uniforms that choose among
-    paraphrases."""
+    """Writes one caption of a clip, or of a still, from its contents (see `plain`).
+
+    The uniforms `wording` choose among paraphrases.
+    """
     _, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
     task, (kind, partner), (hue, other) = clip["task"], clip["classes"], clip["colors"]
     first, second = (direction or "left" for direction in clip["directions"])  # unused where there is none
@@ -185,8 +184,7 @@ def still_row(clip: dict) -> dict:
 
 
 def contents_of_row(row: dict, speed: float) -> Contents:
-    """The contents of a clip or a still that satisfies a row; a speed that the row leaves open is chosen by a
-    uniform."""
+    """Makes contents of a clip or still that satisfy a row. If the row names no speed, the uniform `speed` decides."""
     task, include = next((own for own, tag in STILL_TAGS.items() if tag == row["tag"]), row["tag"]), row["include"]
     first = include[1] if task in RELATED else include[0]
     second = next((item for item in include if item is not first), first)
@@ -205,8 +203,10 @@ def contents_of_row(row: dict, speed: float) -> Contents:
 
 
 def evaluation_prompts(world: World, prompts_per_task: int, seed: int, *, still: bool = False) -> list[dict]:
-    """`prompts_per_task` rows for each task of a world, for clips or for stills; a seeded shuffle of all its prompts,
-    repeated if too few."""
+    """Makes `prompts_per_task` rows for each task of a world, for clips or for stills.
+
+    They are a seeded shuffle of all prompts of the task, repeated if these are too few.
+    """
     prompts = []
     for task in world.tasks:
         everything = _all_contents(task)
@@ -244,7 +244,7 @@ def words(tasks: tuple[str, ...], *, still: bool = False) -> frozenset[str]:
 
 
 def specimens(tasks: Sequence[str], *, still: bool = False) -> Iterator[str]:
-    """Captions that together have every word of the tasks' captions, to train a tokenizer on."""
+    """Captions that together contain every word of the tasks' captions, for training a tokenizer."""
     for task in tasks:
         clips = plain(_all_contents(task))
         for index in range(min(SPECIMENS, len(clips))):

@@ -1,8 +1,8 @@
-"""Where the objects of the corpus `motion` are in each frame: paths that stay in the picture and keep two boxes apart.
+"""Places the objects of the corpus `motion` in each frame, inside the picture and apart from each other.
 
-Nothing is drawn again until it fits. A path is first made relative to its start; the start is then drawn from the room
-that the whole path leaves. Two objects are apart by construction: along one axis, the places that the one ever covers
-lie before those that the other ever covers, with `GAP` between.
+There is no trial and error. A path is first made relative to its start; then the start is drawn from the positions for
+which the whole path stays inside. Two objects cannot touch: along one axis, everything that the first object ever
+covers lies before everything that the second object ever covers, with `GAP` between.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ LAYOUT_SLOTS = 14
 
 @dataclass(frozen=True)
 class Layout:
-    """Clips as numbers: the ground truth with which a detector's tracks are compared. Lengths are in pixels of `SIDE` a
-    side."""
+    """The ground truth of clips, with which a detector's tracks are compared.
+
+    Lengths are in pixels of a picture that is `SIDE` pixels wide and high.
+    """
 
     present: Bool[np.ndarray, "n 2"]
     classes: Int[np.ndarray, "n 2"]
@@ -71,12 +73,12 @@ class Layout:
 
     @property
     def velocity(self) -> Float[np.ndarray, "n intervals 2 2"]:
-        """Pixels a frame from each frame to the next, (x right, y down)."""
+        """The displacement (x right, y down) from each frame to the next, in pixels."""
         return np.diff(self.centre, axis=1)
 
 
 def place(world: World, frames: int, contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
-    """Puts the objects of clips into frames so that what the contents say happens, from `LAYOUT_SLOTS` uniforms."""
+    """Makes layouts of clips in which the contents happen. `u` are `LAYOUT_SLOTS` uniforms for each clip."""
     largest = np.array([LARGEST_OF_TASK.get(name, LARGEST) for name in TASKS])[contents.task]
     radius = _between(SMALLEST, largest[:, None], u[:, 0:2])
     half = HALVES[contents.classes] * radius[..., None]
@@ -110,7 +112,7 @@ def _between(low, high, u):
 
 
 def _relative_paths(world, frames, contents, half, u):
-    """(places relative to the first frame's [n, frames, 2, 2], the frame at which something turns [n])."""
+    """Returns (positions relative to the first frame [n, frames, 2, 2], the frame of a turn or change [n])."""
     time, last = np.arange(frames), max(frames - 1, 1)
     turn = frames // 2 - 1 + (2 * u[:, 2]).astype(int)  # the two middle frames of an even number of them
     quick = np.where(contents.of("speed", "motion"), contents.speed == 1, ~contents.of("motion_binding"))
@@ -140,7 +142,7 @@ def _axis(direction):
 
 
 def _against_the_wall(start, contents, half, path):
-    """The start of an object 0 that bounces: it then touches the frame's edge where its path turns."""
+    """The start of an object 0 that bounces, chosen so that it touches the picture's edge where its path turns."""
     wall = np.where(STEPS[contents.directions[:, 0]] > 0, SIDE - half[:, 0], half[:, 0])
     furthest = np.where(STEPS[contents.directions[:, 0]] > 0, path[:, :, 0].max(axis=1), path[:, :, 0].min(axis=1))
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
@@ -148,14 +150,17 @@ def _against_the_wall(start, contents, half, path):
 
 
 def _either_side(start, contents, path):
-    """The start of an object that passes behind the screen: as far from the middle as its end, on the other side."""
+    """The start of an object that passes behind the screen: start and end are equally far from the middle."""
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
     return np.stack([np.where(moves, SIDE / 2 - path[:, -1, 0] / 2, start[:, 0]), start[:, 1]], axis=1)
 
 
 def _screen(contents, half):
-    """The box of a screen across the whole picture. In the first frame and in the last, object 0 is wholly beside
-    it. In the middle it hides the object, or all but a pixel of a large one."""
+    """The box of a screen across the whole picture.
+
+    In the first and the last frame object 0 is completely visible beside the screen. In the middle frame the screen
+    hides the object, except for a pixel of a large object.
+    """
     along = _along(contents, half)
     width = np.minimum(SIDE / 2 - EDGE - BESIDE - 2 * along, along + 1.0)
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]

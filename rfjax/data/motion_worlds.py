@@ -1,8 +1,8 @@
-"""What happens in the clips of the corpus `motion`: its tasks, its worlds, and the contents of clips as numbers.
+"""Decides what happens in the clips of the corpus `motion`: its tasks, its worlds, and the contents of clips.
 
-A world says how many frames a clip has, how often training draws each task, and how far objects go. Words are in
-`motion_captions`, places in `motion_paths`, pixels in `motion`. Everything is vectorised over a leading clip axis `n`.
-Lengths are in pixels of a picture of `SIDE` pixels a side; a larger picture shows the same, scaled.
+A world says how many frames a clip has, how often training draws each task, and how far objects move. `motion_captions`
+writes the captions, `motion_paths` places the objects, and `motion` draws the pixels. Arrays have a leading clip axis
+`n`. Lengths are in pixels of a picture that is `SIDE` pixels wide and high; a larger picture shows the same, enlarged.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class World:
         return tuple(task for task in TASKS if task in dict(self.shares))
 
     def of_stills(self) -> World:
-        """The same world of single frames. It has the tasks that one frame can show, with shares that add up to 1."""
+        """This world with one frame: only the tasks that a still can show, with shares scaled to add up to 1."""
         kept = [(task, share) for task, share in self.shares if task in STILL_TASKS]
         total = sum(share for _, share in kept)
         return replace(self, frames=(1, 1), shares=tuple((task, share / total) for task, share in kept))
@@ -112,7 +112,7 @@ WORLDS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """What happens in clips. Object 0 is the one that a caption names first."""
+    """What happens in clips, as arrays. Object 0 is the object that the caption names first."""
 
     task: Int[np.ndarray, " n"]  # index in TASKS
     classes: Int[np.ndarray, "n 2"]
@@ -135,9 +135,10 @@ class Contents:
 
 
 def draw_contents(world: World, u: Float[np.ndarray, "n slots"], *, held_out: bool) -> Contents:
-    """The contents of clips of a world, from `CONTENT_SLOTS` uniforms each.
+    """Draws the contents of clips of a world. `u` are `CONTENT_SLOTS` uniforms for each clip.
 
-    Without `held_out` no object ever moves so that it shows a triple of `HELD_OUT`, not even on its way back.
+    Without `held_out`, no object shows a (class, colour, direction) of `HELD_OUT`, not even on its way back from a
+    wall.
     """
     tasks, shares = zip(*world.shares, strict=True)
     task = np.array([TASKS.index(name) for name in tasks])[
@@ -159,8 +160,10 @@ def draw_contents(world: World, u: Float[np.ndarray, "n slots"], *, held_out: bo
 def directions_of(
     task: Int[np.ndarray, " n"], first: Int[np.ndarray, " n"], turn: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, "n 2"]:
-    """The directions of both objects, from the first object's direction. For `motion_binding` a number from 0 to 2 says
-    how many of the other three directions are skipped to find the second object's."""
+    """The directions of both objects, given the first object's direction `first`.
+
+    For `motion_binding`, the second object has one of the other three directions; `turn`, from 0 to 2, chooses it.
+    """
     second = np.full(len(task), STILL)
     second = np.where(task == TASKS.index("motion_binding"), (first + 1 + turn) % 4, second)
     second = np.where(task == TASKS.index("relation_change"), OPPOSITE[first], second)

@@ -1,6 +1,6 @@
 """The corpus `random`: Gaussian latents and features of any size, for benchmarks and dry runs.
 
-Nothing can be learnt from it. It has the config's sizes, so it can stand in for a corpus that is not at hand.
+Nothing can be learnt from it. All sizes come from the config, so it can replace a corpus that is not available.
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ class RandomCorpus:
 
 
 def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, " n *shape"]:
-    """Float32 normals by Philox (Salmon et al. 2011), with a counter-based stream for each example. An example may have
-    a million numbers; compared with these, making its generator costs nothing."""
+    """Float32 normals by Philox (Salmon et al. 2011), with a separate counter-based stream for each example.
+
+    An example may have a million numbers, so the cost of making a generator for it does not matter.
+    """
     out = np.empty((len(keys), *shape), np.float32)
     for row, key in zip(out, keys, strict=True):
         bits = np.random.Philox(key=np.array([stream, key], np.uint64))

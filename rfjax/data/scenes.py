@@ -1,8 +1,8 @@
-"""Scenes of one to four objects on a grid of two by two cells, as numbers: which objects there are, and where.
+"""Draws scenes of one to four objects on a grid of two by two cells: which objects there are, and where.
 
-`grammar` makes their words, the corpora their pixels. A scene is drawn for one of GenEval's six tasks, so that a
-caption of the task is true by GenEval's rules (Ghosh et al. 2023, "GenEval: an object-focused framework for evaluating
-text-to-image alignment"). Everything is vectorised over a leading scene axis `n`.
+`grammar` writes captions of the scenes, and the corpora draw their pixels. A scene is drawn for one of GenEval's six
+tasks, so that a caption of the task is true by GenEval's rules (Ghosh et al. 2023, "GenEval: an object-focused
+framework for evaluating text-to-image alignment"). Arrays have a leading scene axis `n`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Contents:
-    """The objects of scenes, in a caption's order; for `position`, the target is first."""
+    """The objects of scenes, in the order of the caption. For `position`, the object whose place is told is first."""
 
     task: Int[np.ndarray, " n"]  # index in TASKS
     count: Int[np.ndarray, " n"]  # how many of the four objects exist

@@ -1,7 +1,7 @@
 """Frozen text features of the embedded corpora: a sentencepiece model and fixed random vectors.
 
-They replace CLIP and T5: the network receives `context` and `pooled`, never strings. A token's features are four blocks
-side by side:
+They replace CLIP and T5: the network receives `context` and `pooled`, never strings. A token's feature vector consists
+of four blocks:
 
     piece      a random vector of the piece itself
     left       the pieces before it: sum over k >= 1 of DECAY^(k-1) w(p[i-k]) e_left(p[i-k])
@@ -73,7 +73,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int = PIECES) -> b
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Encodes captions, by a tokenizer and the frequencies of its pieces."""
+    """Encodes captions with a tokenizer and the frequencies of its pieces."""
 
     model: bytes
     frequencies: tuple[float, ...]  # for each piece, its expected share of a caption's tokens

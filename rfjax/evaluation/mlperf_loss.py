@@ -97,9 +97,10 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
 def compile_assigned(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """The compiled `program(params, at, numbers, batch)`. It returns each example's loss at its level, Float[batch].
+    """Compiles `program(params, at, numbers, batch)`, which returns each example's loss at its level, Float[batch].
 
-    `numbers` are the numbers of the examples' levels. The fields of `at` are the formulation's coefficients there.
+    `numbers` has the number of each example's level. The fields of `at` are the formulation's coefficients at these
+    levels.
     """
     path = RectifiedFlow()
 

@@ -56,11 +56,11 @@ class SamplerName:
 
     @classmethod
     def parse(cls, text: str) -> SamplerName | None:
-        """The settings whose `format` is exactly this text. None if there are no such settings: `rfjax score --sampler`
-        takes any text.
+        """Parses a sampler's name, as `format` writes it. Returns None for any other text, since a user may give any
+        text to `rfjax score --sampler`.
 
-        A single AxB is read as `images`, because a name with only a latent size is written beside pictures, never in a
-        key.
+        If the name has only one part AxB, it is read as `images`, not as a latent size: names with only a latent size
+        are written beside pictures, but never into a record's key.
         """
         match = _NAME.fullmatch(text)
         if match is None:

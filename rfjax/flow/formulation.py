@@ -132,7 +132,7 @@ def _unknown(name: str) -> ConfigError:
 
 
 def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
-    """The formulation of a name such as `rf/lognorm(0.00,1.00)`, with its density shifted by alpha.
+    """Returns the formulation of a name such as `rf/lognorm(0.00,1.00)`, with its density of t shifted by alpha.
 
     Raises `ConfigError` with the nearest name for an unknown name, and for a shift of a formulation that is not
     rectified flow: SD3's eq. 23 is about rectified flow's t.

@@ -114,9 +114,10 @@ def integrate(
     method: str = "euler",
     at=None,
 ) -> Float[Array, "batch ..."]:
-    """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1).
+    """Integrates the ODE dz/dt = v (SD3 eq. 1) from `noise` at times[0], and returns z at times[-1].
 
-    At each time `velocity(z, at)` gets the entries of `at`, a tree of arrays [times]. By default it gets the time.
+    `at` is a tree of arrays [times], by default the times. At step i, `velocity(z, at)` gets the entries i of its
+    arrays.
     """
     step = METHODS[method]
 

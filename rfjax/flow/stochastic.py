@@ -1,12 +1,14 @@
-"""A stochastic sampler with the marginals of the ODE (Flow-GRPO, Liu et al. 2025, arXiv 2505.05470, eq. 9 and 12).
+"""A stochastic sampler with the ODE's distribution at every time (Flow-GRPO, Liu et al. 2025, arXiv 2505.05470).
 
-In rectified flow's coordinates (`rfjax.flow.matched`), with ds < 0 and w a Wiener process,
+The sampler solves eq. 9 with eq. 12's sigma, in rectified flow's coordinates (`rfjax.flow.matched`). With noise level
+s, ds < 0 and a Wiener process w it is
 
     dy = [v + sigma^2 / (2 s) (y + (1 - s) v)] ds + sigma dw,      sigma = amount sqrt(s / (1 - s)).
 
-y + (1 - s) v is the network's guess of the noise, so the bracket adds the score that sigma's noise calls for, and y has
-the distribution of the ODE at every s. Steps are Euler-Maruyama's. At s = 1, where sigma is infinite, 1 - s is taken at
-the end of the step. The last step adds no noise: images end clean, and it has no probability to train on.
+y + (1 - s) v is the network's estimate of the noise, and -1/s times that estimate is the score. The score term in the
+bracket balances the added noise, so y keeps the ODE's distribution at every s. Steps are Euler-Maruyama steps. At s = 1
+sigma would be infinite, so the first step takes 1 - s at its end instead. The last step adds no noise, so that images
+end clean. It is deterministic, so it has no probability density that a loss could use.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ Levels = Float[Array, " levels"] | Float[np.ndarray, " levels"]
 
 
 def noise_sizes(levels: Levels, amount: float) -> Float[Array, " steps"]:
-    """sigma of each step between levels s, which fall from at most 1 to 0; `amount` is a in the paper, 0.7 there."""
+    """Returns sigma for each step between the noise levels s, which fall from at most 1 to 0.
+
+    `amount` is the paper's a; the paper uses 0.7.
+    """
     levels = jnp.asarray(levels)
     now, then = levels[:-1], levels[1:]
     rest = jnp.where(now == 1, 1.0 - then, 1.0 - now)
@@ -35,7 +40,7 @@ def expected_move(
     after: Float[Array, " batch"],
     size: Float[Array, " batch"],
 ) -> Float[Array, "batch ..."]:
-    """The mean of y at the level `after`, from y and its velocity at `level`, for sigma = `size`."""
+    """The mean of y after a step from `level` to `after`, given y and its velocity at `level`, with sigma = `size`."""
     s, dt, factor = (expand_time(x, y) for x in (level, after - level, jnp.square(size) / (2.0 * level)))
     return y + (velocity + factor * (y + (1.0 - s) * velocity)) * dt
 
@@ -43,5 +48,5 @@ def expected_move(
 def move_variance(
     level: Float[Array, " batch"], after: Float[Array, " batch"], size: Float[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """The variance of each element of y at the level `after`: sigma^2 |ds|."""
+    """The variance sigma^2 |ds| that a step from `level` to `after` adds to each element of y, with sigma = `size`."""
     return jnp.square(size) * (level - after)

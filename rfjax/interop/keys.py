@@ -219,9 +219,11 @@ def _flat_names(layout_name: str) -> dict[str, str]:
 
 
 def _flattened(plain, layout) -> dict[str, dict[str, str]]:
-    """Finds the average that latent-diffusion's LitEma saves, as `model_ema.diffusion_modelpos_embed` and so on.
+    """Finds the average that latent-diffusion's LitEma saves. LitEma removes the dots from the tensors' names, as in
+    `model_ema.diffusion_modelpos_embed`.
 
-    Returns {layout's name: {the layout's tensor name: the file's name}}, for each layout that most names fit.
+    Returns {name of a layout: {tensor's name in the layout: its name in the file}}, for the layouts that match the most
+    names.
     """
     flat = {name[len(_FLAT) :]: kept for name, kept in plain.items() if name.startswith(_FLAT)}
     flat = {name: kept for name, kept in flat.items() if "." not in name and name not in _COUNTERS}

@@ -4,10 +4,10 @@ On the line C = kappa N^eta D the parametric law at N = s N*, D = s^-eta D* is
 
     L(s) = E + K (eta a s^-alpha + b s^(eta beta))
 
-with K the reducible loss of the optimum and a, b the exponents of its size and images (`optimal_frontier`): at the
-optimum the term of size is the share eta a of K, that of images the share b. Both follow from the parametric law's
-form, so that under-training is worse than over-training by the same factor exactly where eta beta > alpha, which is
-eta a > 1/2.
+where K = L(1) - E is the optimum's reducible loss, and a, b are the exponents of N* and D* (`optimal_frontier`). At the
+optimum, the term of size makes up the share eta a of K, and the term of images the share b. So the form of the law
+already decides whether under-training costs more than over-training by the same factor: it does exactly if
+eta beta > alpha, that is eta a > 1/2.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from rfjax.laws.optimal_frontier import OptimalFrontier
 
 
 def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.ndarray, " rows"]:
-    """The relative excess of the loss at `size` times the optimal parameters over the least loss for the same FLOPs:
-    first the law's, then that of each draw."""
+    """The relative excess of the loss at `size` times the optimal parameters over the least loss for the same FLOPs.
+
+    The first entry is the fitted law's; the others are those of the draws of its parameters.
+    """
     a, b, g = (frontier.exponents[name] for name in ("params", "images", "loss"))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         alpha, beta = g / a, g / b
@@ -31,7 +33,7 @@ def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.nda
 
 
 def size_at(frontier: OptimalFrontier, factor: float) -> float:
-    """The size, in units of N*, whose runs of equal FLOPs see `factor` times the images (or tokens) per parameter."""
+    """The size, in units of N*, that at equal FLOPs sees `factor` times the optimum's images per parameter."""
     return float(factor ** (-1 / (1 + frontier.cost.eta)))
 
 

@@ -151,8 +151,8 @@ def approach2(
 
 
 def _notes(left_out):
-    """Notes on the budgets left out, from (FLOPs, runs, why): one for each budget, or one for a reason that many
-    have."""
+    """Notes on the budgets left out, from (FLOPs, runs, why). Budgets that are left out for the same reason share a
+    note if they are many."""
     reasons: dict[str, list] = {}
     for flops, runs, why in left_out:
         reasons.setdefault(why, []).append((flops, runs))

@@ -1,7 +1,7 @@
-"""Gathers what claims are tested on: a table's runs, its fits, and its compute-optimal frontier in two counts of C.
+"""Gathers the evidence on which claims are tested: a table's runs, the fits, and the compute-optimal frontier.
 
-Fits are those of `rfjax fit` and of a study's report. The frontier is derived twice from the one parametric law: with
-the table's own FLOPs, and with C = 6 N D, which some papers count.
+Fits are those that `rfjax fit` and a study's report make. The frontier follows from the parametric law. It is derived
+twice: once with the table's own FLOPs as C, and once with C = 6 N D, as some papers count.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from rfjax.laws.run_frontier import choose_runs
 from rfjax.laws.study_fits import Analysis, Settings
 from rfjax.results.results_folder import Results
 
-SAME_TOKENS = 0.01  # tokens per image that differ by more than this, relative, are several
-WITNESS_RESAMPLES = 200  # of the parabolas, whose interval is compared with the law's and decides nothing finely
+SAME_TOKENS = 0.01  # runs whose tokens per image differ by more than this share have several sizes of image
+WITNESS_RESAMPLES = 200  # resamples for the parabolas; their interval is only compared with the law's, so few suffice
 LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokensPerImage:
-    """The numbers of image tokens and of text tokens per example; None if the table does not tell them. `reason` says
-    why."""
+    """The image tokens and text tokens of an example.
+
+    A number is None if the table does not give it; `reason` says why.
+    """
 
     image: float | None = None
     text: float | None = None
@@ -40,37 +42,36 @@ class TokensPerImage:
 
     @property
     def all(self) -> float | None:
-        """Image and text tokens of an example together."""
+        """The sum of an example's image and text tokens; None if either is unknown."""
         return None if self.image is None or self.text is None else self.image + self.text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """What the claims of `rfjax.laws.claims` are tested on.
+    """Everything that the tests of `rfjax.laws.claims` may use.
 
-    `points` has a row for each run, `curves` one for each checkpoint. `lacking` has, for each law that was not fitted,
-    the columns that the table lacks. `results` and `settings` are those of a study; they are None for a foreign table.
+    `points` has a row for each run, `curves` a row for each checkpoint. `lacking` gives, for each law that was not
+    fitted, the columns that the table lacks. `results` and `settings` are a study's; for a foreign table they are None.
     """
 
     points: pd.DataFrame
     curves: pd.DataFrame
     fits: Mapping[str, Fit]
-    rows: Mapping[str, pd.DataFrame]  # that each law was fitted to
+    rows: Mapping[str, pd.DataFrame]  # law -> the runs that it was fitted to
     lacking: Mapping[str, str]
     rules: Mapping[str, str] = field(default_factory=dict)  # which runs each law took, in words
-    frontier: OptimalFrontier | None  # in the table's own FLOPs
-    frontier_6nd: OptimalFrontier | None  # in C = 6 N D: with tokens per image where they are known, else of images
+    frontier: OptimalFrontier | None  # with the table's own FLOPs as C
+    frontier_6nd: OptimalFrontier | None  # with C = 6 N D; D counts tokens if tokens per image are known, else images
     frontier_reason: str
-    parabolas: Line | None  # approach 2's line in the table's FLOPs; None if there is none with an interval
-    parabolas_bias: float  # of its exponent, by the parametric law; 0 where it is not known
+    parabolas: Line | None  # approach 2's line in the table's FLOPs; None without a line that has an interval
+    parabolas_bias: float  # bias of that line's exponent, computed from the parametric law; 0 if it is unknown
     tokens: TokensPerImage
     options: FitOptions
     results: Results | None = None
     settings: Settings | None = None
 
     def lack(self, law: str) -> str:
-        """Why a law was not fitted: the columns that the table lacks, or the reason of a refusal; "" if it was
-        fitted."""
+        """Says why a law was not fitted (missing columns, or the reason of the fit's refusal); "" if it was fitted."""
         if law in self.lacking:
             return f"columns {self.lacking[law]}"
         return "" if self.fits[law].identifiable else f"a fit of the {law} law: {self.fits[law].reason}"
@@ -92,7 +93,7 @@ class Evidence:
 
     @property
     def floor_law(self) -> str:
-        """The law whose E is taken; "" if neither was fitted."""
+        """The law whose E is used: the parametric law, or else the saturating law; "" if neither was fitted."""
         return next((law.name for law in (PARAMETRIC, SATURATING) if not self.lack(law.name)), "")
 
 
@@ -104,9 +105,9 @@ def of_study(
     options: FitOptions,
     tokens: float | None = None,
 ) -> Evidence:
-    """The evidence of a study, whose `analysis` has all fits; `curves` are its checkpoints.
+    """Makes the evidence of a study. `analysis` has its fits, `curves` its checkpoints.
 
-    `tokens` are as in `of_table`.
+    `tokens` means the same as in `of_table`.
     """
     points = analysis.points
     frontier = points[points["frontier"]]
@@ -131,11 +132,11 @@ def of_study(
 
 
 def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float | None = None) -> Evidence:
-    """The evidence of a foreign table (`foreign_table.read_table`) with a row for each run or for each checkpoint. The
-    last checkpoint is the run's end.
+    """Fits a foreign table (`foreign_table.read_table`) and makes its evidence.
 
-    `tokens` is the number of image tokens per image (1 if the column `images` counts tokens), for a table without a
-    column `image_tokens`. Raises `ConfigError` if both are given.
+    A row is a run or a checkpoint; a run's last checkpoint is its end. `tokens` is the number of image tokens per
+    image, for a table without the column `image_tokens`; it is 1 if the column `images` counts tokens. Raises
+    `ConfigError` if both are given.
     """
     points, told = last_rows(table)
     fits, rows, lacking, rules = {}, {}, {}, {"checkpoints": told}
@@ -170,9 +171,10 @@ def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float 
 
 
 def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """(the last checkpoint of each run, by `images` or `flops`; a sentence that says so, "" if each run has one row).
+    """Selects each run's last checkpoint, by `images` or `flops`.
 
-    Raises `ConfigError` if two rows of a run cannot be ordered.
+    Returns (these rows, a note that says so, or "" if each run has one row). Raises `ConfigError` if two rows of a run
+    cannot be ordered.
     """
     if rows["run"].is_unique:
         return rows, ""
@@ -187,7 +189,7 @@ def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
-    """The tokens per example, if the table has them and they are the same in all runs."""
+    """Returns the tokens per example, if the table has them and all runs have the same numbers."""
     if "image_tokens" not in points or "images" not in points:
         return TokensPerImage(reason="the table has no column image_tokens")
     images, params = (points[name].to_numpy(float) if name in points else np.nan for name in ("images", "params"))
@@ -207,7 +209,7 @@ def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
 
 
 def _parabolas(points, options):
-    """Approach 2's line and its bias, if some budgets have three sizes."""
+    """Returns (approach 2's line, the bias of its exponent); (None, 0) unless some budgets have three sizes."""
     none = {"parabolas": None, "parabolas_bias": 0.0}
     if not {"flops", "params", "images"} <= set(points.columns):
         return none
@@ -218,7 +220,7 @@ def _parabolas(points, options):
 
 
 def _tokens(points, given):
-    """The tokens per example: as given, else from the table."""
+    """Returns the tokens per example: the given number, or else the table's."""
     found = tokens_per_image(points)
     if given is None:
         return found
@@ -228,8 +230,10 @@ def _tokens(points, given):
 
 
 def _recount(fitted, rows, tokens):
-    """The frontier of the same fit in C = 6 N D. D counts image and text tokens, image tokens, or images, whichever is
-    known."""
+    """Derives the frontier of the same fit with C = 6 N D.
+
+    D counts image and text tokens; if text tokens are unknown, image tokens; if those are unknown too, images.
+    """
     per_image = 6.0 * (tokens.all or tokens.image or 1.0)
     recounted = rows.assign(flops=per_image * rows["params"].astype(float) * rows["images"].astype(float))
     return derive(fitted, recounted, per_image)[0]

@@ -1,7 +1,7 @@
-"""The claims of published laws as a table, and the board that tests each on a user's table.
+"""The table of claims that papers make about scaling laws, and the board that tests all of them on a user's runs.
 
-A claim is a row of `CLAIMS`: what it says, who says it, by which rule it is judged, and the pure function of the
-`Evidence` that judges it. `rfjax claims` prints the board, and the report shows it beside the published laws.
+A claim is a row of `CLAIMS`: its statement, its source, the rule by which it is judged, and a pure function that judges
+it from the `Evidence`. `rfjax claims` prints the board; the report shows it beside the published laws.
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ CLAIMS = (
 
 
 def board(evidence: Evidence) -> dict:
-    """Every claim with its verdict, the published laws beside the table's own, and the conventions, as plain values."""
+    """Judges every claim.
+
+    Returns plain values: the verdicts, the published laws, the table's own law, the conventions.
+    """
     verdicts = [
         Verdict(name=claim.name, claim=claim.says, source=claim.source, rule=claim.rule, judgement=claim.test(evidence))
         for claim in CLAIMS
@@ -168,7 +171,7 @@ def board(evidence: Evidence) -> dict:
 
 
 def conventions(evidence: Evidence) -> list[str]:
-    """What the table and the papers count, in sentences."""
+    """Sentences that say how the table and the papers count compute and data."""
     tokens = evidence.tokens
     known = f"{tokens.image:g} image tokens" if tokens.image is not None else ""
     known += f" and {tokens.text:g} text tokens" if tokens.text is not None else ""
@@ -187,7 +190,7 @@ def conventions(evidence: Evidence) -> list[str]:
 
 
 def _published(law):
-    """A published law for the board: what its paper gives, and its line of N* where it is known."""
+    """A published law for the board: the numbers that its paper gives, and its line N*(C) if the paper gives one."""
     content = {name: getattr(law, name) for name in ("name", "arxiv", "setting", "tokens_are", "offset", "note")}
     content |= {"count": COUNTS[law.count].words, "in_flops": COUNTS[law.count].in_flops, "range": law.range}
     for name in ("params", "tokens", "loss"):
@@ -201,7 +204,7 @@ def _published(law):
 
 
 def _own(evidence):
-    """The table's own frontier in its own FLOPs, and in C = 6 N D."""
+    """The table's own frontier, with its own FLOPs as C and with C = 6 N D."""
     counted, told = tokens_counted(evidence)
     counts = {"its own FLOPs": (evidence.frontier, True), f"C = 6 N D, {counted}": (evidence.frontier_6nd, told)}
     found = []
@@ -222,7 +225,7 @@ def _own(evidence):
 
 
 def tokens_counted(evidence: Evidence) -> tuple[str, bool]:
-    """(what D is where the table's FLOPs are counted again as 6 N D, whether that C is in FLOPs)."""
+    """Returns (what D counts in C = 6 N D for this table, whether this C is in FLOPs)."""
     if evidence.tokens.all:
         return "D of image and text tokens", True
     if evidence.tokens.image:

@@ -1,6 +1,7 @@
-"""Collapses the training curves of compute-optimal runs: (loss - E) / (end - E) against the share of training.
+"""Normalises the training curves of compute-optimal runs: (loss - E) / (end - E) against the share of training.
 
-Where all sizes are on one curve, a short run tells how a long one will go (`rfjax.laws.claims` has the source).
+`end` is a run's last loss, and E the floor of the law. If the curves of all sizes collapse onto one, a short run
+predicts the course of a long one (`rfjax.laws.claims` has the source).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the 
 class Collapse:
     """The collapsed curves, or the reason why there are none.
 
-    `spread` is the largest relative standard deviation over runs, over all shares of training. `noise` is the spread
-    that the scatter of the runs' last losses alone would give.
+    At each share of training, the curves have a relative standard deviation over runs; `spread` is the largest of them.
+    `noise` is the spread that the scatter of the runs' last losses would cause by itself.
     """
 
     notes: tuple[str, ...]
@@ -41,10 +42,10 @@ class Collapse:
 
 
 def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: OptimalFrontier | None) -> Collapse:
-    """Collapses, for each size, the training curve of the run whose length is nearest to the optimal one. E is that of
-    the `fitted` law.
+    """Normalises one training curve for each size: that of the run whose length is nearest to the optimal length.
 
-    `points` has a row for each run, `curves` one for each checkpoint, with columns run, loss, params and images.
+    E is that of the law `fitted`. `points` has a row for each run, `curves` a row for each checkpoint; both have the
+    columns run, loss, params and images.
     """
     chosen, notes = _optimal_runs(points, frontier)
     found = {}
@@ -68,7 +69,7 @@ def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: 
     normal -= normal[:, :, -1:]
     spreads = normal.std(axis=1, ddof=1).max(axis=1)
     low, high = np.quantile(spreads[1:], ENDS)
-    # The scatter of a run's loss, in units of what E leaves of it, moves a whole curve by its end.
+    # A curve is divided by its end - E. So the scatter of the end, relative to end - E, moves the whole curve.
     noise = float(fitted.residual_sd * np.median(losses[:, -1]) / (np.median(losses[:, -1]) - offsets[0]))
     return Collapse(
         notes=notes,
@@ -82,7 +83,7 @@ def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: 
 
 
 def _optimal_runs(points, frontier):
-    """(for each size, the run whose length is nearest to the optimal one; notes)."""
+    """Returns (for each size, the run whose length is nearest to the optimal length; notes)."""
     if frontier is None or not {"flops", "images"} <= set(points.columns):
         note = "the longest run of each size; whether these are compute-optimal is not known"
         return (_longest_of_each_size(points) if "flops" in points else points), (note,)

@@ -78,8 +78,8 @@ def _pearson(x, y):
 
 
 def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """The two-sided p of Pearson's coefficient, or of Spearman's: r sqrt((n - 2) / (1 - r^2)) is Student's t with n - 2
-    degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
+    """The two-sided p-value of Pearson's or Spearman's coefficient r: r sqrt((n - 2) / (1 - r^2)) follows Student's t
+    with n - 2 degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
     freedom = len(x) - 2
     with np.errstate(divide="ignore"):  # of a perfect correlation p is 0
         t = abs(value) * np.sqrt(freedom / np.maximum(1 - value**2, 0.0))
@@ -169,9 +169,9 @@ def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, "
 
 
 def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
-    """The two-sided p of a coefficient, from the coefficients `reordered` under `permutation_orders`.
+    """The two-sided p-value of a coefficient by permutation. It is exact if all n! orders are used.
 
-    It is exact if these are all n! orders.
+    `reordered` has the coefficients under the orders of `permutation_orders`.
     """
     as_extreme = np.abs(reordered) >= abs(value) - 1e-12
     exact = len(reordered) == math.factorial(n)

@@ -1,14 +1,15 @@
-"""Chooses what to train next: the trunks and branches that tell most about the loss at a larger budget.
+"""Chooses what to train next: the trunks and branches that determine the loss at a larger budget best.
 
-The parametric law is taken as linear in its parameters near each of its draws. Branch j of trunk i has log loss
-law + u_i + e_ij (`rfjax.laws.trunks`), so a trunk whose branches have the derivatives J adds the information
+The parametric law is linearised in its parameters at each of its draws. Branch j of trunk i has log loss
+law + u_i + e_ij (`rfjax.laws.trunks`). So a trunk whose branches have the derivatives J adds the Fisher information
 
-    J' V^-1 J,   V = between^2 11' + within^2 I
+    J' V^-1 J,   V = between^2 11' + within^2 I.
 
-and the variance of the predicted log loss at the target is v = g' M^-1 g, with g the law's derivatives there and M the
-sum over trunks; with a prior of deviation 1 (a factor of e either way) on that log loss, v / (1 + v). Its mean over the
-draws is made small (a c-optimal design, averaged over a prior: Chaloner and Verdinelli 1995, section 4), by greedy
-choice and then exchange of trunks within the budget.
+M is the sum of this information over all trunks. The predicted log loss at the target then has the variance v = g' M^-1
+g, with g the law's derivatives at the target. A prior of standard deviation 1 on that log loss (a factor of e either
+way) makes it v / (1 + v). The design minimises the mean of this variance over the draws: it is a c-optimal design,
+averaged over a prior (Chaloner and Verdinelli 1995, section 4). Trunks are first chosen greedily, then exchanged,
+within the budget.
 """
 
 from __future__ import annotations

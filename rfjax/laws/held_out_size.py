@@ -1,9 +1,10 @@
-"""Holds out the largest depth of a study, and predicts its runs by the laws of the other depths.
+"""Holds out the largest depth of a study, and predicts its runs by laws fitted to the other depths.
 
-A law of compute describes the frontier: the runs that no other run beats in both loss and FLOPs. A run off the frontier
-(often the largest network after too few images) has a higher loss than its compute allows, and such a law does not know
-by how much. The law of parameters and images does. So each prediction says whether it counts: that of the law of
-compute for a run on the frontier, that of the parametric law for any other run.
+A law of compute describes only the frontier: the runs that no other run beats in both loss and FLOPs. A run off the
+frontier has a higher loss than its compute allows; often it is a large network that saw too few images. A law of
+compute cannot predict how much higher; the parametric law, which takes parameters and images, can. So each prediction
+says whether it counts. For a run on the frontier, the prediction of the law of compute counts; for any other run, that
+of the parametric law.
 """
 
 from __future__ import annotations
@@ -20,35 +21,38 @@ from rfjax.laws.run_frontier import on_frontier
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The loss that one law predicts for a run that its fit has not seen, and the loss that the run reached."""
+    """The loss that a law predicts for a run left out of its fit, beside the run's actual loss."""
 
     run: str
     flops: float
-    law: str  # its name
-    counts: bool  # False for a law of compute and a run off the frontier, which that law does not describe
+    law: str  # name of the law
+    counts: bool  # false for a law of compute's prediction of a run off the frontier
     predicted: float
     low: float  # 95 % interval of a new run's loss
     high: float
     actual: float
     relative_error: float  # (predicted - actual) / actual
     covered: bool
-    on_frontier: bool  # of the whole study
+    on_frontier: bool  # whether the run is on the whole study's frontier
     better: str | None = None  # for a run off the frontier: a run of no more FLOPs and no higher loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """The largest depth, predicted by the laws of the other depths: for each run first the prediction that counts."""
+    """The predictions of the largest depth's runs. For each run, the prediction that counts comes first."""
 
     depth: int
     fit: Fit  # the law of compute
     predictions: tuple[Prediction, ...]
-    parametric: Fit | None = None  # of the other depths; None if all predicted runs are on the frontier
-    parametric_reason: str = ""  # why it predicts nothing although a run is off the frontier, or ""
+    parametric: Fit | None = None  # the parametric law; None if all predicted runs are on the frontier
+    parametric_reason: str = ""  # why the parametric law cannot predict a run off the frontier, or ""
 
 
 def choose_headline(saturating: Fit, power: Fit) -> tuple[str, str]:
-    """Returns (the name of the law of compute to show, why it is not the saturating law, or "")."""
+    """Chooses the law of compute to show.
+
+    Returns (its name, or "" for none; why it is not the saturating law, or "").
+    """
     if saturating.identifiable:
         return saturating.law.name, ""
     if power.identifiable:
@@ -57,11 +61,12 @@ def choose_headline(saturating: Fit, power: Fit) -> tuple[str, str]:
 
 
 def hold_out_largest(points: pd.DataFrame, options: FitOptions = DEFAULTS) -> tuple[HeldOut | None, str]:
-    """Predicts the largest depth from the other depths. Returns (HeldOut, ""), or (None, the reason).
+    """Predicts runs of the largest depth from the other depths. Returns (HeldOut, ""), or (None, the reason).
 
-    `points` has one row for each run, with the marks of `rfjax.laws.study_fits.mark_points`. Of the largest depth, the
-    runs on the whole study's frontier are predicted; if there are none, the run of lowest loss. The law of compute is
-    fitted to the frontier of the other depths, the parametric law to all their runs at their best learning rate.
+    `points` has one row for each run, with the marks of `rfjax.laws.study_fits.mark_points`. The predicted runs are the
+    largest depth's runs on the whole study's frontier; if there are none, its run of lowest loss. The law of compute is
+    fitted to the frontier of the other depths. The parametric law is fitted to all runs of the other depths at their
+    best learning rate.
     """
     if points.empty or points["depth"].nunique() < 2:
         return None, "a depth can be held out only where runs of at least two depths have finished"
@@ -90,7 +95,7 @@ def hold_out_largest(points: pd.DataFrame, options: FitOptions = DEFAULTS) -> tu
 
 
 def _predict(fitted: Fit, rows: pd.DataFrame, points: pd.DataFrame) -> Iterator[Prediction]:
-    """The prediction of each row by a law that was fitted without them."""
+    """Yields the prediction of each row by a law that was fitted without these rows."""
     x = {name: rows[name].to_numpy(float) for name in fitted.law.variables}
     low, high = fitted.interval(x, new_run=True)
     for row, value, lo, hi in zip(rows.itertuples(), fitted.predict(x), low, high, strict=True):
@@ -112,7 +117,9 @@ def _predict(fitted: Fit, rows: pd.DataFrame, points: pd.DataFrame) -> Iterator[
 
 
 def _better_than(row, points) -> str | None:
-    """The run of lowest loss among the others with no more FLOPs and no higher loss; None if only the mean of several
-    seeds is that low."""
+    """Returns the run of lowest loss among the other runs with no more FLOPs and no higher loss.
+
+    Returns None if there is no single such run: then only the mean over several seeds is that low.
+    """
     better = points[(points["flops"] <= row.flops) & (points["loss"] <= row.loss) & (points["run"] != row.run)]
     return None if better.empty else str(better.nsmallest(1, "loss")["run"].iloc[0])

@@ -1,5 +1,7 @@
-"""Tests claims about the loss: its floor, its levels of t, its training curves. Each test is a pure function of
-`Evidence`."""
+"""Tests claims about the loss: its floor, its levels of t, its training curves.
+
+Each test is a pure function of the `Evidence`.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.trunks import are_shared, trunk_means, trunks_of
 from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, if_enough_runs, untested
 
-SMALL_FLOOR = 0.10  # of the smallest loss: a floor below this is none to speak of
-SURE = 0.975  # of resamples
-SAME_EXPONENT = 0.10  # relative
-COLLAPSED = 0.05  # relative spread of collapsed curves
+SMALL_FLOOR = 0.10  # a floor below this share of the smallest loss counts as no floor
+SURE = 0.975  # share of resamples in which a law must be the better one
+SAME_EXPONENT = 0.10  # exponents within this relative difference count as equal
+COLLAPSED = 0.05  # largest relative spread at which curves count as one curve
 
 
 def no_floor(evidence: Evidence) -> Judgement:
@@ -76,8 +78,9 @@ def power_predicts(evidence: Evidence) -> Judgement:
 def levels_differ(evidence: Evidence) -> Judgement:
     """Whether losses at different levels of t fall with different powers of compute.
 
-    Each level has its apparent exponent by the power law; the test is of log(loss at t / geometric mean over levels),
-    which is paired over runs, against log C. Where runs share trunks, a trunk is one point.
+    Each level's loss is divided by the geometric mean over levels of the same run. The test asks whether the logarithm
+    of this ratio has a slope against log C. A trunk with its branches is one point. The notes give each level's
+    exponent by a power law without a floor.
     """
     rows = evidence.rows.get(POWER.name, evidence.points)
     levels = evidence.levels.columns
@@ -123,7 +126,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
 
 
 def _exponents(evidence):
-    """The power law's exponent at each level, in words."""
+    """The power law's exponent at each level, as text."""
     said = []
     for t, b in evidence.levels.exponents.items():
         said.append(f"t = {t:g}: {b.value:.3f} [{b.low:.3f}, {b.high:.3f}]" if b else f"t = {t:g}: not fitted")
@@ -131,7 +134,7 @@ def _exponents(evidence):
 
 
 def collapses(evidence: Evidence) -> Judgement:
-    """Whether the normalised curves of compute-optimal runs of all sizes are one curve."""
+    """Whether the normalised training curves of compute-optimal runs collapse onto one curve for all sizes."""
     found = evidence.collapse
     if found.spread is None:
         needs = (

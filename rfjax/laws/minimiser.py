@@ -2,9 +2,9 @@
 
 Every start and every bootstrap resample is one row of a batch, so that ten thousand refits cost
 one loop in numpy. Each row takes damped Newton steps with analytic first and second derivatives
-(`rfjax.laws.misfits` has the misfit, `rfjax.laws.laws` the derivatives of the terms). The inner
-parameters have a share in place of the offset: E = share * scale, with 0 <= share < 1 and scale the
-smallest loss of the row. log x must be centred. All inner parameters are then of order one.
+(`rfjax.laws.misfits` has the misfit, `rfjax.laws.laws` the derivatives of the terms). Inside, the
+offset E is replaced by a share of the row's smallest loss: E = share * smallest loss, with
+0 <= share < 1. log x must be centred. All parameters are then of order one.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ def profiled_parameters(law: Law) -> tuple[str, ...]:
 def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:
     """Profiles E or an exponent of an identifiable fit.
 
-    Raises `ConfigError` for a fit that is not identifiable, for runs that share few trunks (the fit's own intervals are
-    of their likelihood, which this one, of independent runs, is not), and for another parameter (a coefficient is the
-    value of its term at x = 1, far outside all data).
+    Raises `ConfigError` for a fit that is not identifiable, and for a coefficient: it is the value of a term at x = 1,
+    far outside all data. Raises it also if runs share few trunks: this likelihood is that of independent runs, and the
+    fit's own intervals already come from the likelihood of runs that share trunks.
     """
     law = fit.law
     if fit.scatter is not None:

@@ -79,8 +79,8 @@ class PublishedLaw:
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """The range of FLOPs in which the law holds: that of its runs, or the one in which N* is a size that was
-        trained. None if it is not known in FLOPs."""
+        """The range of FLOPs in which the law was found: the range of its runs, or else the FLOPs at which N* is
+        within the sizes that were trained. None if it is not known in FLOPs."""
         if self.flops is not None or self.sizes is None or self.params.coefficient is None:
             return self.flops
         if not COUNTS[self.count].in_flops:

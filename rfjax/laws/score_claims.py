@@ -18,7 +18,7 @@ from rfjax.results.columns import PROTOCOLS, score_column
 from rfjax.results.results_folder import rows_where
 
 P = 0.05
-WEAK = -0.5  # a rank correlation above this is none that ranks
+WEAK = -0.5  # a rank correlation above this is too weak to rank runs
 SCORE_COLUMNS = (score_column(), *(f"{name}_overall" for name in PROTOCOLS), "geneval")
 FEWEST_SIZES, FEWEST_SCALES = 3, 3
 GENEVALS = (("geneval", "geneval"), ("ranking", "ranking_geneval"))  # evaluations and metrics with guidance scales
@@ -94,8 +94,10 @@ def guidance_falls(evidence: Evidence) -> Judgement:
 
 
 def _by_guidance(evidence):
-    """Overall GenEval [run, guidance scale], for the sampler that has most runs and guidance scales; None if there are
-    too few."""
+    """Overall GenEval as a frame [run, guidance scale], for the sampler with the most runs and guidance scales.
+
+    Returns None if there are too few.
+    """
     long = evidence.results.long
     sizes = evidence.points.set_index("run")["params"]
     found = []

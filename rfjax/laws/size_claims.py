@@ -1,6 +1,7 @@
-"""Tests claims about the compute-optimal size: its power of compute, its tokens per parameter, and the bowl about it.
+"""Tests claims about the compute-optimal size: its power of compute, its tokens per parameter, the bowl of loss about
+it.
 
-Each function makes a pure function of the `Evidence` from what a claim states.
+Each public function takes the numbers that a claim states, and returns the claim's test: a pure function of `Evidence`.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from rfjax.laws.laws import PARAMETRIC
 from rfjax.laws.published_laws import ABRA, COUNTS, PublishedLaw
 from rfjax.laws.verdicts import UNDECIDED, Judgement, if_enough_runs, judge_bound, judge_value, untested
 
-NARROW_RATIO = 2.0  # tokens per parameter are known where the ends of the interval are this close
-SAME_SLOPE = 0.01  # papers give no interval of their slopes: one this near to theirs is theirs
-FAR = 10.0  # a law's value is not asked for further beyond its range
+NARROW_RATIO = 2.0  # tokens per parameter count as known if the interval's high / low is at most this
+SAME_SLOPE = 0.01  # a slope this near to a paper's counts as equal, because papers give no intervals
+FAR = 10.0  # a law is not evaluated further beyond its range than this factor
 Test = Callable[[Evidence], Judgement]
 _DECIDES = "runs that decide the optimum: three sizes or more with several numbers of images each, over a wide range"
 _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 512 and 768 px"
 
 
 def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
-    """The test whether the optimal size grows with the power of `law` and not with that of its rival.
+    """Tests whether the optimal size grows as the power of compute in `law`, and not as the power in its rival.
 
-    The power is that of the parametric law, with C counted as the paper of `law` counts it. If C is the table's own
-    FLOPs, the parabolas of approach 2, corrected for their bias, are a second estimate: if the two disagree, the claim
-    is undecided. If the parametric law has no optimum, approach 2 is the only estimate.
+    The table's power comes from the parametric law, with C counted as in the paper of `law`. If that C is the table's
+    own FLOPs, the parabolas of approach 2, corrected for their bias, give a second estimate; if the two estimates
+    disagree, the claim is undecided. If the parametric law has no optimum, approach 2 is the only estimate.
     """
     six_nd = COUNTS[law.count].six_nd
     counts = ("C = 6 N D", "the table's own FLOPs")
@@ -64,7 +65,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
 
 
 def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
-    """The test whether the optimum sees this many image tokens per parameter, at the middle of the runs' compute."""
+    """Tests whether the optimum sees this many image tokens per parameter, at the middle of the runs' compute."""
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.image)) is not None:
@@ -76,8 +77,10 @@ def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
 
 
 def tokens_follow(law: PublishedLaw) -> Test:
-    """The test whether the optimum has as many tokens per parameter as a law says, at the runs' compute, counted as the
-    law counts it."""
+    """Tests whether the optimum has as many tokens per parameter as `law` says, at the runs' own compute.
+
+    Compute and tokens are counted as in the law's paper.
+    """
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.all)) is not None:
@@ -149,7 +152,7 @@ def _range_note(own, published):
 
 
 def over_training_costs_below(factor: float, bound: float) -> Test:
-    """The test whether `factor` times the optimal images per parameter cost less than `bound` of the loss."""
+    """Tests whether `factor` times the optimal images per parameter cost less than the share `bound` of the loss."""
 
     def test(evidence):
         if (stop := _no_optimum(evidence)) is not None:
@@ -165,7 +168,7 @@ def over_training_costs_below(factor: float, bound: float) -> Test:
 
 
 def size_off_costs_below(sizes: tuple[float, ...], bound: float) -> Test:
-    """The test whether each of these sizes, in units of N*, costs less than `bound` of the loss at equal FLOPs."""
+    """Tests whether each size, in units of N*, costs less than the share `bound` of the loss at equal FLOPs."""
 
     def test(evidence):
         if (stop := _no_optimum(evidence)) is not None:
@@ -179,7 +182,7 @@ def size_off_costs_below(sizes: tuple[float, ...], bound: float) -> Test:
 
 
 def under_training_is_worse(factor: float) -> Test:
-    """The test whether under-training by `factor` costs more than over-training by it."""
+    """Tests whether under-training by `factor` costs more than over-training by the same factor."""
 
     def test(evidence):
         if (stop := _no_optimum(evidence)) is not None:
@@ -193,8 +196,7 @@ def under_training_is_worse(factor: float) -> Test:
 
 
 def _judge_bowl(evidence, found, bound, *, above, quantity, notes=()):
-    """Judges a claim on what it costs to miss the optimum. The cost follows from the parametric law and from FLOPs =
-    κ·N^η·D."""
+    """Judges a claim about the cost of missing the optimum, given the parametric law and FLOPs = κ·N^η·D."""
     fitted, worst = evidence.fits[PARAMETRIC.name], evidence.frontier.cost.worst
     off = (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
     said = {"quantity": quantity, "method": f"parametric law of {fitted.n} runs", "notes": (*notes, *off)}

@@ -141,8 +141,8 @@ def mark_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run has the best learning rate among the runs of its size and number of images: all have, in a
-    table without a column of rates."""
+    """Whether each run has the best learning rate among the runs of its size and number of images. In a table without
+    a column of rates this is true for all runs."""
     if "learning_rate" not in points:
         return np.ones(len(points), bool)
     keys = ["params", "images"]

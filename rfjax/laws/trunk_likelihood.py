@@ -1,18 +1,19 @@
-"""Refits runs that share trunks by generalised least squares, and makes intervals from their likelihood.
+"""Makes intervals for laws that are fitted to runs that share trunks, by generalised least squares.
 
-The log loss has the covariance S = between² Z Zᵀ + within² I, where Z assigns runs to trunks (`rfjax.laws.trunks`).
-With both scales known, twice the fall of the log likelihood from its maximum is a chi-square variable with one degree
-of freedom at the true value v of a parameter, when the others are fitted again:
+The log losses have the covariance S = between² Z Zᵀ + within² I, where Z assigns runs to trunks (`rfjax.laws.trunks`).
+r are the residuals of log loss. The statistic of a value v of one parameter is
 
-    T(v) = min over the others of r(v)ᵀ S⁻¹ r(v), minus its least value over v
+    T(v) = min over the other parameters of rᵀ S⁻¹ r at v, minus the least such minimum over all v.
 
-So its signed root is a normal variable, and F(v) = Φ(±√T(v)) is a confidence distribution of the parameter (Schweder
-and Hjort 2002, section 3). The scales are not known: F is averaged over their draws, as Student's t averages the normal
-distribution. The interval's ends are where the average is 2.5 % and 97.5 %.
+It is twice the fall of the profiled log likelihood from its maximum. If both scales are known, T at the true value is a
+chi-square variable with one degree of freedom, so its signed root is a normal variable. Then F(v) = Φ(±√T(v)) is a
+confidence distribution of the parameter (Schweder and Hjort 2002, section 3). The scales are not known, so F is
+averaged over draws of them, just as Student's t averages normal distributions. The interval ends where the average is
+2.5 % and 97.5 % (`likelihood_ends`).
 
-Refits of data with drawn noise (`generalised_refits`) serve all other intervals. The estimates and the refits minimise
-rᵀ S⁻¹ r as well. What the branches of one trunk have in common moves them far less than it moves any misfit of
-independent residuals.
+The estimates of the law, and the refits of data with drawn noise that serve all other intervals (`generalised_refits`),
+also minimise rᵀ S⁻¹ r. Noise that all branches of a trunk share moves such a fit far less than a fit that takes
+residuals as independent.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from rfjax.laws.trunks import Scatter, draw_noise
 SQUARES = LOSSES["squares-log"]
 RATIOS = 8  # values of between / within that stand for all draws
 VALUES = 25  # values of the parameter at which T is computed
-FINE = 601  # values at which F is read
-REACH = 1.5  # widths of the draws that are searched on each side of the estimate
-WIDEST = 3  # times that the search is widened by 4
-LARGEST_SHARE = 0.999  # of the smallest loss, which E cannot exceed
+FINE = 601  # values at which F is interpolated
+REACH = 1.5  # the search goes this many widths of the draws to each side of the estimate
+WIDEST = 3  # how often the search may be widened, each time by a factor 4
+LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
 
 
 def relative_covariance(scatter: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
-    """The covariance S / within² of the runs' noise, for the estimated ratio of between to within. The estimates of
-    generalised least squares need no more than this."""
+    """The covariance S / within² of the runs' noise, for the estimated ratio of between to within.
+
+    Estimates by generalised least squares depend on this ratio only, not on both scales.
+    """
     return np.eye(len(trunks)) + scatter.ratio**2 * (trunks[:, None] == trunks)
 
 
@@ -52,9 +55,11 @@ def generalised_refits(
     trunks: Int[np.ndarray, " n"],
     scatter: Scatter,
 ) -> Minimum:
-    """Refits, for each draw of the scales, data with that noise about the law that fits best with these scales.
+    """Fits the law again to simulated data, once for each draw of the two scales.
 
-    `log_x` is centred, and so are `parameters`, from which the search starts.
+    For each draw, the law is first fitted to the real data with these scales. The simulated data are this law plus
+    noise of these scales. `log_x` is centred; `parameters`, from which the search starts, belong to the centred
+    `log_x`.
     """
     ratios, group = _ratios(scatter)
     precision = _precision(ratios, trunks)
@@ -74,10 +79,11 @@ def likelihood_ends(
     trunks: Int[np.ndarray, " n"],
     scatter: Scatter,
 ) -> tuple[float, float]:
-    """The interval's ends of the parameter at `index`: E or an exponent.
+    """Returns the ends (low, high) of the interval of the parameter at `index`, which is E or an exponent.
 
-    `log_x` is centred, and so are `parameters`, which start the search, and `draws`, whose spread says how far it
-    goes. An end at which the likelihood has not fallen enough is the parameter's bound.
+    `log_x` is centred; `parameters` and `draws` belong to the centred `log_x`. The search starts at `parameters`, and
+    the spread of `draws` decides how far it goes. If the likelihood does not fall enough before the parameter's bound,
+    the interval ends at the bound.
     """
     ratios, group = _ratios(scatter)
     precision = _precision(ratios, trunks)
@@ -107,7 +113,7 @@ def likelihood_ends(
 
 
 def _ratios(scatter):
-    """The ratios between / within that stand for groups of the draws, and the group of each draw."""
+    """Groups the draws by their ratio between / within. Returns (a ratio for each group, the group of each draw)."""
     logs = np.log(scatter.between / scatter.within)
     cuts = np.quantile(logs, np.linspace(0, 1, RATIOS + 1)[1:-1])
     group = np.searchsorted(cuts, logs)
@@ -116,13 +122,13 @@ def _ratios(scatter):
 
 
 def _precision(ratios, trunks):
-    """The inverse covariances [ratios, n, n] of the runs in units of within²."""
+    """Returns the inverse covariance of the runs for each ratio, [ratios, n, n], in units of 1 / within²."""
     shared = trunks[:, None] == trunks
     return np.linalg.inv(np.eye(len(trunks)) + ratios[:, None, None] ** 2 * shared)
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):
-    """±√T [ratios, values] in units of `within`, negative below the estimate of each ratio."""
+    """Returns ±√T, [ratios, values], in units of `within`; it is negative below the estimate for that ratio."""
     ratios, count = len(precision), len(values)
     starts = np.stack([best.parameters, np.tile(parameters, (ratios, 1))])
     rows = np.repeat(starts[:, :, None], count, axis=2)  # [starts, ratios, values, k]

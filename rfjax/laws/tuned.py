@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy import stats
 
 LOSS = "validation loss"
-FEWEST_SIZES = 3  # of a line with an interval
+FEWEST_SIZES = 3  # a line through fewer sizes has no interval
 NONE_TUNED: Mapping[str, Sequence[Change]] = MappingProxyType({})  # {method: what it changed}, where no run was tuned
 
 
@@ -35,7 +35,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Shift:
-    """How a measure's change depends on size: its mean over the sizes, and its slope against log10 FLOPs."""
+    """How a measure's change depends on size: its mean over the sizes, and its slope against log10 of the FLOPs."""
 
     measure: str
     sizes: int
@@ -48,7 +48,7 @@ class Shift:
 
     @property
     def verdict(self) -> str:
-        """What moves, in words."""
+        """Says in words whether tuning changes the law's slope, only its intercept, or neither."""
         if self.mean_change is None or self.slope_change is None:
             return f"undecided: an interval needs {FEWEST_SIZES} sizes"
         slope, mean = (not low <= 0 <= high for _, low, high in (self.slope_change, self.mean_change))
@@ -58,8 +58,11 @@ class Shift:
 
 
 def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float, float], ...] | None:
-    """((value at the mean of x, low, high), (slope, low, high)) of the least-squares line, with 95 % intervals from the
-    scatter about it: Student's t with n - 2 degrees of freedom. None for fewer than `FEWEST_SIZES` points, or one x."""
+    """Fits the least-squares line. Returns ((value at the mean of x, low, high), (slope, low, high)).
+
+    The 95 % intervals come from the scatter about the line, by Student's t with n - 2 degrees of freedom. Returns None
+    for fewer than `FEWEST_SIZES` points, or if all x are equal.
+    """
     count, spread = len(x), float(np.square(x - np.mean(x)).sum())
     if count < FEWEST_SIZES or spread == 0:
         return None
@@ -74,7 +77,7 @@ def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[
 
 
 def is_loss(measure: str) -> bool:
-    """Whether a measure is a loss, whose logarithm a power law makes straight."""
+    """Returns whether a measure is a loss, whose logarithm is fitted."""
     return measure == LOSS
 
 

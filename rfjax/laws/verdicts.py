@@ -1,12 +1,11 @@
-"""What a table says of a claim: it agrees, contradicts, leaves it undecided, or cannot test it.
+"""The rules that turn an estimate with its 95 % interval into a verdict on a claim.
 
-Three rules, each with an interval at 95 %:
-
-* a value: it agrees where the interval meets the claim and not its rival (or, without a rival, is as narrow as the
-  claim needs); it contradicts where the interval leaves the claim out;
-* a bound: it agrees where the whole interval is on the claim's side, and contradicts where it is on the other;
-* all else is undecided, and the verdict says what would decide it. So is what rests on a fit of hardly more runs than
-  parameters.
+* A claimed value. The table agrees if the interval overlaps the claim and not its rival; without a rival, the interval
+  must also be as narrow as the claim needs. It contradicts if the interval does not overlap the claim.
+* A claimed bound. The table agrees if the whole interval is on the claim's side, and contradicts if the whole interval
+  is on the other side.
+* In all other cases the claim is undecided, and the verdict says what would decide it. A claim is also undecided if its
+  verdict would rest on a fit with hardly more runs than parameters.
 """
 
 from __future__ import annotations
@@ -17,14 +16,16 @@ from rfjax.laws.fitting import Estimate, Fit
 
 AGREES, CONTRADICTS, UNDECIDED, UNTESTED = VERDICTS = ("agrees", "contradicts", "undecided", "cannot be tested")
 Range = tuple[float, float]
-LEAST_FREEDOM = 3  # runs beyond a law's parameters, for a verdict that rests on its fit
-MANY_TIMES = 1000.0  # more runs than this many times are not asked for in numbers
+LEAST_FREEDOM = 3  # a verdict that rests on a law needs this many more runs than the law has parameters
+MANY_TIMES = 1000.0  # a larger factor of runs is written as "many times"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A verdict, and what would decide an open one; for an untested claim, what the test needs. `found` is the quantity
-    that the verdict rests on."""
+    """A verdict, with the estimate `found` that it rests on.
+
+    `decide` says what would decide an undecided claim; for an untested claim, it says what the test would need.
+    """
 
     verdict: str
     decide: str = ""
@@ -36,7 +37,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A claim of a paper with the judgement of a table."""
+    """A paper's claim together with its judgement on a table."""
 
     name: str
     claim: str
@@ -76,7 +77,7 @@ def judge_value(
     if rival is not None:
         if high < rival[0] or low > rival[1]:
             return Judgement(verdict=AGREES, found=found, **more)
-        # An interval narrower than the gap leaves one of the two out, wherever between them it lies.
+        # An interval narrower than the gap between claim and rival cannot overlap both.
         wanted = max(rival[0] - most, least - rival[1])
         return Judgement(verdict=UNDECIDED, decide=_narrower(high - low, wanted), found=found, **more)
     if ratio:
@@ -104,8 +105,10 @@ def judge_bound(found: Estimate, bound: float, *, above: bool, **more) -> Judgem
 
 
 def if_enough_runs(judgement: Judgement, fitted: Fit) -> Judgement:
-    """The judgement, or "undecided" if the fit has hardly more runs than parameters: its interval then rests on one or
-    two residuals."""
+    """Returns the judgement, or "undecided" if the fit has hardly more runs than parameters.
+
+    With so few runs the interval would rest on one or two residuals.
+    """
     freedom = fitted.n - len(fitted.law.parameters)
     if freedom >= LEAST_FREEDOM or judgement.verdict not in (AGREES, CONTRADICTS):
         return judgement
@@ -116,14 +119,16 @@ def if_enough_runs(judgement: Judgement, fitted: Fit) -> Judgement:
 
 
 def _narrower(wide, wanted):
-    """How much narrower an interval must become, and how many more runs that takes: its width falls with the square
-    root of the number of runs."""
+    """Says how narrow an interval must become, and how many times as many runs that takes.
+
+    The width of an interval falls with the square root of the number of runs.
+    """
     said = f"an interval no wider than {wanted:.2g} (now {wide:.2g})"
     return f"{said}: {_times((wide / wanted) ** 2)} as many independent runs, or a wider range of compute"
 
 
 def _times(times):
-    """A factor of runs in words."""
+    """Writes a factor on the number of runs in words."""
     return (
         f"about {times:{'.0f' if times >= 10 else '.2g'}} times"
         if times < MANY_TIMES

@@ -34,7 +34,7 @@ def sequence_tokens(model: ModelConfig, shapes: BatchShapes) -> int:
 
 def attended_sequences(model: ModelConfig, shapes: BatchShapes) -> tuple[tuple[int, int], ...]:
     """The sequences within which an example's tokens attend to each other, as (number of sequences, tokens of each).
-    First come those of text and image, then the sequence of the attention over time if there is one."""
+    The first entry is for text and image; a second entry is for the attention over time, if there is one."""
     image, times = patches(model, shapes)[0], model.batch_frames(shapes.latents)
     streams = times, image // times + shapes.context[0]
     return (streams, (1, image)) if model.temporal_attention == "factorised" else (streams,)

@@ -51,8 +51,10 @@ SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled program, per device. If the program does not fit, `peak_bytes` is the memory that it asked for, and
-    the other sizes are None."""
+    """Facts about a compiled program, per device.
+
+    If the program does not fit, `peak_bytes` is the memory that it would need, and the other sizes are None.
+    """
 
     fits: bool
     peak_bytes: int

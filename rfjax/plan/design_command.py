@@ -1,4 +1,4 @@
-"""`rfjax design`: which trunks and branches to train next, so that a law predicts best at a larger budget."""
+"""`rfjax design`: chooses the trunks and branches to train next, so that a law predicts best at a larger budget."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _check(args) -> None:
 
 
 def _command(args, overrides) -> str:
-    """The options that made a design, as they are typed."""
+    """The command line that made a design."""
     names = ("config", "budget", "target", "given", "law", "lengths", "seeds", "between", "within")
     given = {name: getattr(args, name) for name in names} | {f"config.{key}": value for key, value in overrides.items()}
     shown = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}
@@ -159,7 +159,7 @@ def _interval(half_width: float) -> str:
 
 
 def _beside(found, grid, said) -> str:
-    """Says what the best grid of equal cost would give."""
+    """Says how well the best grid of equal cost would determine the law."""
     if grid is None:
         return "no grid of equal seeds and lengths fits into that budget and the seeds, and decides a law"
     text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"

@@ -1,5 +1,4 @@
-"""What `rfjax design` knows before it chooses: the law, draws from its uncertainty, the noise, and the trunks trained
-so far."""
+"""Gathers what `rfjax design` knows before it chooses: the law, its uncertainty, the noise, and earlier trunks."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ from rfjax.laws.laws import PARAMETRIC
 from rfjax.laws.trunks import ASSUMED_BETWEEN, ASSUMED_WITHIN, Scatter, scatter, trunks_of
 from rfjax.plan.design_trunks import Size
 
-DRAWS = 33  # of the law, over which the variance is averaged
-LAW_SPREAD = 0.2  # relative deviation of E and the exponents of a law that is typed
+DRAWS = 33  # draws of the law, over which the variance is averaged
+LAW_SPREAD = 0.2  # relative standard deviation of E and the exponents of a law from the command line
 RESAMPLES = 200
 SAME_SIZE = 0.01  # relative difference of the parameters of one size, which tables print to three digits
 SAME_COST = 8.0  # factor by which FLOPs an image may differ from what the config's sizes take
@@ -30,7 +29,7 @@ _SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters
 
 @dataclass(frozen=True, kw_only=True)
 class SoFar:
-    """The law and the noise known so far, and where they come from: a study's results, or the command line."""
+    """The law and the noise known so far, either from a study's results or from the command line."""
 
     said: str
     noise_said: str
@@ -44,7 +43,7 @@ class SoFar:
     lines: tuple[str, ...] = ()  # what the results leave out, and how they were read
 
     def problem(self, candidates: Sequence[Trunk], sizes: Sequence[Size], target: float) -> tuple[Problem, str]:
-        """(the problem by which candidates are judged; a note on draws that were left out, or "").
+        """Makes the problem by which candidate trunks are judged. Returns (the problem, a note on omitted draws or "").
 
         Raises `ConfigError` if most draws of the law have no best size at `target` FLOPs.
         """
@@ -71,7 +70,7 @@ class SoFar:
 
 
 def of_typed_law(text: str, between: float | None, within: float | None) -> SoFar:
-    """The law "E,A,ALPHA,B,BETA". Raises `ConfigError` for other text."""
+    """Reads a law from the text "E,A,ALPHA,B,BETA". Raises `ConfigError` for any other text."""
     try:
         typed = tuple(float(part) for part in text.split(","))
         if len(typed) != 5 or not all(0 <= number < float("inf") for number in typed):
@@ -87,9 +86,9 @@ def of_typed_law(text: str, between: float | None, within: float | None) -> SoFa
 
 
 def of_results(path: Path, sizes: Sequence[Size], between: float | None, within: float | None) -> SoFar:
-    """The parametric law of a study's results or of a table, and its trunks.
+    """Fits the parametric law to a study's results or to a table, and finds the trunks in it.
 
-    Raises `ConfigError` if they cannot be read or do not determine the law.
+    Raises `ConfigError` if the results cannot be read or do not determine the law.
     """
     plain = {"rename": {}, "flops_per_param_image": None, "curves": False, "largest_losses": 0, "max_loss": None}
     source = read_source(path, **plain)
@@ -122,8 +121,10 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """The noise of a fit's residuals. It is computed here also for a fit with many trunks: such a fit resamples trunks,
-    and so has no estimate of the noise."""
+    """The noise between and within trunks, from a fit's residuals.
+
+    A fit with many trunks has no such estimate of its own, because it resamples trunks.
+    """
     if found.scatter is not None:
         return found.scatter
     trunks = dict(zip(rows["run"].astype(str), trunks_of(rows), strict=True))
@@ -135,7 +136,7 @@ def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
 def _known(
     rows: pd.DataFrame, sizes: Sequence[Size], path: Path
 ) -> tuple[tuple[Known, ...], dict[int, tuple[int, ...]], list[str]]:
-    """(the trunks trained so far, the seeds that each size was trained on, notes).
+    """Matches the rows to the config's sizes. Returns (the trunks trained so far, {size: its seeds so far}, notes).
 
     Raises `ConfigError` if FLOPs, parameters and images do not fit the sizes of the config.
     """
@@ -217,8 +218,10 @@ def _other_settings(of_trunk, size) -> list[str]:
 
 
 def _doubted(typed, log_params, log_images):
-    """Random laws around a law given on the command line, which stand for its uncertainty. E and the exponents vary;
-    each term keeps its value at the middle of the sizes and lengths."""
+    """Draws random laws around a law from the command line, to represent its uncertainty.
+
+    E and the exponents vary. Each term keeps its value at the middle of the sizes and lengths.
+    """
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))
     factors[0] = 1.0

@@ -1,4 +1,4 @@
-"""The trunks that a study's sizes could be trained as, and the config of the study that trains those chosen."""
+"""Lists the candidate trunks of a study's sizes, and writes the config of the study that trains the chosen trunks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Size:
 def sizes_of(study: Study) -> list[Size]:
     """The distinct sizes of a study's points, the smallest first.
 
-    Raises `ConfigError` if two points of one size differ in more than their length and seed: the design could not
-    say which of them it means.
+    Raises `ConfigError` if two points of one size differ in more than their length and seed, because the design could
+    not say which of the two it means.
     """
     found: dict[tuple, Size] = {}
     first: dict[tuple, str] = {}
@@ -69,9 +69,9 @@ def sizes_of(study: Study) -> list[Size]:
 def lengths_of(sizes: Sequence[Size], given: Sequence[int] | None) -> list[int]:
     """The lengths of branches to choose from, in steps.
 
-    By default an eighth, a quarter, half and all of the most steps of any size, without those that would leave their
-    trunk before its warm-up is over. Raises `ConfigError` if the warm-up is a share of the steps: branches of
-    different trunks would then differ in it.
+    By default they are an eighth, a quarter, half and all of the most steps of any size, without lengths whose branch
+    would leave its trunk before the warm-up ends. Raises `ConfigError` if the warm-up is a share of the steps, because
+    branches of different trunks would then have different warm-ups.
     """
     share = next((size for size in sizes if size.config.train.warmup_steps == -1), None)
     if share is not None:
@@ -123,7 +123,7 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
 
 
 def schedule_text(sizes: Sequence[Size]) -> str:
-    """Says what a design changes in the config's schedule; "" if it changes nothing."""
+    """Says how a design changes the config's schedule; "" if it does not."""
     others = sorted({size.config.train.schedule for size in sizes} - {"wsd"})
     if not others:
         return ""
@@ -131,7 +131,7 @@ def schedule_text(sizes: Sequence[Size]) -> str:
 
 
 def steps_text(trunk: Trunk, sizes: Sequence[Size]) -> str:
-    """The lengths of a trunk's branches in steps, in words."""
+    """The lengths of a trunk's branches in steps, as text."""
     batch = sizes[trunk.size].config.train.batch_size
     return " ".join(f"{images / batch:.0f}" for images in trunk.images)
 
@@ -144,8 +144,11 @@ def config_text(
     overrides: Mapping[tuple, dict],
     seeds_known: Mapping[int, Sequence[int]],
 ) -> str:
-    """The config file of a study that trains the trunks. `what` is the command that made it, `name` the study's name.
-    `seeds_known` has the seeds that each size was already trained on; they are not used again."""
+    """Writes the text of the config file of a study that trains the trunks.
+
+    `what` is the command that made the file, `name` the study's name. `seeds_known` maps a size to the seeds that it
+    was already trained on, which are not used again.
+    """
     base = schema.to_dict(sizes[0].config) | {"name": name}
     shared = schema.flatten(sizes[0].config)
     points: dict[str, dict] = {}

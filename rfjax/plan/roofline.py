@@ -1,8 +1,8 @@
-"""The roofline of a step: operations over the peak, bytes over the memory's bandwidth, bytes over the links, and bytes
-over the network between slices.
+"""Computes the roofline of a step, a lower bound of its time.
 
-The step cannot be faster than the slowest of these. The prediction is the time of the slowest, as if the compiler hid
-the other three behind it. Real steps take longer. No JAX here.
+There are four limits: operations over the chip's peak, bytes over the memory's bandwidth, bytes over the links, and
+bytes over the network between slices. A step takes at least the time of the slowest limit. The roofline is this time,
+as if the compiler overlapped the other three with it completely. Real steps take longer. No JAX here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Common parts of the report's figures: style, the look of a depth, points, logarithmic axes.
+"""Common parts of the report's figures: style, colours and markers of depths, points, logarithmic axes.
 
-Depth is ordered, so each depth has its own marker and a colour of an ordered, colour-blind-safe scale (viridis, without
-its pale end). Kinds of line have Okabe and Ito's colours. Hollow markers are points that a fit leaves out.
+Each depth has its own marker, and a colour from an ordered, colour-blind-safe scale (viridis without its pale end).
+Kinds of lines have the colours of Okabe and Ito. Hollow markers are points that a fit leaves out.
 """
 
 from __future__ import annotations
@@ -90,8 +90,7 @@ def points(axis, rows):
 
 
 def depth_handles(look, rows):
-    """A legend's entries for the depths of the rows. With more than `LABELLED` depths, only that many, spread over all,
-    have an entry."""
+    """A legend's entries for the depths of the rows; at most `LABELLED` entries, spread evenly over the depths."""
     depths = sorted({row["depth"] for row in rows})
     shown = spread(depths, LABELLED, float)
     labels = [f"depth {d}" for d in shown]
@@ -104,8 +103,10 @@ def depth_handles(look, rows):
 
 
 def log_scale(axes, which, values, *, ticks=False):
-    """Make x or y logarithmic, with plain decimal labels. With `ticks` there is a label at each value; else at round
-    numbers, and at more of them if the range is short."""
+    """Make x or y logarithmic, with plain decimal labels.
+
+    With `ticks`, each value has a label. Otherwise round numbers have labels; the shorter the range, the more numbers.
+    """
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     if ticks:
@@ -120,7 +121,7 @@ def log_scale(axes, which, values, *, ticks=False):
 
 
 def escape_dollars(name):
-    """A name for a figure. Every `$` is escaped, because it would start a formula."""
+    """Escape every `$` in a name for a figure, because a `$` would start a formula."""
     return name.replace("$", r"\$")
 
 

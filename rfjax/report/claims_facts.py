@@ -21,7 +21,7 @@ def summary(board: Mapping) -> str:
 
 
 def found_words(verdict: Mapping) -> str:
-    """The quantity that a verdict rests on, with its value, its interval and its source; "" if nothing was measured."""
+    """The quantity that a verdict rests on, with value, interval and method; "" if nothing was measured."""
     found = verdict["found"]
     if not found:
         return ""
@@ -30,7 +30,7 @@ def found_words(verdict: Mapping) -> str:
 
 
 def decide_words(verdict: Mapping) -> str:
-    """What would decide a claim, or what its test needs; "" if it is decided."""
+    """What would decide an undecided claim, or what the test of an untested claim needs; "" for a decided claim."""
     if not verdict["decide"]:
         return ""
     return f"{'it needs' if verdict['verdict'] == VERDICTS[-1] else 'would decide it'}: {verdict['decide']}"
@@ -51,7 +51,7 @@ def verdict_fact(verdict: Mapping) -> list[str]:
 
 
 def facts(board: Mapping) -> list[Fact]:
-    """The board for the console, without its table of laws: the claims, by verdict, then the conventions."""
+    """The board for the console, without the table of laws: the claims, grouped by verdict, then the conventions."""
     ordered = sorted(board["verdicts"], key=lambda verdict: VERDICTS.index(verdict["verdict"]))
     rules = list(board["which_runs"].values())
     reason = [f"no optimal size of this table: {board['own_reason']}"] if board["own_reason"] else []
@@ -59,7 +59,7 @@ def facts(board: Mapping) -> list[Fact]:
 
 
 def law_rows(board: Mapping) -> list[tuple[str, ...]]:
-    """The table's own exponents, then those of each published law, as cells under `LAW_HEADER`."""
+    """The rows under `LAW_HEADER`: first the exponents of the user's own table, then those of each published law."""
     rows = [
         (
             "this table",
@@ -95,7 +95,7 @@ def _range(flops):
 
 
 def at_words(board: Mapping) -> list[str]:
-    """The table's own optimum at the middle of its runs, a sentence for each count of C."""
+    """The optimum of the user's own table at the middle of its runs, as a sentence for each way to count C."""
     return [
         f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
         f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"

@@ -1,4 +1,4 @@
-"""Draws published laws beside the table's own: the power of compute by which the optimal size grows, and the size."""
+"""Draws published laws beside the law of the user's own table: the optimal size and its exponent."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LINES = ("--", ":", "--", "--", ":", "--", "--")
 
 
 def claimed_laws(numbers, look):
-    """Draw the published slopes of N* beside the table's, and N* against compute. Each law is drawn over its own runs,
-    in its own count of C.
+    """Draw the exponents of N* of published laws beside the table's own exponent, and N* against compute.
 
-    If the table determines no optimal size, only its runs are drawn beside the laws.
+    Each law is drawn over the range of its own runs, with C counted as in its paper. If the table does not determine an
+    optimal size, its runs are drawn instead of its law.
     """
     laws = numbers["claims"]["laws"]
     own, published = laws["own"], laws["published"]
@@ -50,8 +50,7 @@ def claimed_laws(numbers, look):
 
 
 def _slopes(axis, own, published):
-    """Draws the powers a of N* ~ C^a, one in each row: at the top the table's with its interval, below it the published
-    ones."""
+    """Draws the exponents a of N* ~ C^a, one in each row: first the table's with its interval, then the papers'."""
     rows = [  # the legend has the whole of a count, which is wider than the margin
         (f"this table,\n{one['count'].partition(',')[0]}", one["params_exponent"], colour, "o")
         for one, colour in _with_colours(own)

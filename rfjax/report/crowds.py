@@ -1,8 +1,7 @@
-"""Decides what the page shows if there is too much to read: rows are folded, a spread of the lines and sheets is shown,
-names are counted.
+"""Decides what the page shows if there is too much to read.
 
-Nothing vanishes in silence: beside what is shown, the page gives the number of what is not shown, and the file that has
-everything.
+Table rows beyond a limit are folded, a selection of lines and sheets is shown, and names beyond a limit are only
+counted. Each place says how much is not shown, and which file has everything.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ Row = TypeVar("Row")
 
 
 def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list[Row]:
-    """At most `most` rows, spread evenly over the order by `cost`. The cheapest and the dearest row are always among
-    them. The result is in the order of `rows`."""
+    """Selects at most `most` rows, spread evenly over the order by `cost`; the result is in the order of `rows`.
+
+    The rows of least and of most cost are always selected.
+    """
     if len(rows) <= most:
         return list(rows)
     order = sorted(range(len(rows)), key=lambda place: cost(rows[place]))
@@ -30,14 +31,12 @@ def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list
 
 
 def shown_of(shown: int, total: int, what: str, where: str) -> str:
-    """A sentence that says how many of the things are shown, and which file has all of them; "" if all are shown. It
-    begins with a blank."""
+    """A sentence, after a blank, that says how many things are shown and which file has all; "" if all are shown."""
     return "" if shown >= total else f" Shown are {shown:,} of {total:,} {what}; all are in {where}."
 
 
 def names(found: Sequence[object], where: str = "report.json", between: str = ", ") -> str:
-    """The names as one line. If there are more than `NAMES`, the line has the first names, the number of the other
-    names, and the file that has all."""
+    """The names as one line. Names beyond the first `NAMES` are only counted, and the file that has all is named."""
     listed = between.join(map(str, found[:NAMES]))
     return listed if len(found) <= NAMES else f"{listed} and {len(found) - NAMES:,} more (all in {where})"
 
@@ -50,8 +49,7 @@ def drawn_curves(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_levels(numbers: Mapping) -> list[Mapping]:
-    """The runs whose losses at each level are drawn: the run of most compute for each depth, then a spread of the
-    others."""
+    """The runs whose losses at each level are drawn: each depth's run of most compute, then a selection of others."""
     runs = numbers["levels"]["runs"]
     best = {run["depth"]: run["run"] for run in sorted(runs, key=lambda run: -run["flops"])[::-1]}.values()
     first = min((run["run"] for run in runs), key={run["run"]: run["flops"] for run in runs}.get, default=None)
@@ -67,7 +65,7 @@ def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], int]:
-    """(the counts of sampling steps of each line that is drawn, the number of all lines)."""
+    """Returns ({line that is drawn: its counts of sampling steps}, the number of all lines)."""
     lines: dict[tuple, list] = {}
     for count in counts:
         lines.setdefault((count["run"], count["settings"], count["reference"]), []).append(count)
@@ -75,7 +73,7 @@ def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], 
 
 
 def shown_sheets(numbers: Mapping) -> list[Mapping]:
-    """The sample sheets on the page: the best of each depth, then others spread over compute."""
+    """The sample sheets that the page shows: the best run's of each depth, then others, spread over compute."""
     rows = numbers["samples"]["rows"]
     others = spread([row for row in rows if not row["best_of_depth"]], SHEETS, lambda row: row["flops"] or 0.0)
     kept = {row["png"] for row in [*others, *(row for row in rows if row["best_of_depth"])]}

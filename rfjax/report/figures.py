@@ -93,12 +93,12 @@ def loss_against_compute(numbers, look):
 
 
 def _marker(held, prediction):
-    """The marker of a prediction: a diamond for the law of compute, a square for the law of params and images."""
+    """The marker of a prediction: a diamond for the law of compute, a square for the parametric law."""
     return "D" if prediction["law"] == held["fit"]["law"] else "s"
 
 
 def _draw_residuals(axes, numbers, runs, look):
-    """Draw runs, intervals and predictions in per cent of the fitted law."""
+    """Draw runs, intervals and predictions as their deviation from the fitted law in per cent."""
     band, held = numbers["band"], numbers["analysis"]["held_out"]
     law = np.array(band["law"]["loss"])
 

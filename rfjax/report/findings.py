@@ -40,7 +40,7 @@ def findings(numbers: Mapping, page: object) -> str:
 
 
 def _variants_sentences(numbers):
-    """The best variant, and the run of lowest loss on each corpus."""
+    """Sentences on the best variant, and on the run of lowest loss on each corpus."""
     points = [ranking_sentence(numbers["ranking"])]
     for corpus in numbers["environment"]["train_corpus"]:
         ended = [run for run in numbers["runs"] if run["corpus"] == corpus and run["loss"] is not None]
@@ -68,7 +68,7 @@ def _sizes_sentences(numbers):
 
 
 def _depths_sentences(numbers):
-    """Loss and score at the smallest and the largest depth."""
+    """Sentences on loss and score at the smallest and the largest depth."""
     depths, trends = numbers["depths"], numbers["trends"]
     if not depths:
         return []
@@ -91,7 +91,7 @@ def _depths_sentences(numbers):
 
 
 def _rates_sentences(numbers):
-    """The optimum of each size, and whether sizes agree."""
+    """Sentences on the best learning rate of each size, and on whether sizes agree."""
     points = [
         f"The best learning rate of {text(rates.name_of(each))} is {text(rates.shown(each))}."
         for each in numbers["learning_rates"]
@@ -143,7 +143,7 @@ def _coefficient(value):
 
 
 def _floors_sentence(numbers):
-    """Whether the largest depth's score lies above both floors."""
+    """A sentence on whether the largest depth's score lies above both floors."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     if not runs:
         return ""

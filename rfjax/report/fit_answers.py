@@ -31,10 +31,10 @@ APPROACHES = ("approach1", "approach2")
 
 
 def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
-    """Returns (lines, JSON) for the verb's arguments.
+    """Answers the arguments of `rfjax fit`. Returns (lines for the console, JSON).
 
-    Raises `ConfigError` for a table that cannot be read, for a law that was asked for and cannot be fitted, and for
-    columns that are no scores.
+    Raises `ConfigError` if the table cannot be read, if a law that was asked for cannot be fitted, and if a column that
+    was asked for as a score is not one.
     """
     source = read_source(
         args.table,
@@ -87,8 +87,7 @@ def _laws(args, source):
 
 
 def _study_fits(args, source, options):
-    """Makes a study's own analysis, with the law of its frontier and the largest depth held out. Returns (facts, JSON,
-    fits)."""
+    """Analyses a study: the law of its frontier, and the largest depth held out. Returns (facts, JSON, fits)."""
     found = study_fits.analyse(source.final, pairs=source.pairs, **options)
     analysis = found.to_json()
     others = [fit_facts.fit_fact(fitted) for name, fitted in analysis["fits"].items() if name != analysis["headline"]]
@@ -147,10 +146,10 @@ def _approach(args, source):
 
 
 def _budget(args, source, fits, budget, *, required):
-    """Returns (fact, JSON) pairs: the parametric law's division of the budget, and the loss that laws of compute
-    predict.
+    """Returns (fact, JSON) pairs for a budget: how the parametric law divides it, and the loss that other laws predict.
 
-    The JSON is None if the parametric law cannot divide the budget. If only that law was `required`, this is refused.
+    The JSON is None if the parametric law cannot divide the budget. If the budget is `required` and there is no other
+    law, `ConfigError` is raised instead.
     """
     found, parametric = [], fits.get("parametric")
     if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):

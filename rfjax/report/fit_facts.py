@@ -1,7 +1,7 @@
-"""Puts fits, predictions, budgets and correlations into sentences, each fact in one place, from their JSON.
+"""Puts the JSON of fits, predictions, budgets and correlations into sentences.
 
-A fact is a list of plain sentences without capital and full stop. The first states the finding, the others its basis.
-The console prints facts as lines (`as_lines`), the report's page as prose (`as_prose`).
+A fact is a list of sentences without capital and full stop. The first sentence states the finding, the others its
+basis. The console prints facts as lines (`as_lines`); the report's page shows them as prose (`as_prose`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def as_prose(fact: Fact) -> str:
 
 
 def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
-    """One fit, from `Fit.to_json`: the law with its parameters, the `rule` of its runs, and its prediction errors."""
+    """A fit, from `Fit.to_json`: the law and its parameters, the `rule` that chose its runs, and prediction errors."""
     if not fit["identifiable"]:
         return [f"{fit['law']} law: not fitted: {fit['reason']}"]
     parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
@@ -92,15 +92,14 @@ def _left_out_how(left, unit):
 
 
 def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
-    """The number of rows that each rule left out of a fit, from the `Exclusion`s as JSON; empty if there are none."""
+    """How many rows each rule left out of a fit, from the `Exclusion`s as JSON; empty if no row was left out."""
     rules = "; ".join(dict.fromkeys(exclusion["rule"] for exclusion in excluded))
     rows = f"{len(excluded)} row{'s'[: len(excluded) != 1]}"
     return [f"left out before fitting: {rows} ({rules})"] if excluded else []
 
 
 def comparison_facts(comparison: Mapping) -> list[Fact]:
-    """The law that predicts held-out runs best, over the runs that all laws were fitted to. Empty if there is only one
-    law."""
+    """Which law predicts held-out runs best, over the runs that all laws were fitted to; empty for a single law."""
     laws, best, runs = comparison["laws"], comparison["preferred"], len(comparison["shared_runs"])
     if len(laws) < 2:
         return []
@@ -118,8 +117,7 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
 
 
 def optimal_frontier_facts(found: Mapping) -> list[Fact]:
-    """The compute-optimal frontier of the parametric law, from its JSON under `optimal_frontier`, or why there is
-    none."""
+    """The compute-optimal frontier, from the JSON under `optimal_frontier`, or the reason why there is none."""
     frontier = found["optimal_frontier"]
     if frontier is None:
         return [[f"no compute-optimal frontier of the parametric law: {found['optimal_frontier_reason']}"]]
@@ -141,7 +139,7 @@ def _power_of_compute(found, sign=""):
 
 
 def cost_sentence(cost: Mapping) -> str:
-    """The cost of training, from a `Cost` as JSON: the formula, its source, and its largest error over the runs."""
+    """The formula of training FLOPs, from a `Cost` as JSON, with its source and its largest error over the runs."""
     off = f", off by up to {percent(cost['worst'], signed=False)}" if cost["worst"] >= 5e-5 else ""
     return f"cost: {power(cost['kappa'])} · params^{cost['eta']:.3f} · images FLOPs ({cost['source']}{off})"
 
@@ -155,9 +153,9 @@ def headline_fact(analysis: Mapping) -> list[str]:
 
 
 def held_out_facts(analysis: Mapping) -> list[Fact]:
-    """The predictions of each run of the largest depth by the laws of the other depths, from `Analysis.to_json`.
+    """The predictions of the largest depth's runs by laws fitted to the other depths, from `Analysis.to_json`.
 
-    For a run off the frontier, the parametric law's prediction comes first, as the one that counts.
+    For a run off the frontier, the prediction of the parametric law comes first, because it is the one that counts.
     """
     held = analysis["held_out"]
     if not held:
@@ -250,7 +248,7 @@ def approach_budget_fact(found: Mapping) -> list[str]:
 
 
 def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
-    """Each profiled parameter with its interval, and its open ends if any, from the `Profile`s as JSON."""
+    """Each profiled parameter with its interval, from the `Profile`s as JSON; an interval may be open at an end."""
     facts = []
     for law, found in profiles.items():
         for name, p in found.items():

@@ -68,7 +68,7 @@ def _fit_row(fit, profiles):
 
 
 def _parameter(name, found, profile):
-    """A parameter with its interval, the interval of its profile, and its standard error over validation examples."""
+    """A table row: a parameter, its interval, the interval of its profile, its standard error over examples."""
     shown = f"<i>{ {'alpha': 'α', 'beta': 'β'}.get(name, text(name)) }</i> = {parameter(name, found)}"
     if profile:
         shown += f" <small>{{{minus(format(profile['low'], '.3f'))}, {minus(format(profile['high'], '.3f'))}}}</small>"
@@ -78,7 +78,7 @@ def _parameter(name, found, profile):
 
 
 def _held_out_table(analysis, page):
-    """The predicted runs of the largest depth, or why there are none."""
+    """The table of the largest depth's predicted runs, or the reason why there are none."""
     held = analysis["held_out"]
     if not held:
         return warning(held_out_facts(analysis)[0][0])

@@ -85,7 +85,7 @@ def interval(
 
 
 def estimate(found: Mapping | None, form: str | Callable[[float], str] = ".2f") -> str:
-    """A mapping's `value` with the interval from its `low` to its `high`; a dash where there is none."""
+    """A mapping's `value` with the interval from its `low` to its `high`; a dash for None."""
     return interval(found["value"], found["low"], found["high"], form) if found else NONE
 
 

@@ -25,8 +25,10 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """A table of cells that are already safe HTML. The columns `words` hold words, the others numbers. Rows beyond
-        `crowds.ROWS` are folded."""
+        """A numbered table. Cells are safe HTML. The columns `words` hold words, the other columns numbers.
+
+        Rows beyond `crowds.ROWS` are folded.
+        """
 
         def cells(row, tag):
             return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
@@ -43,7 +45,7 @@ class Captions:
 
 
 def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: int) -> str:
-    """The rows of `total` that do not fit the open part, folded until a reader clicks; "" if all fit."""
+    """The rows that do not fit the visible part, folded until a reader clicks; "" if all `total` rows fit."""
     if not rest:
         return ""
     summary = f"{len(rest):,} more of {total:,} {what}"
@@ -51,8 +53,11 @@ def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: in
 
 
 class Page(Captions):
-    """A report's page while its sections are made. `drawn` holds the figures as HTML by name; `sheets` holds the PNGs
-    of samples, and WebPs of clips, by their path in the results folder."""
+    """A report's page while its sections are made.
+
+    `drawn` has the figures as HTML, by name. `sheets` has the PNGs of samples and the WebPs of clips, by their path in
+    the results folder.
+    """
 
     def __init__(self, drawn: Mapping[str, str], sheets: Mapping[str, bytes]):
         super().__init__()
@@ -66,7 +71,7 @@ class Page(Captions):
 def figure_section(
     name: str, caption: str, remark: Callable[[Mapping], str] = lambda numbers: ""
 ) -> Callable[..., str]:
-    """The section of the report that shows one figure alone; `remark` ends its caption."""
+    """Makes a section of the report that shows one figure; `remark` gives the end of its caption."""
     return lambda numbers, page: page.drawing(name, caption + remark(numbers))
 
 

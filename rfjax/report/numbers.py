@@ -1,7 +1,7 @@
 """Computes every number of the report from the results table alone.
 
-`report_numbers` returns the whole of report.json. Figures and page are made from it; only the pictures of the sample
-sheets are read from the results folder.
+`report_numbers` returns the whole content of report.json. The figures and the page are made from these numbers; only
+the pictures of the sample sheets are read from the results folder.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _final_checkpoints(results, points, settings):
 
 
 def _environment(runs):
-    """The distinct values over runs of what they were trained with, and the corpora that changed between runs."""
+    """The distinct values, over runs, of devices, versions and code, and the corpora that changed between runs."""
     # A seed draws training data of its own, or its own order and captions, so only runs of one seed are compared.
     versions = runs.groupby(["train_corpus", "seed"])["corpus_fingerprint"].nunique().groupby(level=0).max()
     distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
@@ -168,8 +168,10 @@ def _environment(runs):
 
 
 def _lagging_averages(results):
-    """The runs whose average lags behind: at the last step and under the same settings, its validation loss is more
-    than `LAG` (a share) above that of the raw weights."""
+    """The runs whose average lags behind the raw weights.
+
+    At the last step and under the same settings, the average's validation loss is higher by more than the share `LAG`.
+    """
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1)
     settings = [name for name in ("run", "corpus", "sampler", "grid", "seed") if name in rows]
     both = rows_where(rows, weights="ema").merge(rows_where(rows, weights="raw"), on=settings, suffixes=("", "_raw"))
@@ -234,8 +236,7 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law and its intervals over a range of compute, and the same for the law without the largest
-    depth."""
+    """The headline law with intervals over a range of compute, and the same law fitted without the largest depth."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
@@ -271,7 +272,7 @@ def _curves(results, validation_by_run):
 
 
 def _lists_by_run(frame, columns):
-    """The values of each column, as lists, of each run that has rows; in the order of the rows."""
+    """Returns {run: {column: the values of its rows, in their order}} for each run that has rows."""
     found: dict[str, dict[str, list]] = {}
     for run, *values in zip(frame["run"], *(frame[name].tolist() for name in columns), strict=True):
         lists = found.setdefault(run, {name: [] for name in columns})
@@ -281,8 +282,10 @@ def _lists_by_run(frame, columns):
 
 
 def _flops_at(run, steps, validation):
-    """The training FLOPs of a row of the runs at some steps, its parent's included. Where batches differ in their
-    examples (`train.tokens_per_batch`), a step has the mean of those up to the last validation."""
+    """A run's training FLOPs at some steps, its parent's included.
+
+    If batches differ in size (`train.tokens_per_batch`), every step counts as the mean step up to the last validation.
+    """
     parent = _value_or(run["parent_flops"], 0.0)
     per_step = float(run["flops_per_image"]) * float(_value_or(run["batch_size"], math.nan))
     if validation and validation["step"][-1]:
@@ -320,8 +323,7 @@ def _other_settings(results, ends):
 
 
 def _not_shown(results, shown, steps, settings):
-    """The runs whose sample sheets, or scores at several sampling steps, the page does not show, each with the
-    reason."""
+    """The runs whose sample sheets, or scores at several numbers of sampling steps, the page omits, with the reason."""
     sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
     stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
     found = (
@@ -355,7 +357,7 @@ def _samples(results, settings, points, validation_by_run):
 
 
 def _gallery(runs, sheets):
-    """The sheets of one size at several multiples of compute: branches of one trunk, or runs of one depth and seed."""
+    """Sample sheets of one size at several multiples of compute, from branches of one trunk or runs of one seed."""
     sizes = {run["run"]: (run["trunk"] or "", run["depth"], run["seed"]) for run in runs.to_dict("records")}
     return temporal_scores.gallery(sheets["rows"], sizes)
 

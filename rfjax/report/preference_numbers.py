@@ -1,4 +1,4 @@
-"""Computes the report's numbers of human preference: what `rfjax votes` recorded of the runs, against their loss."""
+"""Computes the report's numbers of human preference: the win rates that `rfjax votes` recorded, against the loss."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ AGAINST = {"loss": "validation loss", "geneval": "overall GenEval"}  # what pref
 
 
 def preference(results: Results, points, settings: Settings, *, resamples: int, seed: int) -> dict | None:
-    """Win rates and strengths of finished runs by question, and the win rates' correlation with loss and GenEval.
+    """Finished runs' win rates and strengths by question, and the correlation of win rates with loss and GenEval.
 
-    Of several studies of votes, the one with most runs is taken; None if no finished run was voted on.
+    If there are several studies of votes, the one with the most runs is used. Returns None if no finished run has
+    votes.
     """
     rows = counted(rows_where(results.long, evaluation=names.EVALUATION, weights=settings.weights))
     rows = rows.merge(points[["run", "step"]], on=["run", "step"])
@@ -70,5 +71,5 @@ def _correlate(runs, points, against, question, resamples, seed):
 
 
 def value_of(run, against: str) -> float | None:
-    """The value of a key of `AGAINST` for a run."""
+    """A run's value of the quantity `against`, which is a key of `AGAINST`; None if the run lacks it."""
     return run["loss"] if against == "loss" else (run["geneval"] or {}).get("value")

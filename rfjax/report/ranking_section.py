@@ -68,8 +68,10 @@ def ranking_lines(ranking) -> list[str]:
 
 
 def unranked_lines(ranking):
-    """The runs that were not ranked, and the controls that do not count: one line for controls that lack the same
-    variants."""
+    """Lines on the runs that were not ranked and the controls that do not count.
+
+    Controls that lack the same variants share a line.
+    """
     alike: dict[tuple, list[str]] = {}
     for control, variants in ranking["missing"].items():
         alike.setdefault(tuple(variants), []).append(control)

@@ -1,4 +1,4 @@
-"""The learning rates that were tried: numbers, figure and section of the report."""
+"""Makes the report's numbers, figure and section on the learning rates that were tried."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
-    """For each size, number of images, parametrisation and optimiser, the learning rates that points and sweeps tried:
-    the best of the grid, the optimum with its interval, and whether the best is at an edge."""
+    """Finds the best learning rate for each size, number of images, parametrisation and optimiser.
+
+    Each row has the rates that points and sweeps tried, the best of them, the optimum with its interval, and whether
+    the best rate is at an edge of those tried.
+    """
     tried = pd.concat([points, swept], ignore_index=True) if len(swept) else points
     tried = tried.assign(**{name: tried[name].replace("", None).fillna(value) for name, value in SETTINGS.items()})
     tried["hidden"] = tried["hidden"].fillna(0)
@@ -47,7 +50,7 @@ def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
 
 
 def agreement(sweeps: list[dict]) -> list[dict]:
-    """Whether sizes agree on the best rate: a row for each number of images and `SETTINGS` with two sizes or more."""
+    """Judges whether sizes agree on the best rate: a row for each number of images and `SETTINGS` of several sizes."""
     groups: dict[tuple, dict[str, RateOptimum]] = {}
     for each in sweeps:
         size = f"depth {each['depth']}, width {each['hidden']}"
@@ -62,13 +65,13 @@ def agreement(sweeps: list[dict]) -> list[dict]:
 
 
 def name_of(sweep: Mapping) -> str:
-    """A sweep in words: its size, its number of images, and its settings that are not the defaults."""
+    """A sweep's name: its size, its number of images, and its settings that differ from the defaults."""
     own = [sweep[name] for name, default in SETTINGS.items() if sweep[name] != default]
     return ", ".join([f"depth {sweep['depth']}", f"width {sweep['hidden']}", *own, f"{count(sweep['images'])} images"])
 
 
 def shown(sweep: Mapping) -> str:
-    """A sweep's optimum with its interval, or the edge."""
+    """A sweep's optimum with its interval, or the edge of the grid at which the best rate lies."""
     if sweep["at_edge"]:
         return f"{sweep['best']:.3g}, the {sweep['edge']} of its grid: no optimum"
     if sweep["low"] is None:

@@ -115,7 +115,7 @@ def _correlation_tables(found, name, page):
 
 
 def _largest_table(found, name, page):
-    """The largest run's scores as the links predict them from the other runs."""
+    """The table of the largest run's scores, predicted from the other runs by each link."""
     many = any(are_many(p["n"]) for c in found.values() for p in c["largest_predicted"])
     predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
     if not predicted:
@@ -244,7 +244,7 @@ def samples_section(numbers, page):
 
 
 def sheet_of(prompts, rows, labels, sheets):
-    """Places strips below each other. All tiles of a strip have one width, so headings align with columns."""
+    """Places sample strips below each other, under one row of headings; tiles have equal widths, so both align."""
     heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
     lines = "".join(
         f"<div class=who>{label}</div><div class=strip>{_strip(row, sheets)}</div>"
@@ -254,7 +254,7 @@ def sheet_of(prompts, rows, labels, sheets):
 
 
 def _strip(row, sheets):
-    """A row's picture. For clips: the animated one, and for print the still one."""
+    """A row's picture. A row of clips has an animation for the screen, and a still picture for print."""
     alt, playing = f"samples of {row['run']}", row.get("webp")
     if playing not in sheets:
         return picture(sheets[row["png"]], "image/png", alt)

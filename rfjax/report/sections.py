@@ -1,4 +1,4 @@
-"""The tables of the report's figures and sections, and the sections that have no file of their own.
+"""Lists the report's figures and sections, and writes the sections that have no file of their own.
 
 A section is a function of the report's numbers and the page, and returns safe HTML: all text from outside (names of
 runs, prompts, messages) passes through `text`.
@@ -85,7 +85,7 @@ def _runs_section(numbers, page):
 
 
 def _roles_sentence(numbers):
-    """Names the runs that are no points by their role, and states what branches saved."""
+    """Names the trunks, sweeps and tuned runs, and says how much compute branches saved."""
     parts = [
         f" {count(len(each['runs']))} of role {text(each['role'])} no law, correlation or ranking takes "
         f"({text(names(each['runs']))}): {text(each['why'])}."
@@ -145,7 +145,7 @@ def _failures_section(numbers, page):
 
 
 def _method_section(numbers, page):
-    """The methods of losses, FLOPs, fits and scores, and the losses under other settings."""
+    """How losses, FLOPs, fits and scores were computed, and the losses under other settings."""
     settings = numbers["settings"]
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"

@@ -9,9 +9,9 @@ from rfjax.report.axes import BLUE, GREY, WIDTH, depth_handles, log_scale, point
 
 
 def level_exponents_and_collapse(numbers, look):
-    """Draw the exponents on the left and the curves on the right; returns None if there is neither.
+    """Draw the exponents on the left and the collapsed curves on the right; returns None if there is neither.
 
-    Without curves of three compute-optimal sizes there is the left panel alone.
+    Without curves of three compute-optimal sizes, there is only the left panel.
     """
     levels, curves = numbers["claims"]["level_exponents"]["exponents"], numbers["claims"]["collapse"]["curves"]
     panels = [draw for draw, has in ((_exponents, any(levels.values())), (_collapse, curves)) if has]

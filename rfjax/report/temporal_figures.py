@@ -33,7 +33,7 @@ def item_title(item: str) -> str:
 
 
 def drawn_items(temporal) -> list[str]:
-    """The measures in the order of panels and columns. A mean over tasks is left out if there is only one task."""
+    """The measures, in the order of panels and columns. A mean over tasks is omitted if there is only one task."""
     items = [item for item in temporal["items"] if item not in NOT_DRAWN]
     run = temporal["runs"][0]["scores"]
     tasks = [item for item in items if item not in TITLES]
@@ -47,7 +47,7 @@ def drawn_items(temporal) -> list[str]:
 
 
 def temporal_against_compute(numbers, look):
-    """Draw every measure against training FLOPs, with the highest floor of each point, and ground truth."""
+    """Draw every measure against training FLOPs, with each point's highest floor and the score of ground truth."""
     temporal = numbers["temporal"]
     if not temporal:
         return None

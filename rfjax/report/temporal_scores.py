@@ -22,8 +22,7 @@ GALLERY_MOST = 1.5  # factor by which a row's compute may miss its share
 
 
 def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | None:
-    """The scores of every finished run with their floors, and their correlation with the loss; None if no run was
-    scored."""
+    """Every finished run's scores and floors, and the scores' correlation with the loss; None if no run was scored."""
     of_study = rows_where(results.long, corpus=settings.corpus)
     rows = counted(rows_where(of_study, evaluation=METRIC, weights=settings.weights))
     rows = rows_where(rows, sampler=settings.sampler, evaluation_seed=settings.sampler_seed)
@@ -54,7 +53,7 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
-    """For each item, its highest floor, and whether the score's interval lies above the intervals of all its floors."""
+    """For each item, the highest floor, and whether the score's interval lies above the intervals of all floors."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}
@@ -66,8 +65,7 @@ def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
 
 
 def _ceiling(rows, sampler) -> dict[str, dict]:
-    """The scores of ground truth on as many prompts as the sampler's name says; if there are none, those on any number
-    of prompts."""
+    """The scores of ground truth with as many prompts as the sampler's name says; else with any number of prompts."""
     found = ceiling_of_prompts(rows_where(rows, evaluation=CEILING, metric=METRIC), sampler)
     return by_item(found.drop_duplicates("item"))
 
@@ -92,11 +90,10 @@ def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
 
 
 def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]:
-    """The sheets of clips for the gallery: runs of one size and seed whose compute is closest to `GALLERY` times the
-    least of them. [] if no runs fit.
+    """Selects sheets of clips that show one size and seed at several amounts of compute; [] if no runs fit.
 
-    `rows` are the report's sample sheets. `trunks` has for each run what its group shares: the trunk, or the depth and
-    seed. If several groups fit, the one with most compute is taken.
+    `GALLERY` has the wanted ratios of compute. `rows` are the report's sample sheets. `trunks` maps a run to its group:
+    its trunk, or its depth and seed. If several groups fit, the group with the most compute is taken.
     """
     playing = [row for row in rows if row.get("webp") and row["final"] and row["flops"]]
     groups: dict[object, list] = {}
@@ -107,8 +104,10 @@ def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]
 
 
 def _spaced(group) -> list[dict]:
-    """The rows of a group whose compute is nearest to the shares of the gallery, measured from the row of most
-    compute."""
+    """Selects the rows of a group whose compute is nearest to the ratios `GALLERY`, the last being the group's most.
+
+    Returns [] if a row misses its ratio by more than a factor `GALLERY_MOST`.
+    """
     most = max(row["flops"] for row in group)
     chosen = []
     for share in GALLERY:

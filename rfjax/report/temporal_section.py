@@ -98,8 +98,7 @@ def _times(factor):
 
 
 def temporal_lines(temporal) -> list[str]:
-    """A console line for the best run of each depth: its score of soft direction and its strict score, with their
-    floors."""
+    """Console lines for the best run of each depth: its soft score of direction and its strict score, with floors."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:

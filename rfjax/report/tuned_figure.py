@@ -1,4 +1,4 @@
-"""The figure of tuned runs: each measure before tuning and after, against the FLOPs of pretraining."""
+"""Draws the figure of tuned runs: each measure before and after tuning, against the FLOPs of pretraining."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from rfjax.laws.tuned import Change, by_measure, is_loss, shifts
 from rfjax.report import axes
@@ -16,8 +17,11 @@ LOOKS = {"before": (axes.GREY, "o"), "after": (axes.VERMILION, "s")}
 
 
 def draw(tunings: Mapping[str, Sequence[Change]]) -> Figure | None:
-    """A panel for each method and measure, with 95 % intervals, least-squares lines and what moves; None without a
-    change to show."""
+    """Draws a panel for each method and measure, with 95 % intervals, least-squares lines and a verdict on what tuning
+    changes.
+
+    Returns None if there are no changes.
+    """
     named = {
         (method if len(tunings) > 1 else "", measure): own
         for method, changes in tunings.items()
@@ -49,7 +53,8 @@ def _panel(panel, measure, title, changes):
             values = np.log(values) if is_loss(measure) else values
             line = np.polyval(np.polyfit(np.log10(x), values, 1), np.log10(np.sort(x)))
             panel.plot(np.sort(x), np.exp(line) if is_loss(measure) else line, color=color, lw=0.8)
-    axes.log_scale(panel, "x", list(x))
+    panel.set_xscale("log")
+    panel.xaxis.set_minor_formatter(NullFormatter())  # its labels would meet in a panel of half a page
     if is_loss(measure):
         axes.log_scale(panel, "y", [getattr(change, end)[0] for change in changes for end in LOOKS])
     found = shifts(changes)

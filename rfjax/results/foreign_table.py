@@ -1,12 +1,12 @@
-"""Reads anybody's table of runs: a CSV or Parquet file with named columns.
+"""Reads a table of runs from any tool: a CSV or Parquet file with named columns.
 
     run      a distinct name (without this column, rows are named by their line)
     loss     the loss at the end of training, positive
     flops    training FLOPs         params   trainable parameters
     images   training images seen (or `samples`)         anything else: metrics
 
-The caller renames columns with other names. No name is guessed, but capitals and surrounding blanks do not matter
-(FLOPs). If a column is renamed to a name that another column has, it replaces that column.
+Columns that have other names must be renamed by the caller. Names are never guessed, but capitals and surrounding
+blanks do not matter (FLOPs). If a column is renamed to a name that another column has, it replaces that column.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def read_table(
 ) -> pd.DataFrame:
     """Reads the file as a frame whose index, "line", is a row's line in the file (Parquet: "row", counted from 1).
 
-    `rename` maps our names to the file's. With `flops_per_param_image`, a missing column `images` or `flops` is
-    computed from flops = flops_per_param_image * params * images. Without a column `run` no row may repeat another,
-    since it could be the same run listed twice. `attrs["notes"]` of the frame says what was skipped, and how numbers
-    and names were read if that is not obvious.
+    `rename` maps our names to the file's names. With `flops_per_param_image`, a missing column `images` or `flops` is
+    computed from flops = flops_per_param_image * params * images. Without a column `run`, no row may repeat another,
+    since it could be the same run listed twice. The frame's `attrs["notes"]` says what was skipped, and how numbers and
+    names were read if that is not obvious.
 
-    Raises `ConfigError`, naming the file and the column or line, for what cannot be read.
+    Raises `ConfigError`, naming the file and the column or line, if the table cannot be read.
     """
     path, rename = local_path(path, "the table"), rename or {}
     if not path.is_file():

@@ -36,10 +36,10 @@ def collect(
     """Merges run folders into `results_folder`, which is written completely or not at all, and returns the table.
 
     `references` are folders with `evaluations/` whose records belong to no run (key.run `-`). `passed_over` are folders
-    of runs in the same study that the table leaves out. A run with a file that is damaged, lacks a field or has another
-    schema version is left out as a whole. The table's notes say which and why, and `unreadable` counts such runs.
+    of runs in the same study that the table shall leave out. If a file of a run is damaged, lacks a field or has
+    another schema version, the whole run is left out; the table's notes say why, and `unreadable` counts such runs.
 
-    Raises `ConfigError` for a folder that is no run's, if two folders hold the same run, and if no run can be read.
+    Raises `ConfigError` if a folder is not a run's, if two folders hold the same run, and if no run can be read.
     """
     folders = [Path(folder) for folder in run_folders]
     if not folders:
@@ -71,9 +71,9 @@ def collect(
 
 
 def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
-    """Removes conflicting records that belong to no run, such as a detector's ceiling; returns the runs, and notes.
+    """Removes conflicting records among those that belong to no run, such as a detector's ceiling.
 
-    A record conflicts if an earlier run's folder has the same key with other values.
+    A record conflicts if the folder of an earlier run has the same key with other values. Returns (the runs, notes).
     """
     first: dict[tuple, dict] = {}
     kept, notes = [], []
@@ -273,9 +273,9 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     """Makes pairs.csv: covariances of the mean validation losses of finished runs that share their examples.
 
-    They come from the losses per example in the records. Records of other examples, or without losses per example, are
-    left out. With many runs (`rfjax.results.many_runs`), each run has its variance and its covariances with `ANCHORS`
-    runs, which are spread over the losses.
+    They are computed from the losses per example in the records. Records of other examples, or without losses per
+    example, are left out. With many runs (`rfjax.results.many_runs`), a run has only its variance and its covariances
+    with `ANCHORS` runs, which are spread over the range of losses.
     """
     alike: dict[tuple, list] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Converts values for JSON."""
+"""Converts values to Python's own types, which JSON can hold."""
 
 from __future__ import annotations
 

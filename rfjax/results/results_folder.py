@@ -96,9 +96,9 @@ class Results:
 def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Results:
     """Writes `table` into its folder, and copies the pictures of `sheets` (sheet, source) into it.
 
-    A source is a PNG; beside it lies the WebP of a sheet whose `webp` is set. Returns the table with `samples` as
-    written. A picture that is missing or of another kind is left out, with a note.
-    Pictures of an earlier table are removed. Raises `RfjaxError` if a file cannot be written.
+    A source is a PNG; if a sheet's `webp` is set, the WebP lies beside the PNG. A picture that is missing or of another
+    kind is left out, with a note. Pictures of an earlier table are removed. Returns the table with `samples` as
+    written. Raises `RfjaxError` if a file cannot be written.
     """
     folder, notes, samples, contents = table.folder, list(table.notes), [], {}
     for sheet, source in sheets:
@@ -228,7 +228,7 @@ def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
 
 
 def rows_by_run(frame: pd.DataFrame) -> Callable[[str], pd.DataFrame]:
-    """A function that gives the rows of a run in their order: one pass over the frame for all runs together."""
+    """Returns a function from a run to its rows, in their order. The frame is grouped only once, for all runs."""
     found = dict(iter(frame.groupby("run", sort=False)))
     return lambda run: found.get(run, frame[:0])
 

@@ -65,8 +65,7 @@ class Trunk(TypedDict, total=False):
 
 
 class Bucket(TypedDict, total=False):
-    """A bucket of a run: the sides of its latents, its number of steps in a cycle, and the images in its batches where
-    they are not those of all."""
+    """A bucket of a run: the sides of its latents, its steps in a cycle, and its batch size if it has its own."""
 
     latent_size: list[int]
     steps_of_cycle: int

@@ -1,9 +1,9 @@
 """Counts the tokens that a run has seen, the tokens per parameter, and how often it saw each training image.
 
-Papers count differently: D may be image tokens alone (Abra 2608.17286) or image and text tokens (Liang et al.
+Papers count tokens differently: D may be image tokens alone (Abra 2608.17286), or image and text tokens (Liang et al.
 2410.08184, where the text is part of the sequence). So both ratios are columns. Text tokens are those of the sequence,
-padding included. A number that run.json and config.json do not tell is empty. All are empty for a run that started from
-another run's checkpoint: that run's images may have had other sizes and come from another corpus.
+padding included. If run.json and config.json do not determine a number, it is empty. All numbers are empty for a run
+that started from another run's checkpoint, because the other run's images may have had other sizes or another corpus.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SQUARE = ("shapes", "digits", "random", "motion")  # corpora whose latents are s
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A run's sizes in tokens, from run.json and config.json. A value that they do not tell is None."""
+    """A run's sizes in tokens, from run.json and config.json. A value is None if these files do not determine it."""
 
     image: tuple[int, ...] | None = None  # tokens per image, for each latent shape
     schedule: Schedule | None = None  # the latent shape of each step; None if there is only one shape
@@ -35,7 +35,8 @@ class Tokens:
     def seen(self, step: int, images: int | float | None) -> dict[str, int | float | None]:
         """Returns the values of `COLUMNS` at a checkpoint of a run that started from scratch.
 
-        `images` is the count in its record. If that is not what its steps take, all values are None.
+        `images` is the number of images in the checkpoint's record. If it differs from the number that the steps take,
+        all values are None.
         """
         taken = (step,) if self.schedule is None else self.schedule.taken(step)
         if self.batch_sizes is None or images != _products(taken, self.batch_sizes):

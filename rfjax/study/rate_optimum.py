@@ -1,7 +1,7 @@
 """The best learning rate of a sweep, its interval, and whether sizes agree on it. No JAX here.
 
-The optimum is the vertex of the parabola in log2 rate through the best rate of the grid and its two neighbours. The
-interval comes from the same rule applied to means with the noise between seeds added.
+The optimum is the vertex of the parabola in log2 rate through the best rate of the grid and its two neighbours. For the
+interval, random noise of the size that seeds show is added to the mean losses, and the same rule is applied again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class RateOptimum:
 
 
 def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """For each row of values at `x`, the vertex of the parabola through the best value and its neighbours; if the best
-    value is at an edge, that edge."""
+    """For each row of values at the points `x`: the vertex of the parabola through the best value and its neighbours.
+    If the best value is at an edge, the result is that edge."""
     best = rows.argmin(axis=1)
     middle = np.clip(best, 1, max(len(x) - 2, 1))
     if len(x) < 3:
@@ -46,11 +46,11 @@ def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> RateOptimum:
-    """The optimum of one size from {rate: final losses, one of each seed}; all are positive. Raises ValueError for
-    fewer than two rates.
+    """Finds the optimum of one size. `losses` maps a rate to the final losses of its seeds; all numbers are positive.
 
-    The noise is the standard deviation of log loss between seeds, pooled over rates. The draws of `seed` add it to the
-    means, and the best three rates are chosen anew in each.
+    The noise is the standard deviation of log loss between seeds, pooled over rates. For the interval, draws of this
+    noise (by `seed`) are added to the means, and the best rate and its neighbours are found again in each draw. Raises
+    ValueError for fewer than two rates.
     """
     if len(losses) < 2:
         raise ValueError("a sweep needs two rates")

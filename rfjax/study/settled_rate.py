@@ -1,6 +1,6 @@
-"""The learning rate that a sweep settled: `"train.learning_rate": "from:RUNS"` in a config or a point of a study.
+"""Takes a learning rate from a sweep, for `"train.learning_rate": "from:RUNS"` in a config or a point of a study.
 
-RUNS is the folder of a study whose runs have `train.role` sweep. No JAX here.
+RUNS is the folder of the sweep: a study whose runs have `train.role` sweep. No JAX here.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def sweep_folder(value: object) -> str | None:
 
 
 def read_sweep(folder: str | Path) -> list[tuple[Config, str, float]]:
-    """(config, fingerprint of the corpus, final validation loss) of each finished run of role `sweep` in a study's
-    folder. The loss is that of the raw weights where they were validated.
+    """Reads the finished runs of role `sweep` in a study's folder.
 
-    Raises `ConfigError` if there is none.
+    Returns (config, fingerprint of the corpus, final validation loss) of each. The loss is that of the raw weights, or
+    of the average if the raw weights were not validated. Raises `ConfigError` if there is no such run.
     """
     root = local_path(folder, f"{KEY}={PREFIX}")
     found = []

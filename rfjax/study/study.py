@@ -209,8 +209,8 @@ def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = pr
 
 
 def _check_folder(study, root):
-    """Refuses a folder that holds something else, before any point is trained. Otherwise it could take hours to find
-    out, point by point."""
+    """Refuses a study's folder that holds something else, before any point is trained. Otherwise a point might be
+    refused only after hours."""
     if (root / "config.json").exists():
         raise ConfigError(
             f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own"
@@ -274,8 +274,8 @@ def _run_points(study, root, say, stop):
 
 
 def _groups(study: Study) -> list[list[PlannedRun]]:
-    """The groups of runs that are trained together, in order. Each cohort of points has a group of its runs or trunks,
-    then a group for each length of branches."""
+    """Lists the groups of runs that are trained together, in order. Each cohort of points has a group with its runs or
+    trunks, and then a group for each length of branches."""
     together = cohorts({point.id: point.config for point in study.points})
     return [list(group) for ids in together for group in zip(*(study.point(id).runs for id in ids), strict=True)]
 
@@ -311,10 +311,10 @@ def _run_together(study, runs, root, programs, stop) -> dict[str, str]:
 
 
 def _note_failure(workdir: Path, error: str) -> None:
-    """Writes a failure that came before the trainer started to status.json, for the report. The trainer writes its own.
+    """Writes to status.json a failure from before the trainer started, for the report. (The trainer writes its own.)
 
-    A folder that has a state keeps it: a refused command must not harm a run that is done, or that another process is
-    training. A folder that was moved away is not made anew: it could then not be moved back.
+    An existing status is kept, because a refused command must not harm a run that is done, or that another process is
+    training. A folder that was moved away is not made again, because then it could not be moved back.
     """
     if not distributed.is_first() or run_folder.GONE in error:  # another process's error is known only as text
         return
@@ -324,11 +324,10 @@ def _note_failure(workdir: Path, error: str) -> None:
 
 
 def strangers(study: Study, root: Path) -> list[str]:
-    """Lines that name the runs of a study that have not been run, for a reader of the collected results.
+    """Names the study's runs that have not been run yet, in lines for a reader of the collected results.
 
-    A run whose config cannot be read gets a line, too, and the others are still compared. Raises `ConfigError` for a
-    folder whose run has another config than its point: its results would be shown under a config that did not make
-    them.
+    A run whose config cannot be read gets a line, too. Raises `ConfigError` if the run in a folder has another config
+    than its point, because its results would be shown under the wrong config.
     """
     notes = []
     for run in study.runs:

@@ -1,7 +1,7 @@
-"""Trackers show a run's curve elsewhere: TensorBoard, Weights & Biases, MLflow.
+"""Shows a run's curve in trackers: TensorBoard, Weights & Biases, MLflow.
 
-A tracker reads the run's folder and nothing else, so training knows none. `table.TRACKERS` has the names that
-`config.train.trackers` may list, and `follow` feeds them while runs train.
+`table.TRACKERS` has the names that `config.train.trackers` may list, and `follow` feeds the trackers while runs train.
+A tracker is fed from the files in the run's folder, so the training code does not depend on any tracker.
 """
 
 from rfjax.trackers.feeding import follow

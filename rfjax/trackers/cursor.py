@@ -1,7 +1,7 @@
-"""`Cursor`: how far a tracker has been fed, in a file of the run's folder, so that a kill loses nothing.
+"""Stores how far a tracker has been fed, in a file of the run's folder, so that a kill loses nothing.
 
-A batch is written to the cursor before it is sent, and taken out after the tracker's flush. So after a kill the very
-same items are sent again, with the same values and times, whatever has become of the rows since.
+A batch is written to the cursor before it is sent, and removed after the tracker has flushed it. So after a kill the
+same items are sent again with the same values and times, even if the run's rows have changed since.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class _CursorFile(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """What a tracker has of a run, and what it is being sent."""
+    """How much of a run a tracker has received, and the items that are being sent to it."""
 
-    id: str  # of the run at the tracker; it survives kills and resumes
-    step: int = -1  # rows up to it are sent
-    records: tuple[str, ...] = ()  # evaluations that are sent
-    number: int = 0  # of items that are sent
+    id: str  # the run's id at the tracker; kills and resumes do not change it
+    step: int = -1  # rows up to this step have been sent
+    records: tuple[str, ...] = ()  # names of evaluation records that have been sent
+    number: int = 0  # number of items that have been sent
     outbox: tuple[Item, ...] | None = None  # items that are being sent
     outbox_step: int = -1
     outbox_records: tuple[str, ...] = ()
 
     def sending(self, batch: Batch) -> Cursor:
-        """The cursor while a batch is sent."""
+        """Returns the cursor to store before a batch is sent."""
         return replace(self, outbox=tuple(batch.items), outbox_step=batch.step, outbox_records=tuple(batch.records))
 
     def sent(self) -> Cursor:
-        """The cursor after the batch that it holds was sent."""
+        """Returns the cursor to store once its outbox has been sent."""
         return Cursor(
             id=self.id,
             step=self.outbox_step,
@@ -56,9 +56,9 @@ class Cursor:
 
 
 def read_cursor(workdir: Path, tracker: str) -> Cursor:
-    """The cursor of a run at a tracker. A run that the tracker has never been sent gets a new id.
+    """Reads the cursor of a run at a tracker. A run that was never sent to the tracker gets a new id.
 
-    Raises `RfjaxError` for a damaged file, and names it.
+    Raises `RfjaxError`, naming the file, if it is damaged.
     """
     path = _path(workdir, tracker)
     try:

@@ -1,7 +1,7 @@
 """TensorBoard: an event file for each start of a run, in the run's folder `tensorboard`.
 
-Of tensorboardX only the file format and the summaries are used: its own writer has a thread and a queue, and a thread
-that ends with a full disk would make the queue's user wait for ever.
+Only tensorboardX's file format and summaries are used, not its writer. That writer has a queue and a thread that writes
+to disk; if a full disk ends the thread, whoever adds to the queue waits for ever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLDER = "tensorboard"
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hides PyTorch from tensorboardX, which imports it for graphs that rfjax does not draw. This halves the start."""
+    """Hides PyTorch from tensorboardX while it is imported, which halves the time. Only its graphs need PyTorch."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # makes an import of it fail
@@ -43,16 +43,16 @@ with _without_torch():
 
 
 def why_not() -> str:
-    """Nothing is missing: events are files."""
+    """Returns "": TensorBoard needs no login and no server."""
     return ""
 
 
 class Events:
-    """An event file that is written at once. A context manager."""
+    """A new event file, to which events are written without a queue. A context manager."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        # Viewers read the files of a folder in the order of their names, so a later start has a later name.
+        # Viewers read a folder's files in the order of their names, so the name of a later start must sort last.
         path = folder / f"events.out.tfevents.{time.time():017.6f}.{uuid.uuid4().hex[:8]}"
         self._writer = RecordWriter(str(path))
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -68,14 +68,14 @@ class Events:
         self._write(Event(wall_time=at, step=step, summary=scalar(name, value)))
 
     def add_picture(self, name: str, png: bytes, step: int, at: float) -> None:
-        """Adds a picture, as it is."""
+        """Adds a PNG, unchanged."""
         with Image.open(io.BytesIO(png)) as picture:
             width, height = picture.size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._write(Event(wall_time=at, step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
 
     def flush(self) -> None:
-        """Returns once the events are on disk: tensorboardX waits for it."""
+        """Returns once the events are on disk."""
         self._writer.flush()
 
     def close(self, done: bool) -> None:

@@ -1,7 +1,7 @@
-"""`follow` feeds the trackers while runs train, each from a thread of its own.
+"""Feeds the trackers while runs train (`follow`), with one thread for each tracker.
 
-Training neither waits for a tracker nor fails with it. A thread looks at the run's folder now and then, and sends what
-is final (`items`) from the cursor on (`cursor`).
+Training does not wait for a tracker, and does not fail if a tracker fails. Every few seconds the thread looks at the
+run's folder, and sends the items that are final (`items`) and not sent yet (`cursor`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ except ImportError:  # not a POSIX system: as in training/run_folder.py
 LOOK_SECONDS = 5.0  # between looks at the folder
 AGAIN_SECONDS = (15.0, 60.0, 300.0)  # pauses after the first, second and any further failure in a row
 LAST_SECONDS = 60.0  # how long the end of training waits for what is not sent yet
-HASTY_SECONDS = 5.0  # the same for a tracker that fails, and after an error or a signal: a scheduler may soon kill
+HASTY_SECONDS = 5.0  # the same if the tracker fails, or after an error or signal, when a scheduler may soon kill us
 
 
 @contextlib.contextmanager
 def follow(runs: Sequence[Run]) -> Iterator[None]:
-    """Feeds the trackers of `config.train.trackers` with runs of one config while the body trains them.
+    """Feeds the trackers of `config.train.trackers` while the body of the `with` trains the runs, which share a config.
 
-    Process 0 alone sends. At the end of the body what is left is sent; what could not be sent in time is sent by the
-    next start in the same folder. Raises `ConfigError` for a tracker that cannot be used here, before the body.
+    Only process 0 sends. When the body ends, the rest is sent. Anything that cannot be sent in time is sent by the next
+    start in the same folder. Raises `ConfigError`, before the body, for a tracker that cannot be used here.
     """
     names = runs[0].config.train.trackers
     distributed.from_first(lambda: check(names))
@@ -56,11 +56,11 @@ def follow(runs: Sequence[Run]) -> Iterator[None]:
             patience = min(seconds, HASTY_SECONDS) if follower.failing else seconds
             follower.join(max(0.0, began + patience - time.monotonic()))
             if follower.is_alive():
-                note(f"{follower.tracker}: not everything is sent yet; the same command sends the rest")
+                note(f"{follower.tracker}: some values are not sent yet; the same command sends the rest")
 
 
 class Follower(threading.Thread):
-    """Feeds one tracker with some runs. A daemon, so that a tracker that hangs does not keep the process."""
+    """The thread that feeds one tracker. It is a daemon, so a tracker that hangs does not keep the process alive."""
 
     def __init__(self, tracker: str, runs: Sequence[Run]):
         super().__init__(name=f"tracker {tracker}", daemon=True)
@@ -71,7 +71,7 @@ class Follower(threading.Thread):
 
     @property
     def failing(self) -> bool:
-        """Whether the newest try has failed."""
+        """Whether the last attempt to send failed."""
         return self._failures > 0
 
     def run(self) -> None:
@@ -93,7 +93,7 @@ class Follower(threading.Thread):
         self._failures = 0 if all(fine) else self._failures + 1
 
     def _try(self, do) -> bool:
-        """Whether `do()` went well. The first failure of this start is shown, and training goes on."""
+        """Calls `do()` and returns whether it succeeded. Only the first failure in this process is shown."""
         try:
             do()
             return True
@@ -106,7 +106,7 @@ class Follower(threading.Thread):
 
 
 class _Fed:
-    """One run as one tracker gets it."""
+    """Sends one run to one tracker."""
 
     def __init__(self, tracker: str, run: Run):
         self._tracker, self._run, self._workdir = tracker, run, run.workdir
@@ -115,7 +115,7 @@ class _Fed:
         self._locked = False
 
     def feed(self, locks: contextlib.ExitStack) -> None:
-        """Sends what is final and not sent yet."""
+        """Sends all items that are final and not sent yet."""
         if not (self._workdir / "run.json").exists():
             return
         final = final_of(self._workdir)
@@ -134,7 +134,7 @@ class _Fed:
         self._sent = final
 
     def _deliver(self, cursor: Cursor) -> Cursor:
-        """Sends the cursor's outbox. Returns the cursor after it, once that is on disk."""
+        """Sends the cursor's outbox. Stores and returns the cursor with an empty outbox."""
         try:
             if self._open is None:
                 self._open = opener(self._tracker)(self._about(cursor))
@@ -153,7 +153,7 @@ class _Fed:
         return About(id=cursor.id, config=config, begun=cursor.number > 0, **about)
 
     def _abandon(self) -> None:
-        """Drops a run whose tracker has failed; the next try opens it anew."""
+        """Drops the connection to a tracker that failed; the next attempt opens a new one."""
         broken, self._open = self._open, None
         if broken is not None:
             with contextlib.suppress(Exception):
@@ -165,7 +165,7 @@ class _Fed:
             self._open.close(done)
 
     def _lock(self, locks: contextlib.ExitStack) -> bool:
-        """Whether no other process feeds this tracker with this run; then none will until `locks` ends."""
+        """Locks this run's feed to this tracker until `locks` ends. Returns False if another process holds the lock."""
         if not self._locked:
             self._locked = _take(locks, self._workdir / FOLDER / f"{self._tracker}.lock")
         return self._locked

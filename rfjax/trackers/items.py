@@ -1,7 +1,7 @@
-"""`Item`: what trackers are sent, and how items are read from a run's folder.
+"""Reads from a run's folder the items that are sent to trackers.
 
-Only what is final is sent: rows up to the newest complete checkpoint, which no resumed run writes again, and the
-records of evaluations up to it.
+Only final items are sent: the rows up to the newest complete checkpoint, and the evaluation records up to that
+checkpoint. A resumed run starts from there and does not write these rows again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 200  # items that are sent before the cursor is saved
 
 
 class Item(TypedDict):
-    """Values of one step, or one picture. It is plain JSON."""
+    """The values of one step, or one picture, as plain JSON."""
 
     step: int
     values: dict[str, float | int]
@@ -35,22 +35,22 @@ class Item(TypedDict):
 
 
 class Batch(NamedTuple):
-    """Items in the order of their steps, and where the cursor stands once they are sent."""
+    """Items in the order of their steps, and the cursor's step and records after they have been sent."""
 
     items: list[Item]
-    step: int  # rows up to it are sent
-    records: list[str]  # the names of these items' records
+    step: int  # the cursor's step after this batch
+    records: list[str]  # the names of the evaluation records among the items
 
 
 class Final(NamedTuple):
-    """What of a run's folder is final."""
+    """The part of a run's folder that is final."""
 
     step: float  # rows and records up to this step are final; infinite for a run that diverged, which never goes on
-    records: frozenset[str]  # the files of the records that there are
+    records: frozenset[str]  # file names of the evaluation records in the folder
 
 
 def final_of(workdir: Path) -> Final:
-    """What is final now. It changes whenever there is something new to send."""
+    """Returns the part of the folder that is final now. It changes whenever there is something new to send."""
     records = frozenset(path.name for path in (workdir / "evaluations").glob("*.json"))
     if read_status(workdir)["state"] == "diverged":
         return Final(math.inf, records)
@@ -58,9 +58,10 @@ def final_of(workdir: Path) -> Final:
 
 
 def next_batch(workdir: Path, final: Final, step: int, records: Collection[str]) -> Batch:
-    """The first `BATCH` items that are final and not sent yet. All rows of a step are in one batch.
+    """Returns the next items to send: about `BATCH` items that are final and not sent yet.
 
-    Rows up to `step` and the `records` have been sent. Raises `RfjaxError` for a record that is damaged.
+    The rows up to `step` and the `records` have been sent already. A batch holds all rows of a step or none. Raises
+    `RfjaxError` for a damaged record.
     """
     found: list[tuple[int, str, Item]] = []  # (step, name of the record or "", item)
     for row in _rows(workdir):
@@ -86,7 +87,7 @@ class _Step(TypedDict):
 
 
 def _rows(workdir: Path) -> Iterator[dict]:
-    """The rows of the curve, and the numbers of diagnostics. A torn last line is no row yet."""
+    """Yields the rows of the curve and of the diagnostics. A last line that is not complete yet is left out."""
     for name in (DIAGNOSTICS, CURVE):
         if why_not_plain(workdir / name):
             continue
@@ -102,7 +103,7 @@ def _rows(workdir: Path) -> Iterator[dict]:
 
 
 def values_of_row(row: Mapping) -> dict[str, float | int]:
-    """The numbers of a row by name: `loss`, `loss_by_t/0.5`, `group_norms/blocks`. What is null has no value."""
+    """Returns a row's numbers by name: `loss`, `loss_by_t/0.5`, `group_norms/blocks`, ... Null entries are left out."""
     values = {}
     for name, value in row.items():
         if isinstance(value, list):
@@ -114,7 +115,7 @@ def values_of_row(row: Mapping) -> dict[str, float | int]:
 
 
 def _item_of_record(record: Mapping) -> Item:
-    """The values of an evaluation, under names that tell weights, sampler, grid, corpus and seed apart."""
+    """Returns the values of an evaluation record. Their names contain the weights, sampler, grid, corpus and seed."""
     key = record["key"]
     settings = [key[name] for name in ("corpus", "sampler", "grid") if key[name] != "-"]
     settings += [f"seed {key['seed']}"] if key["seed"] else []

@@ -1,6 +1,6 @@
-"""MLflow: one run at the server that MLFLOW_TRACKING_URI names, found again by a tag.
+"""MLflow: a run of rfjax is one run at the server that MLFLOW_TRACKING_URI names. A tag finds it again on resuming.
 
-A value that is sent twice has the same step and time twice, which MLflow's databases keep as one.
+A value that is sent twice has the same step and time both times. MLflow's databases then store it once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def why_not() -> str:
-    """What is missing for runs to be kept; "" if nothing is. A server is not asked: it may come back."""
+    """Says what is missing to use MLflow; "" if nothing is. The server, which may be down for now, is not contacted."""
     address = os.environ.get(ADDRESS, "")
     if not address:
         remedy = "set it to your server, as http://HOST:5000, or to a folder or database, as sqlite:////PATH/mlflow.db"
@@ -38,7 +38,7 @@ def why_not() -> str:
 
 
 class MlflowRun:
-    """The run, opened by one start."""
+    """A run that is open at MLflow."""
 
     def __init__(self, about: About):
         self._workdir = about.workdir
@@ -74,7 +74,7 @@ class MlflowRun:
                 self._client.log_artifact(self._id, str(self._workdir / item["picture"]), "samples")
 
     def flush(self) -> None:
-        """Every call has returned once the server had the values."""
+        """Does nothing: each call in `send` returned only after the server had the values."""
 
     def close(self, done: bool) -> None:
         self._client.set_terminated(self._id, "FINISHED" if done else "KILLED")

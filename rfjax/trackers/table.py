@@ -17,7 +17,7 @@ EXTRA = "trackers"
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a tracker is told of a run."""
+    """The facts about a run that a tracker gets."""
 
     id: str  # the same for every start of the run
     name: str
@@ -28,13 +28,13 @@ class About:
 
 
 class Tracker(Protocol):
-    """A run that is open at a tracker. Its methods may raise anything: `feeding` tries again later."""
+    """A run that is open at a tracker. Its methods may raise any exception; `feeding` then tries again later."""
 
     def send(self, items: Iterable[Item], number: int) -> None:
-        """Sends items. `number` counts the run's items before these."""
+        """Sends items. `number` is the number of the run's items that were sent before."""
 
     def flush(self) -> None:
-        """Returns when all that was sent would survive the end of this process."""
+        """Waits until everything sent so far is stored, so that it survives the end of this process."""
 
     def close(self, done: bool) -> None:
         """Ends this start of the run; `done` says whether the run is complete."""
@@ -42,8 +42,11 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A kind of tracker. Its module has `open_run(about)`, which returns a `Tracker`, and `why_not()`, which returns
-    what is missing for its use and the remedy, or ""."""
+    """A kind of tracker.
+
+    Its module has two functions: `open_run(about)` returns a `Tracker`, and `why_not()` says what is missing to use the
+    tracker, with the remedy, or returns "".
+    """
 
     module: str  # imported when the tracker is chosen
     package: str  # the library that the module imports
@@ -58,7 +61,7 @@ TRACKERS: dict[str, Row] = {
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises `ConfigError` for a tracker whose library is not installed, or that has no login or address here."""
+    """Raises `ConfigError` for a tracker whose library is not installed, or for which there is no login or address."""
     for name in names:
         row, leave = TRACKERS[name], f"or leave {name} out of config.train.trackers"
         if importlib.util.find_spec(row.package) is None:

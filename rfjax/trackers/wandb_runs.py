@@ -1,8 +1,8 @@
 """Weights & Biases: each start of a run opens the run with the same id.
 
-The library writes what it is sent to a file in the run's folder `wandb` (its transaction log), and uploads it from
-there unless WANDB_MODE=offline. Project, entity, address and mode are the library's own settings: WANDB_PROJECT and
-other variables of the environment.
+The library first writes all values to a file in the run's folder `wandb`, the transaction log. Then it uploads them
+from this file, unless WANDB_MODE=offline. Project, entity, address and mode are set by the library's own environment
+variables, such as WANDB_PROJECT.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLOCK, HEADER = 32768, struct.Struct("<IHB")  # of the file: LevelDB's log forma
 
 
 def why_not() -> str:
-    """What is missing for the library to start without asking anything; "" if nothing is."""
+    """Says what is missing to start the library without a question to the user; "" if nothing is."""
     settings = wandb.setup().settings
     if settings.mode == "offline":
         return ""
@@ -52,8 +52,11 @@ def _in_netrc(host: str) -> bool:
 
 
 class WandbRun:
-    """One start of a run. Rows are numbered by W&B's own step, so a row that is sent twice has the same number twice;
-    curves are drawn over the training step, which is the value `step`."""
+    """A run that is open at W&B.
+
+    W&B's own step is the number of the item, so an item that is sent twice has the same number both times. Curves are
+    drawn over the training step, which is sent as the value `step`.
+    """
 
     def __init__(self, about: About):
         self._workdir = about.workdir
@@ -89,7 +92,7 @@ class WandbRun:
             self._run.log(values, step=self._number, commit=True)
 
     def flush(self) -> None:
-        """Returns once the last row is in the file, and, unless W&B is offline, nothing waits to be uploaded."""
+        """Waits until the last row is in the transaction log and, unless W&B is offline, everything is uploaded."""
         deadline = time.monotonic() + FLUSH_SECONDS
         offline = self._run.settings.mode == "offline"
         while self._number is not None:
@@ -114,13 +117,13 @@ open_run = WandbRun
 
 
 class LogScan:
-    """Reads a transaction log as it grows. `last` is the number of the newest row that is in it, or None."""
+    """Reads a transaction log while it grows. `last` is the number of its newest row, or None if it has none."""
 
     def __init__(self, path: Path):
         self._path, self._from, self.last = path, 0, None
 
     def go_on(self) -> None:
-        """Reads on from the block in which the last whole record ended."""
+        """Reads what was added to the log, from the block in which the last complete record ended."""
         with open(self._path, "rb") as file:
             file.seek(self._from)
             content = file.read()
@@ -132,14 +135,15 @@ class LogScan:
 
 
 def records(content: bytes) -> Iterator[Record]:
-    """The whole records in a transaction log."""
+    """Yields the complete records in a transaction log."""
     return (record for record, _ in _whole(content, True))
 
 
 def _whole(content: bytes, first: bool) -> Iterator[tuple[Record, int]]:
-    """The whole records in a transaction log, or in the blocks of it that follow the `first`, and where each ends.
+    """Yields (record, position of its end) for each complete record.
 
-    A record that begins before these blocks or is not complete is left out.
+    `content` is a transaction log from its start if `first`, else from the start of a later block. A record that begins
+    before `content` is left out.
     """
     whole: bytes | None = None
     place = 7 if first else 0  # the file begins with its kind and version

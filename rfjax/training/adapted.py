@@ -1,7 +1,7 @@
-"""Reads the weights of any run. The checkpoints of a tuned run hold only an adapter (`models/lora.py`).
+"""Reads the weights of any run, also of a tuned run, whose checkpoints hold only an adapter (`models/lora.py`).
 
-run.json of a tuned run names the checkpoint that the adapter belongs to, and a hash of its checksums. So an adapter is
-never merged with weights other than those it was tuned on.
+A tuned run's run.json names the checkpoint of the base run that the adapter belongs to, with a hash of that
+checkpoint's checksums. So an adapter is never merged with other weights than those it was tuned on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ KEYS = {"ema": "ema", "raw": "params"}  # weights -> their part of a checkpoint
 
 
 def adapter_of(workdir: Path) -> AdapterFacts | None:
-    """The checkpoint that a tuned run's adapter belongs to; None for a run whose checkpoints hold whole weights."""
+    """The facts about a tuned run's adapter and its base run; None for a run whose checkpoints hold whole weights."""
     return (run_folder.read_name(workdir) or {}).get("adapter")
 
 
 def describe(base: Path, step: int, weights: str, workdir: Path, rank: int, alpha: float) -> AdapterFacts:
-    """The `adapter` of a new tuned run's run.json."""
+    """Makes the entry `adapter` of a new tuned run's run.json."""
     path = os.path.relpath(base.absolute(), workdir.absolute())
     sums = _sums(checkpoint.read_facts(base, step), weights)
     return {"base": path, "step": step, "weights": weights, "sums": sums, "rank": rank, "alpha": alpha}
@@ -45,13 +45,15 @@ def _sums(facts: dict, weights: str) -> str:
 
 
 def scale_of(facts: AdapterFacts) -> float:
-    """The number by which the product a b of an adapter's factors is multiplied."""
+    """The factor alpha / rank of the product a b in the merged kernel W + alpha / rank * (a b)."""
     return facts["alpha"] / facts["rank"]
 
 
 def base_of(workdir: Path, facts: AdapterFacts) -> Path:
-    """The folder of the run whose weights an adapter changes. Raises `RfjaxError` if its checkpoint is missing, or no
-    longer has the weights that were tuned."""
+    """The folder of a tuned run's base run.
+
+    Raises `RfjaxError` if the base run's checkpoint is missing, or if its weights are no longer those that were tuned.
+    """
     folder = Path(os.path.normpath(workdir.absolute() / facts["base"]))
     what = f"{workdir} holds an adapter of step {facts['step']} of {folder}"
     if facts["step"] not in checkpoint.steps_saved(folder):
@@ -65,19 +67,22 @@ def base_of(workdir: Path, facts: AdapterFacts) -> Path:
 
 
 def restore_base(workdir: Path, facts: AdapterFacts, sharding=None):
-    """The weights that an adapter changes. `sharding` is as in `checkpoint.restore_params`."""
+    """Reads the base run's weights, without the adapter.
+
+    `sharding` means the same as in `checkpoint.restore_params`.
+    """
     folder = distributed.from_first(lambda: base_of(workdir, facts))
     return checkpoint.restore_params(folder, facts["step"], facts["weights"], sharding)[0]
 
 
 def merged(base, adapter, scale: float):
-    """The parameters of an adapted network, laid out as `base` is."""
+    """Merges an adapter into the parameters `base`. The result is sharded as `base` is."""
     program = jax.jit(lora.merge, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, base))
     return program(base, adapter, np.float32(scale))
 
 
 def restore_params(workdir: Path, step: int | None, weights: str, sharding: Callable | None = None):
-    """As `checkpoint.restore_params`, with whole parameters also for a tuned run."""
+    """Like `checkpoint.restore_params`, but for a tuned run it returns the merged parameters."""
     tree, saved = checkpoint.restore_params(workdir, step, weights, sharding)
     facts = distributed.from_first(lambda: adapter_of(workdir))
     if facts is None:
@@ -86,7 +91,7 @@ def restore_params(workdir: Path, step: int | None, weights: str, sharding: Call
 
 
 def read_adapter(workdir: Path, step: int, key: str) -> dict[str, dict[str, Float[np.ndarray, " ..."]]]:
-    """{path of a kernel: {"a", "b"}} of a tuned run's checkpoint, in host memory; `key` is `ema` or `params`."""
+    """Reads a tuned run's adapter into host memory, as {path of a kernel: {"a", "b"}}; `key` is `ema` or `params`."""
     factors: dict = {}
     for name, array in checkpoint.read_arrays(workdir, step, key):
         kernel, part = name.removeprefix(key + "/").rsplit("/", 1)
@@ -95,7 +100,7 @@ def read_adapter(workdir: Path, step: int, key: str) -> dict[str, dict[str, Floa
 
 
 def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
-    """As `checkpoint.read_arrays`, with whole parameters also for a tuned run: one kernel at a time is merged."""
+    """Like `checkpoint.read_arrays`, but for a tuned run it yields merged parameters, one kernel at a time."""
     facts = adapter_of(workdir)
     if facts is None:
         yield from checkpoint.read_arrays(workdir, step, key)

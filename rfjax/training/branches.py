@@ -1,8 +1,9 @@
-"""Branches: runs that leave another run, their trunk, at a step of its constant rate, and anneal from there.
+"""Branches: runs that start from another run, their trunk, while its learning rate is constant, and anneal it to the
+end.
 
-A branch carries on everything: weights, moments, average, data order and noise. So a branch equals the run that is
-trained alone with the schedule `wsd` and the branch's number of steps, and it costs only its decay (Haegele et al.
-2024, arXiv 2405.18392, section 4).
+A branch takes over the trunk's weights, moments, average, data order and noise. So it equals the run that is trained
+alone with the schedule `wsd` for the branch's number of steps, but it costs only the steps after it left the trunk
+(Haegele et al. 2024, arXiv 2405.18392, section 4).
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ _MAY_DIFFER = (
 
 
 def departures(train: TrainConfig) -> tuple[int, ...]:
-    """The steps at which the branches of `train.branches` leave the trunk, in their order."""
+    """The steps at which the branches of `train.branches` leave the trunk, in the order of the branches."""
     return tuple(replace(train, steps=length).departure for length in train.branches)
 
 
 def steps_taken(train: TrainConfig) -> int:
-    """The steps that a config trains: those of the run, or of the trunk and of each branch after it left."""
+    """The number of steps that a config trains: the run's, or the trunk's plus those of each branch after it left."""
     if not train.branches:
         return train.steps
     leaves = departures(train)
@@ -67,9 +68,9 @@ def steps_taken(train: TrainConfig) -> int:
 
 
 def trunk_of(config: Config) -> Config:
-    """The config of the trunk of `train.branches`: the constant rate up to the last departure, and no evaluation.
+    """The config of the trunk of `train.branches`. It has a constant rate up to the last departure, and no evaluation.
 
-    Warm-up and the average's cadence are those of the longest branch, as numbers of steps: all branches share them.
+    All branches share the trunk's warm-up and the cadence of its average; both are those of the longest branch.
     """
     train = _shared(config.train, steps=max(departures(config.train)), schedule="constant")
     off = {name: replace(getattr(config.evaluation, name), prompts_per_task=0) for name in SCORES}
@@ -79,9 +80,9 @@ def trunk_of(config: Config) -> Config:
 
 
 def branch_of(config: Config, steps: int) -> Config:
-    """The config of a branch of `steps` steps in all: that of the same run trained alone with the schedule `wsd`.
+    """The config of a branch with `steps` steps in all. It equals that of the same run trained alone with `wsd`.
 
-    If GenEval has fewer prompts for branches, only the longest branch is also scored with all prompts.
+    If the config asks for fewer GenEval prompts on branches, only the longest branch is also scored with all prompts.
     """
     geneval = config.evaluation.geneval
     if geneval.prompts_per_task and geneval.few_prompts_per_task and steps < config.train.steps:
@@ -112,10 +113,11 @@ def read_departure(text: str) -> Departure:
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
-    """Raises `ConfigError` if the run is no branch of the trunk: up to the departure the two must be the same run.
+    """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure both must be the same run.
 
-    It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
-    leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.
+    The trunk must have a checkpoint at the departure. Config, corpus and the learning rates before the departure must
+    be equal. The branch must leave at the step where its rate begins to fall; a branch that skips batches may leave at
+    any step.
     """
     folder, train, where = Path(trunk.path), run.config.train, f"{trunk.path}@{trunk.step}"
     if trunk.skip_batches:
@@ -152,8 +154,10 @@ def check_fits(trunk: Trunk, run: Run) -> None:
 
 
 def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
-    """The trunk that a run left, from its run.json. Raises `ConfigError` if the run is now to leave another trunk, or
-    none."""
+    """The trunk that a run left, from its run.json.
+
+    Raises `ConfigError` if the run that is now asked for has another trunk, or none.
+    """
     held = record.get("trunk")
     held = held and Trunk(**{name: held[name] for name in Trunk._fields if name in held})
     if run.trunk and (held is None or held._replace(path=run.trunk.path) != run.trunk):
@@ -168,7 +172,7 @@ def _departure_text(trunk: Trunk) -> str:
 
 
 def restore(trunk: Trunk, abstract) -> tuple[object, dict]:
-    """(tree, facts) of the trunk's checkpoint at the departure, on the shardings of `abstract`."""
+    """Reads the trunk's checkpoint at the departure. Returns (tree with the shardings of `abstract`, facts)."""
     try:
         return checkpoint.restore_step(Path(trunk.path), trunk.step, abstract)
     except RfjaxError as error:
@@ -176,7 +180,7 @@ def restore(trunk: Trunk, abstract) -> tuple[object, dict]:
 
 
 def copy_curve(trunk: Trunk, workdir: Path) -> None:
-    """Gives a new branch the trunk's rows of training and diagnostics; the writer drops those after the departure."""
+    """Copies the trunk's metrics and diagnostics to a new branch; the writer later drops rows after the departure."""
     if not distributed.is_first() or (workdir / CURVE).exists():
         return
     for name in (DIAGNOSTICS, CURVE):

@@ -10,10 +10,10 @@ from rfjax.training.step import StepMetrics
 
 
 class BucketLosses:
-    """Means over the steps of each bucket since the last row. Skipped steps do not enter them.
+    """Averages the loss of each bucket over its steps since the last row. Skipped steps do not count.
 
-    `stream_offset` is added to the run's steps to give those of its stream. `memory` is that of the checkpoint from
-    which an attempt goes on, so that a resumed run writes the same rows.
+    A run's step plus `stream_offset` is the step of its stream. `memory` comes from the checkpoint that the run resumes
+    from, so that a resumed run writes the same rows.
     """
 
     def __init__(self, run: Run, stream_offset: int, memory: Mapping[str, list] | None = None):
@@ -22,19 +22,21 @@ class BucketLosses:
         self._sums = {name: list(pair) for name, pair in (memory or {}).items()}
 
     def see(self, step: int, metrics: StepMetrics) -> None:
-        """Takes the metrics, on the host, of the update that ended at `step`."""
+        """Adds the metrics of the update that ended at `step`. The metrics must be on the host."""
         if len(self._names) > 1 and not metrics.skipped_in_row:
             part, _ = self._schedule.at(step - 1 + self._offset)
             steps, total = self._sums.get(self._names[part], (0, 0.0))
             self._sums[self._names[part]] = [steps + 1, total + float(metrics.loss)]
 
     def memory(self) -> dict[str, dict]:
-        """The part of a checkpoint's facts that a resumed run needs; empty for a run of one latent shape."""
+        """Returns what a checkpoint must hold for a resumed run; empty for a run of one latent shape."""
         return {"bucket_losses": dict(self._sums)} if len(self._names) > 1 else {}
 
     def close(self) -> dict[str, dict]:
-        """Ends the window. Returns the part of a row: the mean loss of each bucket, null for one without a step. It is
-        empty for a run of one latent shape."""
+        """Ends the window, and returns the part of a row with each bucket's mean loss; null for a bucket without steps.
+
+        The part is empty for a run of one latent shape.
+        """
         sums, self._sums = self._sums, {}
         if len(self._names) == 1:
             return {}

@@ -1,15 +1,14 @@
-"""Checkpoints of a run: asynchronous, atomic, pruned by rule and checked when read.
+"""Writes and reads a run's checkpoints: asynchronously, atomically, and with checksums.
 
-No other file uses Orbax. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON of facts: what
-resuming needs beside the arrays, and a checksum of every array. Checksums are computed on device and do not depend on
-the sharding, so a checkpoint written on one mesh can be verified on any other. Reading falls back from a damaged
-checkpoint to the one before, and says so.
+No other file uses Orbax. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON file of facts. The
+facts hold a checksum of every array, and everything else that resuming needs. Checksums are computed on device and do
+not depend on the sharding, so a checkpoint written on one mesh can be verified on any other. If the newest checkpoint
+is damaged, reading falls back to the one before, and says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint_facts
 from rfjax.training.checksums import checksums, host_checksums
+from rfjax.training.disk_errors import brief, is_full, may_pass
 from rfjax.training.mesh import path_name
 from rfjax.training.processes import distributed, watch
 from rfjax.training.state import State
@@ -42,7 +42,7 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save
 
 
 class Weights(NamedTuple):
-    """A checkpoint without an optimiser's state, as an import makes one."""
+    """The content of a checkpoint without optimiser state, such as an import makes."""
 
     params: Any
     ema: Any
@@ -57,7 +57,7 @@ class Restored(NamedTuple):
 
 
 def steps_saved(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints, ascending. A checkpoint that was half written has another name."""
+    """The steps of the complete checkpoints, ascending. The folder of an incomplete checkpoint has another name."""
     folder = Path(workdir) / FOLDER
     if not folder.is_dir():
         return []
@@ -79,7 +79,8 @@ def choose_step(workdir: Path, step: int | None) -> int:
 
 
 def _reader() -> ocp.Checkpointer:
-    """A reader that waits for no other process: each process reads what its own devices need, and may fail alone."""
+    """Makes a reader that does not wait for other processes. Each process reads what its devices need, and may fail
+    alone."""
     index = jax.process_index()
     processes = ocp.options.MultiprocessingOptions(index, {index}, f"reader{index}")
     alone = {"multiprocessing_options": processes if distributed.many() else ocp.options.MultiprocessingOptions()}
@@ -108,7 +109,7 @@ def read_facts(workdir: Path, step: int) -> dict:
     except RfjaxError:
         raise
     except Exception as error:
-        raise RfjaxError(f"the facts of checkpoint {path} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"the facts of checkpoint {path} cannot be read: {brief(error)}") from error
 
 
 def stored_shapes(workdir: Path, step: int) -> dict:
@@ -118,15 +119,15 @@ def stored_shapes(workdir: Path, step: int) -> dict:
             tree = reader.metadata(_path(workdir, step)).item_metadata["state"].tree
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
     except Exception as error:
-        raise RfjaxError(f"checkpoint {_path(workdir, step)} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"checkpoint {_path(workdir, step)} cannot be read: {brief(error)}") from error
 
 
 def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
-    """Returns (tree, facts) of one checkpoint, verified.
+    """Reads and verifies one checkpoint. Returns (tree, facts).
 
     `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted; stored shardings are never used. It may be a
-    part of the tree that was saved. Raises `RfjaxError` if anything is missing, unreadable or other than what was
-    saved. If one process finds this, all processes raise.
+    part of the saved tree. Raises `RfjaxError` if anything is missing, unreadable or differs from what was saved. If
+    this happens in one process, all processes raise.
     """
     with _reader() as reader:
         return _restore(reader, _path(workdir, step), abstract)
@@ -147,7 +148,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
     except RfjaxError as error:
         failure = error
     except Exception as error:  # Orbax, TensorStore and JSON raise their own kinds
-        failure = RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}")
+        failure = RfjaxError(f"checkpoint {path} cannot be read: {brief(error)}")
         failure.__cause__ = error
     if agree and (told := distributed.first_failure(failure)) and failure is None:
         failure = RfjaxError(told)
@@ -156,7 +157,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
     try:
         found = checksums(tree)
     except Exception as error:
-        raise RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"checkpoint {path} cannot be read: {brief(error)}") from error
     wrong = [name for name, value in found.items() if saved.get(name) != value]
     if wrong:
         of = f"{len(wrong)} of {len(found)} arrays"
@@ -165,9 +166,9 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
 
 
 def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
-    """Yields (path, array) of each array of `params` or `ema`, one at a time in host memory, verified.
+    """Yields (path, array) for each array of `params` or `ema`, verified, with one array in host memory at a time.
 
-    Raises `RfjaxError` as `restore_step` does.
+    `key` is `params` or `ema`. Raises `RfjaxError` as `restore_step` does.
     """
     shapes = stored_shapes(workdir, step)[key]
     on_host = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -182,9 +183,9 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
 
 
 def restore_newest(workdir: Path, abstract) -> Restored | None:
-    """The newest good checkpoint; None if there is no checkpoint at all.
+    """Restores the newest undamaged checkpoint; returns None if there is no checkpoint at all.
 
-    An imported checkpoint has weights and no optimiser's state, so its `tree` is None. Raises `RfjaxError` if there are
+    An imported checkpoint has weights but no optimiser state; its `tree` is None. Raises `RfjaxError` if there are
     checkpoints but none can be restored.
     """
     messages, damaged = [], []
@@ -209,11 +210,11 @@ def restore_newest(workdir: Path, abstract) -> Restored | None:
 
 
 def restore_params(workdir: Path, step: int | None = None, weights: str = "ema", sharding=None) -> tuple[Any, dict]:
-    """Returns (parameters, facts) of a checkpoint, by default the newest. `weights` are `ema`, the average, or `raw`.
+    """Reads the parameters of a checkpoint, by default the newest. Returns (parameters, facts).
 
-    A damaged checkpoint is an error, and there is no fallback: a result must not silently be that of another step.
-    `sharding` is one sharding for all arrays, or a function of the tree of their shapes. By default arrays go to the
-    first device.
+    `weights` is `ema`, for the average, or `raw`. If the checkpoint is damaged, this raises an error instead of reading
+    another one: a result must not silently belong to another step. `sharding` is one sharding for all arrays, or a
+    function from the tree of their shapes to a tree of shardings. By default arrays go to the first device.
     """
     if weights not in ("ema", "raw"):
         raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
@@ -240,8 +241,7 @@ def set_aside(workdir: Path, steps: Sequence[int]) -> None:
 
 
 def drop(workdir: Path, step: int) -> None:
-    """Removes a whole checkpoint. The folder is renamed first, so that a kill leaves no checkpoint that looks
-    complete."""
+    """Removes a checkpoint. Its folder is renamed first: if the removal is killed, the rest does not look complete."""
     gone = _path(workdir, step).with_name(f"{step}.dropped")
     os.replace(_path(workdir, step), gone)
     shutil.rmtree(gone, ignore_errors=True)
@@ -259,17 +259,17 @@ class _KeptForGood(policies.PreservationPolicy):
 
 
 class SaveFailed(RfjaxError):
-    """A checkpoint could not be written. `may_pass` is true where trying again may help."""
+    """A checkpoint could not be written. `may_pass` says whether trying again may help."""
 
     may_pass = True
 
 
 def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> None:
-    """Calls `save(again)` until it succeeds, with pauses. `again` is true after a failure, and `note` is called with
-    each failure's text.
+    """Calls `save(again)` until it succeeds, with pauses between attempts. `again` is false only in the first attempt.
 
-    It gives up after the last pause, and at once if trying again cannot help. With many processes nothing is tried
-    again: some may have saved their part, so all must start from the last whole checkpoint.
+    `note` is called with the text of each failure. After the last pause, or if trying again cannot help, the failure is
+    raised. It is raised at once if there are many processes: some may have saved their part, so all must start again
+    from the last complete checkpoint.
     """
     for tries, pause in enumerate((*SAVE_AGAIN_SECONDS, None)):
         try:
@@ -282,10 +282,10 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
 
 
 class Checkpoints:
-    """The writer of one run's checkpoints; a context manager, so that pending saves finish.
+    """Writes the checkpoints of one run. It is a context manager, so that pending saves finish.
 
-    It keeps the last `keep_last` checkpoints, and every step for which `kept` is true. It removes an older checkpoint
-    only once a newer one is complete.
+    It keeps the last `keep_last` checkpoints, and those of steps for which `kept(step)` is true. It removes an older
+    checkpoint only once a newer one is complete.
     """
 
     def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):
@@ -378,35 +378,11 @@ class Checkpoints:
         saved = steps_saved(self._workdir)
         good = f"the last complete one is of step {saved[-1]}" if saved else "there is none yet"
         remedy = "Mend that"
-        if _is_of(error, _FULL):
+        if is_full(error):
             remedy = f"Free some space there, where {shutil.disk_usage(folder).free / 2**30:.2f} GiB are left"
         failed = SaveFailed(
-            f"a checkpoint could not be written to {folder}: {_brief(error)}; {good}. "
+            f"a checkpoint could not be written to {folder}: {brief(error)}; {good}. "
             f"{remedy}, then give the same command again"
         )
-        failed.may_pass = not _is_of(error, _WILL_NOT_PASS)
+        failed.may_pass = may_pass(error)
         return failed
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_WILL_NOT_PASS = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
-    """Whether an error, or one that caused it, is among the system errors `numbers`. TensorStore gives no errno, only
-    the system's text."""
-    while error is not None:
-        if getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _brief(error: Exception) -> str:
-    """The first line of an error, shortened in the middle. If long paths push the system's reason into the cut, the
-    reason is put in front."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    short = line if len(line) <= 360 else f"{line[:120]} ... {line[-240:]}"
-    reasons = (os.strerror(number) for number in _WILL_NOT_PASS)
-    lost = [reason for reason in reasons if reason in line and reason not in short]
-    return f"{type(error).__name__}: {', '.join(lost)}{': ' if lost else ''}{short}"

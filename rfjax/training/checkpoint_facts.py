@@ -1,7 +1,7 @@
-"""The facts in a checkpoint beside its arrays: its step, its run and its costs, under one checksum.
+"""The facts that a checkpoint holds beside its arrays: its step, its run and its costs, protected by one checksum.
 
-They reveal a checkpoint that was copied from another run, renamed to another step, or changed by one digit. Otherwise
-its results would be recorded as those of the run in whose folder it lies.
+They reveal a checkpoint that was copied from another run, renamed to another step, or edited. Without them, results of
+such a checkpoint would be recorded for the wrong run or step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sums(TypedDict):
 
 
 class Facts(TypedDict):
-    """The facts in every checkpoint. Facts with a seal also have a step and an owner."""
+    """The facts in every checkpoint. Facts with a seal (the checksum) also have the step and the owner (the run)."""
 
     images: int
     flops: float
@@ -47,16 +47,15 @@ class Facts(TypedDict):
 
 
 def seal(facts: Mapping, workdir: Path, step: int) -> dict:
-    """Returns the facts with the step, the run that `workdir` holds, and a checksum of everything."""
+    """Adds to the facts the step, the run in `workdir`, and a checksum of everything."""
     about = {"step": step, "owner": owner_of(workdir)}
     return seals.seal({**facts, **about})
 
 
 def check(facts: object, workdir: Path, step: int, path: Path) -> None:
-    """Raises `RfjaxError` for facts of another step or another run, and for facts that were changed or lack the shape
-    of `Facts`.
+    """Raises `RfjaxError` if the facts belong to another step or run, were edited, or do not have the form of `Facts`.
 
-    Facts without a seal are accepted: an earlier version wrote none.
+    Facts without a seal are accepted, because an earlier version wrote none.
     """
     try:
         check_json(facts, Facts, "facts")
@@ -76,7 +75,7 @@ def check(facts: object, workdir: Path, step: int, path: Path) -> None:
 
 
 def owner_of(workdir: Path) -> dict | None:
-    """The facts that tell the run in a folder from others; None if its run.json is missing or cannot be read."""
+    """The facts that identify the run in a folder; None if its run.json is missing or cannot be read."""
     try:
         record = read_json(workdir / "run.json")
         parent = record["parent"] and {name: record["parent"][name] for name in ("run", "step")}

@@ -18,11 +18,11 @@ from rfjax.training.mesh import path_name
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32[Array, ""]:
-    """Sum over positions of bits * odd(position), modulo 2^32.
+    """The sum over positions of bits * odd(position), modulo 2^32.
 
-    Addition modulo 2^32 is associative, so no sharding can change the sum. An odd factor loses no bit, so a single
-    changed element changes the sum. The factors differ by position, so swapped elements change it too. All arrays of
-    one shape share one program, so there is little to compile.
+    Addition modulo 2^32 is associative, so the sharding cannot change the sum. Multiplication by an odd factor is
+    invertible, so a single changed element always changes the sum. The factors differ by position, so swapping elements
+    changes it, too. All arrays of one shape share one program, so there is little to compile.
     """
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
@@ -42,8 +42,8 @@ def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32
 def checksums(tree) -> dict[str, int]:
     """Returns a uint32 checksum of each array's bits and their positions, by path.
 
-    Each checksum is fetched before the next is started. XLA's CPU client admits 32 programs at a time to a device, and
-    many small programs that each sum over devices can wait for each other for ever.
+    Each checksum is fetched before the next is started. XLA's CPU client runs at most 32 programs on a device at a
+    time, and many small programs that all sum over devices could wait for each other for ever.
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {
@@ -53,8 +53,11 @@ def checksums(tree) -> dict[str, int]:
 
 
 def host_checksums(tree) -> dict[str, int]:
-    """The same checksums for NumPy arrays. An array is summed in parts along its first axis, because memory may not
-    hold the intermediate values of a whole large array."""
+    """Computes the same checksums for NumPy arrays.
+
+    An array is summed in parts along its first axis, because memory may be too small for the intermediate values of a
+    whole large array.
+    """
     sums = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name, leaf = path_name(path), np.atleast_1d(leaf)

@@ -1,8 +1,8 @@
 """The table of known chips: each chip's speed, memory and bandwidths, and its name in JAX.
 
-Training (the peak in MFU), benchmarks and plans read this one table. A chip that is not in it has no peak: MFU is
-then null, never a guess. A row without `shapes` has a peak and nothing else, so nothing can be planned for it. Peaks
-are for dense products summed in float32, never with sparsity. No JAX here.
+Training (the peak in MFU), benchmarks and plans all read this table. For a chip that is not in it, the peak is unknown
+and MFU is null, never a guess. A row without `shapes` has only a peak, so it cannot be planned for. Peaks are for dense
+products summed in float32, without sparsity. No JAX here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GIB = 2**30
 class Chip:
     """One chip. Bandwidths are in bytes a second; a link's bandwidth is that of one direction.
 
-    Fields describe the whole chip, which JAX may show as several devices. The properties describe one device.
+    The fields describe the whole chip, which JAX may show as several devices. The properties describe one such device.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Trains many small runs together, each in a folder of its own.
 
-Runs of one study that differ only in formulation and learning rate share every shape, every batch and every random
-number. So one program trains them all (`cohort_step`). It is compiled once, and its products are large enough to fill a
-device. Up to rounding, a member's folder is the same as if the run were trained alone, and the run may be resumed
-either way. A member that diverges ends alone.
+Runs of one study that differ only in formulation and learning rate share all shapes, batches and random numbers. So one
+program trains them all (`cohort_step`). It is compiled once, and its matrix products are large enough to keep a device
+busy. The runs are the members of a cohort. Up to rounding, a member's folder is the same as if the run were trained
+alone, and it may be resumed alone or in the cohort. A member that diverges ends; the others go on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
 def may_join(config: Config) -> tuple:
-    """What two runs must have in common to be trained together: every field but those in `OWN`."""
+    """The values that runs must have in common to be trained together: all fields except those in `OWN`."""
     return tuple(sorted((key, str(value)) for key, value in schema.flatten(config).items() if key not in OWN))
 
 
@@ -70,15 +70,15 @@ def train_cohort(
     stop: Callable[[], bool],
     log_seconds: float = 30.0,
 ) -> dict[Path, Exception]:
-    """Trains every member from wherever it stands to its last step. Returns the failures by folder.
+    """Trains every member to its last step, from its newest checkpoint if it has one. Returns {folder: its failure}.
 
-    All members have one corpus and one network. `on_checkpoint` is called at each evaluated step, once all checkpoints
-    are on disk. Members that stand at different steps are trained in parts (`_parts`), one part after another. A
-    problem of one member (another config in its folder, damage, divergence) fails that member alone. A problem of a
-    part (a full disk) fails the part.
+    All members have the same corpus and network. `on_checkpoint` is called at each evaluated step, once all checkpoints
+    are on disk. If members are at different steps, they are divided into parts (`_parts`) that are trained one after
+    another. A problem of one member (another config in its folder, damage, divergence) ends only this member. A problem
+    of a whole part (a full disk) ends the part.
 
-    Raises `Preempted` when told to stop, after saving; the next start goes on from there. Raises `ConfigError` for a
-    corpus of several latent shapes.
+    Raises `Preempted`, after saving, if `stop` says so; the next start resumes. Raises `ConfigError` for a corpus of
+    several latent shapes.
     """
     check_may_be_together(members[0].config, members[0].corpus)
     with contextlib.ExitStack() as folders:
@@ -134,10 +134,10 @@ def _check_may_start(member: Run) -> None:
 
 
 def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
-    """The members grouped by the checkpoint from which they go on (None: from the start), the earliest group first.
+    """Groups the members by the checkpoint that they resume from (None: none yet), the earliest group first.
 
-    A kill between the saves of two members leaves some members one save ahead. Those go back to the checkpoint
-    before, where they have it, so that all stay together. Going back further is not worth it.
+    If a kill came between the saves of two members, some members are one save ahead. They go back to their checkpoint
+    before, if they still have it, so that all members stay in one group. No member goes back further.
     """
     saved = {member: checkpoint.steps_saved(member.workdir) or _departure(member) for member in members}
     reach = members[0].config.train.checkpoint_every
@@ -151,12 +151,12 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 def _departure(member: Run) -> list[int]:
-    """The step at which a branch leaves its trunk, and from which it trains until it has a checkpoint; else empty."""
+    """[the step at which a branch leaves its trunk], as if it were a checkpoint; [] for a run that is not a branch."""
     return [member.trunk.step] if member.trunk else []
 
 
 class _Quiet(Progress):
-    """A member's progress, which passes notes on to the cohort's progress with the member's name."""
+    """A member's progress: shows no bar, and passes notes to the cohort's progress, with the member's name."""
 
     def __init__(self, name: str, progress: Progress):
         self._name, self._progress = name, progress
@@ -169,7 +169,7 @@ class _Quiet(Progress):
 
 
 class _Cohort:
-    """One attempt at the runs that go on from the same step."""
+    """One attempt to train the members that resume from the same step."""
 
     def __init__(self, members: Sequence[Run], step: int | None, keep_steps: Collection[int]):
         self.members, self.shared = list(members), members[0]  # the first has what all share
@@ -184,7 +184,7 @@ class _Cohort:
 
     @property
     def places(self) -> list[int]:
-        """The places in the stack of the members that still train."""
+        """The positions, in the stack of states, of the members that are still training."""
         return [place for place, member in enumerate(self.members) if member.workdir not in self.failures]
 
     @property
@@ -192,8 +192,10 @@ class _Cohort:
         return [self.members[place] for place in self.places]
 
     def restore(self, failures: dict[Path, Exception]) -> bool:
-        """Reads every member's state. Returns False if a checkpoint is damaged. The checkpoint is then set aside, or if
-        the member has no other, the member is added to the `failures`."""
+        """Reads every member's state. Returns False if a checkpoint is damaged.
+
+        The damaged checkpoint is then set aside; if the member has no other, the member is added to the `failures`.
+        """
         if self.first is None:
             optimizer, (key, _) = make_optimizer(self.config), run_keys(self.config.seed)
             state = jax.jit(lambda key: init_state(self.shared.backbone.init, optimizer, key))(key)
@@ -231,8 +233,10 @@ class _Cohort:
         return True
 
     def train(self, on_checkpoint, stop, log_seconds) -> None:
-        """Trains the cohort. Raises `Preempted`, and any failure that ends all members. Members that diverge are added
-        to `failures`."""
+        """Trains the cohort. Members that diverge are added to `failures`.
+
+        Raises `Preempted`, and any failure that ends all members.
+        """
         try:
             self._train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
@@ -360,7 +364,7 @@ class _Cohort:
             run_folder.check_still_there(member.workdir, self.records[self.members.index(member)])
 
     def _leave_out_gone(self, progress):
-        """Adds the members whose folders were moved or removed to the failures. The others go on."""
+        """Ends the members whose folders were moved or removed, and adds them to the failures. The others go on."""
         for member in self.live:
             try:
                 self._check_folder(member)

@@ -1,8 +1,8 @@
-"""One training step of many runs that differ only in formulation and learning rate, in one compiled program.
+"""Makes the compiled training step of many runs (members) that differ only in formulation and learning rate.
 
-The runs' states are stacked along a leading axis, which is split over the devices: each member is whole on one device,
-and no device waits for another. All members have the same batch, noise, condition dropout, and uniform number that
-decides t, as they do when each is trained alone.
+The states of the members are stacked along a leading axis, which is split over the devices. So each member is whole on
+one device, and devices do not wait for each other. All members see the same batch, noise, condition dropout and uniform
+numbers that decide t, just as if each were trained alone.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ MEMBER = P("member")
 
 
 def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices along the one axis that members are split over."""
+    """A mesh of all devices with one axis, over which members are split."""
     devices = jax.devices() if devices is None else list(devices)
     return jax.make_mesh((len(devices),), ("member",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def lanes(members: int, mesh: Mesh) -> list[int]:
-    """The number of the member in each place of the stack. All devices get equally many places. The last member fills
-    the places left over, and its results there are thrown away."""
+    """The number of the member in each place of the stack of states.
+
+    All devices get equally many places. Places that are left over repeat the last member; their results are discarded.
+    """
     return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
 
 
 def stack(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
-    """The members' states along a new leading axis, split over the mesh."""
+    """Stacks the members' states along a new leading axis, split over the mesh."""
     places = lanes(len(states), mesh)
     host = jax.device_get(list(states))
     whole = jax.tree.map(lambda *leaves: np.stack([leaves[place] for place in places]), *host)

@@ -1,7 +1,7 @@
-"""Keeps compiled programs on disk, with JAX's persistent cache, so that the next process need not compile them again.
+"""Keeps compiled programs on disk, in JAX's persistent cache, so that the next process need not compile them again.
 
-A program's key holds its text, the compiler's flags and version and the devices. What is read back is the same machine
-code, so results have the same bits with and without the cache.
+A program's key contains its text, the compiler's flags and version, and the devices. The cache returns the same machine
+code, so results have the same bits with and without it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def turn_on(given: str | None, say: Callable[[str], None]) -> Path | None:
     """Turns the cache on for this process, and returns its folder; None if nothing is kept.
 
     `given` is the value of --compilation-cache: a folder, `OFF`, or None for the default. By default the cache is on
-    for accelerators and off on CPUs. A setting of JAX's own overrides this default. `say` gets a line if the folder is
-    new. Call this only when JAX's devices may be initialised. Raises `ConfigError` for a folder that cannot be used.
+    for accelerators and off on CPUs; JAX's own setting, if there is one, takes the place of this default. `say` gets a
+    line if the folder is new. This initialises JAX's devices. Raises `ConfigError` for a folder that cannot be used.
     """
     if given == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -85,15 +85,17 @@ def _trouble(folder: Path | None) -> str:
 
 
 def device_name(of_platform: str, kind: str) -> str:
-    """A kind of device as the name of a folder. The name for a CPU depends on its features, since code for one CPU may
-    not run on another."""
+    """The name of a folder for a kind of device.
+
+    For a CPU the name depends on its instructions, since code for one CPU may not run on another.
+    """
     if of_platform == "cpu":
         kind = f"cpu {platform.machine()} {hashlib.sha256(_cpu_features().encode()).hexdigest()[:8]}"
     return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
 
 
 def _cpu_features() -> str:
-    """The lines of the first processor that name its model and its instructions; empty if the system does not tell."""
+    """The system's lines on the first processor's model and instructions; empty if the system does not tell."""
     with contextlib.suppress(OSError):
         lines = _CPUINFO.read_text().partition("\n\n")[0].splitlines()
         return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU ")))
@@ -101,10 +103,10 @@ def _cpu_features() -> str:
 
 
 def shrink(root: Path, limit: int) -> None:
-    """Deletes the programs that were not used for longest, until those below `root` take at most `limit` bytes.
+    """Deletes the least recently used programs until those below `root` take at most `limit` bytes.
 
-    JAX's limit is that of one folder; other versions and devices have folders beside it. A file that another process
-    deletes meanwhile is passed over.
+    JAX's own limit applies to one folder only, and each version and device has its own folder. Files that another
+    process deletes meanwhile are ignored.
     """
     entries = []
     for path in root.glob(f"*/*/*{_ENTRY}"):

@@ -1,9 +1,8 @@
-"""Looks inside the network every so many steps: the largest attention logit of each layer, and how large its outputs
-are.
+"""Measures, every few steps, the largest attention logit of each layer and the size of its outputs.
 
-It is one forward pass of the step's batch, with the step's noise, before the step is taken: a program of its own, which
-changes nothing. Attention logits that grow without end are how large transformers come apart (Dehghani et al. 2023,
-arXiv 2302.05442, section 2); SD3 met it at high resolution and answered with QK-norm (section 5.3.2).
+A diagnosis is a forward pass of the step's batch, with the step's noise, before the step is taken. It is a separate
+program and changes nothing. Growing attention logits announce that a large transformer will diverge (Dehghani et al.
+2023, arXiv 2302.05442, section 2). SD3 met this at high resolution, and solved it with QK-norm (section 5.3.2).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DEEP, LONG = 24, 1024  # from this depth on, and above this many tokens, bfloat1
 
 
 class Diagnostics(NamedTuple):
-    """What a forward pass shows. Keys name the layer, from 0, and the part of it: "3", "3/image"."""
+    """The measurements of a forward pass. A key names the layer, from 0, and the part of it: "3", "3/image"."""
 
     loss: Float[Array, ""]  # that of the step
     largest_logit: dict[str, Float[Array, ""]]
@@ -38,8 +37,10 @@ class Diagnostics(NamedTuple):
 
 
 def lower_diagnostics(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:
-    """The program `(params, batch, step) -> Diagnostics`, lowered for the devices of the run's mesh. The run's corpus
-    must have one latent shape. `step` and `stream_offset` are those of the train step."""
+    """Lowers the program `(params, batch, step) -> Diagnostics` for the devices of the run's mesh.
+
+    The run's corpus must have one latent shape. `step` and `stream_offset` are those of the training step.
+    """
     config, mesh = run.config, run.mesh
     accumulate, encoders = config.train.accumulate, run.corpus.shapes.encoders
 

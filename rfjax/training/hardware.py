@@ -10,7 +10,7 @@ from rfjax.training.chips import device_peak
 
 
 def peak_flops(device_kinds: Sequence[str]) -> float | None:
-    """The peak of devices of these kinds, summed, in dense bf16 FLOP/s; None if one kind is unknown."""
+    """The sum of the devices' peaks, in dense bf16 FLOP/s; None if the peak of any kind is unknown."""
     peaks = [device_peak(kind) for kind in device_kinds]
     return None if None in peaks else sum(peaks)
 

@@ -1,4 +1,4 @@
-"""What the steps of a run come to: the images they take, and those whose checkpoints are kept and evaluated."""
+"""Computes how many images a run's steps take, and which steps' checkpoints are kept and evaluated."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def images_before(stream: Stream, stream_offset: int, step: int, skips: Sequence
 
 
 def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
-    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of `every`,
-    of `geneval_every` and of `temporal.every`, and the last. For a branch, `after` is the step at which it left its
-    trunk."""
+    """The steps after `after` whose checkpoints are evaluated, and therefore never deleted.
+
+    They are the multiples of `every`, `geneval_every` and `temporal.every` in `config.evaluation`, and the last step.
+    For a branch, `after` is the step at which it left its trunk.
+    """
     evaluation, steps = config.evaluation, config.train.steps
     validated = evaluation.every if evaluation.validation.examples else 0
     of_clips = evaluation.temporal.every if evaluation.temporal.prompts_per_task else 0
@@ -42,5 +44,5 @@ def evaluated_steps(run: Run) -> frozenset[int]:
 
 
 def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
-    """Whether a step's checkpoint stays for good: the step is in `kept`, or a multiple of `keep_every`."""
+    """Whether a step's checkpoint is never deleted: the step is in `kept`, or a multiple of `keep_every`."""
     return step in kept or (train.keep_every > 0 and step % train.keep_every == 0)

@@ -1,9 +1,9 @@
-"""Starts a run from another run's checkpoint: weights and average, with a fresh optimiser.
+"""Starts a run from the weights and the average of another run's checkpoint, with a new optimiser state.
 
-A run of clips may start from a run of images. The weights of an image's patch are then spread over the frames of a
-clip's patch. They are repeated for each frame, and the kernel that embeds the patch is divided by the number of frames.
-So equal frames are embedded and predicted like their image. An attention over time that the parent lacks is new, with a
-gate of zero.
+A run on clips may start from a run on images. The weights of an image's patch are then repeated for each frame of a
+clip's patch, and the kernel that embeds the patch is divided by the number of frames. So equal frames are embedded and
+predicted as the single image is. If the parent has no attention over time, this attention starts as in a new run, with
+a gate of zero.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Parent(NamedTuple):
 
     @classmethod
     def of(cls, facts: run_folder.ParentFacts) -> Parent:
-        """The parent that a run.json records."""
+        """Makes the parent from the record in run.json."""
         return cls(**{name: facts[name] for name in cls._fields})
 
     def is_named_by(self, text: str) -> bool:
-        """Whether `RUN@STEP`, or `RUN` alone, can mean this parent. Its checkpoint need not exist any more."""
+        """Whether `RUN@STEP`, or `RUN` alone, can mean this parent. The checkpoint may have been deleted since."""
         folder, at, step = _split(text)
         return Path(folder).resolve() == Path(self.path).resolve() and (not at or step == str(self.step))
 
@@ -78,9 +78,10 @@ def _split(text: str, option: str = "--init") -> tuple[str, str, str]:
 
 
 def parse_origin(text: str, option: str = "--init") -> tuple[Path, int]:
-    """Returns (folder, step) of `RUN@STEP`, or of `RUN`, which means its newest checkpoint. `option` gave the text.
+    """Parses `RUN@STEP`, or `RUN`, which means the run's newest checkpoint. Returns (folder, step).
 
-    Raises `ConfigError` for a checkpoint that does not exist, naming those that do.
+    `option` is the option that gave the text, for messages. Raises `ConfigError` for a checkpoint that does not exist,
+    naming those that do.
     """
     folder, at, step = _split(text, option)
     saved = checkpoint.steps_saved(Path(folder))
@@ -109,10 +110,10 @@ def read_parent(text: str, option: str = "--init") -> Parent:
 
 
 def check_fits(parent: Parent, run: Run) -> None:
-    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if they would mean something else in it.
+    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if they would mean something else there.
 
-    The error names the config keys in which the two models differ, with both values. If the configs show no difference,
-    it names a parameter.
+    The error names the config keys in which the two networks differ, with both values. If the configs do not differ, it
+    names a parameter that does.
     """
     given = _spread_shapes(_stored_shapes(parent), _frames(parent, run.config))
     asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))
@@ -126,11 +127,11 @@ def check_fits(parent: Parent, run: Run) -> None:
 
 
 def _check_made_with(parent, corpus):
-    """Refuses a parent whose corpus was made by other frozen models, as its run.json says.
+    """Raises `ConfigError` if the parent's corpus was prepared with other frozen models; its run.json names them.
 
-    Latents of another autoencoder, or features of another text encoder, would mean something else to the same
-    weights. An encoder that only one of the two runs uses is allowed: its slot may be empty, as condition dropout
-    leaves it.
+    The same weights would misread latents of another autoencoder and features of another text encoder. If only one of
+    the two runs uses an encoder, that is allowed: networks can handle an empty slot, because condition dropout empties
+    slots in training.
     """
     theirs = (run_folder.read_name(Path(parent.path)) or {}).get("made_with") or {}
     ours = corpus.made_with
@@ -151,12 +152,12 @@ def _short(value) -> str:
 
 
 def inherit(parent: Parent, params, ema, run: Run):
-    """Returns (params, ema) of the parent's checkpoint, for a run. The arguments `params` and `ema` are trees of
-    `ShapeDtypeStruct`s with shardings.
+    """Reads the weights with which a run starts from the parent's checkpoint. Returns (params, ema).
 
-    Weights of an image's patch are spread over the frames of a clip's patch. QK-norm scales and an attention over time
-    that the parent lacks start as in a new run. Raises `ConfigError`, naming a parameter, if only one of the two has it
-    or if its shape differs.
+    The arguments `params` and `ema` are trees of `ShapeDtypeStruct`s with shardings. Weights of an image's patch are
+    spread over the frames of a clip's patch. If the parent lacks QK-norm scales or an attention over time, these start
+    as in a new run. Raises `ConfigError`, naming a parameter, if only one of the two networks has it or if its shape
+    differs.
     """
     wanted = {"params": params, "ema": ema}
     frames = _frames(parent, run.config)
@@ -183,13 +184,15 @@ def inherit(parent: Parent, params, ema, run: Run):
 
 
 def _inner(path) -> str:
-    """A parameter's name without the first part, params or ema."""
+    """A parameter's name without its first part, which is params or ema."""
     return path_name(path).split("/", 1)[1]
 
 
 def _frames(parent: Parent, config: Config) -> int:
-    """The number of frames over which the parent's weights of a patch are spread. It is more than 1 only if the
-    parent's patches have one frame and are otherwise like the run's."""
+    """The number of frames over which the parent's weights of a patch are spread.
+
+    It exceeds 1 only if the parent's patches have one frame and otherwise equal the run's.
+    """
     theirs = _config_of(parent)
     if theirs is None or theirs.model.temporal_patch_size != 1:
         return 1
@@ -233,27 +236,27 @@ def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
 
 
 def stream_offset(parent: Parent | None, stream: Stream) -> int:
-    """The step whose data and noise a child uses at its step 0: the first step that none of its ancestors has seen."""
+    """The step of the stream that a child uses at its own step 0: the first that none of its ancestors has used."""
     return stream.step_after(parent.images) if parent else 0
 
 
 class Skip(NamedTuple):
-    """Batches that were passed over: from a run's step `step` on, its data and noise are those of later steps."""
+    """Batches that a run skipped: from its step `step` on, it uses the data and noise of later steps."""
 
     step: int
     batches: int
 
 
 def skips_of(record: Mapping) -> tuple[Skip, ...]:
-    """The batches that a run passed over, by its run.json, its trunk's included; in the order of their steps."""
+    """The batches that a run and its trunk skipped, from its run.json, in the order of their steps."""
     return tuple(Skip(*skip) for skip in record.get("skips", ()))
 
 
 def new_skips(trunk: Trunk | None, parent: Path | None) -> dict:
-    """The field `skips` of a new run's run.json; empty if no batch was passed over.
+    """Makes the field `skips` of a new run's run.json; empty if no batch is skipped.
 
-    A branch has those of its trunk and its own. A run with a parent's weights begins behind what the parent passed
-    over.
+    A branch has the skips of its trunk and its own. A run that starts from a parent's weights begins after the batches
+    that the parent skipped.
     """
     folder = Path(trunk.path) if trunk else parent
     skips = skips_of((run_folder.read_name(folder) or {}) if folder else {})
@@ -273,8 +276,10 @@ def _stored_shapes(parent: Parent) -> dict[str, tuple[int, ...]]:
 
 
 def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...]]) -> str:
-    """Says, in words, which parameter does not fit: one that `given` or `asked` lacks, or one of another shape. Empty
-    if all fit."""
+    """Says which parameter does not fit: one that is only in `given` or only in `asked`, or one of another shape.
+
+    Returns "" if all fit.
+    """
     missing = sorted(name for name in asked.keys() - given.keys() if not _MAY_BE_NEW.search(name))
     if missing:
         return f"the parent has no parameter {missing[0]}, which this run has"
@@ -288,8 +293,10 @@ def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...
 
 
 def _differences(parent: Parent, config: Config) -> list[str]:
-    """The config keys that decide shapes of parameters and differ between the two runs, in words. Empty if the parent's
-    config is missing."""
+    """Describes how the two runs differ in the config keys that decide shapes of parameters.
+
+    The list is empty if the parent's config is missing.
+    """
     theirs = _config_of(parent)
     if theirs is None:
         return []

@@ -1,7 +1,7 @@
-"""Trains a run to its last step, whatever happens on the way.
+"""Trains a run to its last step, and survives interruptions on the way.
 
-The same call resumes from the newest good checkpoint. Everything a step does is a function of (config, step), so a run
-that is killed at any moment and started again ends with the same bits.
+The same call resumes from the newest undamaged checkpoint. All that a step does is a function of (config, step), so a
+run that is killed at any moment and started again ends with the same bits.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def train(
     log_seconds: float = 30.0,
     work: Work | None = None,
 ) -> TrainResult:
-    """Trains a run in its folder from wherever it stands, and returns when it is done.
+    """Trains a run in its folder to its last step. If the folder has a checkpoint, training resumes from it.
 
     `init_from` is `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called for each
     evaluated step, once its checkpoint is on disk; if the call is interrupted, the next attempt repeats it.
-    `keep_steps` are further steps whose checkpoints are saved and kept. `stop` is polled between steps; by default
-    SIGTERM and SIGINT set it. If standard error is no terminal, progress is a line every `log_seconds`. `work` is what
-    the attempt trains, by default the run's network on its corpus.
+    `keep_steps` are further steps whose checkpoints are saved and kept. `stop` is polled between steps; by default it
+    becomes true on SIGTERM and SIGINT. If standard error is no terminal, progress is a line every `log_seconds`. `work`
+    is what the attempt trains, by default the run's network on its corpus.
 
-    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh.
-    Raises `Preempted` when told to stop, after saving. Raises `Diverged` when too many steps in a row were not finite,
-    and at once in a folder where that has happened. Raises `RfjaxError` when checkpoints cannot be read or written.
+    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh. Raises
+    `Preempted`, after saving, if `stop` says so. Raises `Diverged` if too many steps in a row were not finite, and at
+    once in a folder where that has happened. Raises `RfjaxError` if checkpoints cannot be read or written.
     """
     workdir, train = run.workdir, run.config.train
     with contextlib.ExitStack() as stack:
@@ -102,8 +102,7 @@ def train(
 
 
 def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
-    """Claims the run's folder for this attempt, until `stack` ends. Returns whether the run in the folder is done.
-    Raises the errors by which `train` refuses a folder or a parent."""
+    """Claims the run's folder until `stack` ends, or raises as `train` does. Returns whether the run is done."""
     workdir = run.workdir
     run_folder.check_config(workdir, run.config)
     if init_from and not (workdir / "run.json").exists():
@@ -132,13 +131,12 @@ def _done_before(workdir, step) -> TrainResult:
 
 
 def _on_first_process(stack, make):
-    """Enters the context manager `make()` on `stack` and returns it, in process 0 only, since each file has one writer.
-    Returns None in the other processes."""
+    """Enters the context manager `make()`, a writer, on `stack` and returns it. Processes other than 0 get None."""
     return stack.enter_context(make()) if distributed.is_first() else None
 
 
 class _Attempt:
-    """One attempt at a run, and the values that its parts share."""
+    """One attempt to train a run, with the values that its methods share."""
 
     def __init__(self, run: Run, init_from: str | None, keep_steps: Collection[int], work: Work | None):
         train = run.config.train
@@ -162,7 +160,7 @@ class _Attempt:
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
-        """The parent in run.json, else the parent that `--init` asks for. If there are both, they must agree."""
+        """The parent in run.json, or else the parent that `--init` names. If there are both, they must agree."""
         if record is None and self.run.trunk:
             record = distributed.from_first(lambda: run_folder.read_run(Path(self.run.trunk.path)))
         if record is None:
@@ -178,7 +176,7 @@ class _Attempt:
         return about | self._skips(init_from) | dict(self.work.facts if self.work else {})
 
     def _skips(self, init_from) -> dict:
-        """The field of a new run.json with the batches that were passed over; empty if none were."""
+        """The field of a new run.json with the batches that were skipped; empty if none were."""
 
         def make():
             return lineage.new_skips(self.run.trunk, lineage.parse_origin(init_from)[0] if init_from else None)
@@ -261,8 +259,8 @@ class _Attempt:
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
     def _first_state(self) -> tuple[State, dict, tuple[str, ...]]:
-        """Returns (state, facts of its checkpoint, messages). The state is that of the newest checkpoint, else that of
-        the trunk that a branch leaves, else a new one, with imported or inherited weights if there are any."""
+        """Returns (state, facts of its checkpoint, messages) of the newest checkpoint. Without one, a branch takes its
+        trunk's state, and any other run a new state, with imported or inherited weights if there are any."""
         origin, facts, messages = self.parent, {}, ()
         restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
@@ -299,8 +297,8 @@ class _Attempt:
             progress.note(f"{name}: {advice}")
 
     def _compile(self, progress):
-        """Returns `take(state, batch) -> (state, metrics)`, with a compiled step for each latent shape, and a function
-        that puts this process's part of a batch on its devices."""
+        """Compiles the step for each latent shape. Returns (`take(state, batch) -> (state, metrics)`, `put(batch)`);
+        `put` puts this process's part of a batch on its devices."""
         if self.work:
             return self.work.compile(progress.note if progress else lambda text: None), lambda batch: batch
         parts, compiled, puts = trained_parts(self.run.corpus), {}, {}
@@ -317,7 +315,7 @@ class _Attempt:
         return take, lambda batch: puts[batch.latents.shape[1:]](batch)
 
     def _compile_diagnostics(self, progress):
-        """The compiled diagnostic forward pass for each latent shape; empty if the config asks for none."""
+        """Compiles the diagnostic forward pass for each latent shape; empty if the config asks for none."""
         if self.work or not self.config.train.diagnostics_every:
             return {}
         if progress:
@@ -325,8 +323,7 @@ class _Attempt:
         return compile_diagnostics(self.run, stream_offset=self.stream_offset)
 
     def _costs(self):
-        """Images and FLOPs in `Spending`'s form: (images of a step, FLOPs of an image), or for buckets two functions of
-        the step."""
+        """Returns (images of a step, FLOPs of an image) for `Spending`; for buckets, two functions of the step."""
         if self.work:
             return self.config.train.batch_size, self.work.flops_per_image
         if not self.record.get("buckets"):
@@ -336,7 +333,7 @@ class _Attempt:
         return lambda step: sum(images(step)), lambda step: sum(map(math.prod, zip(each, images(step), strict=True)))
 
     def _batches(self, newest):
-        """This process's part of each batch that is left; `newest()` is the state from which the next step goes on."""
+        """Yields this process's part of each remaining batch; `newest()` returns the state before the next step."""
         if self.work:
             return self.work.batches(self.step, newest)
         return batches(
@@ -375,7 +372,7 @@ class _Attempt:
         self.record = write_record(self.run, self.record, facts, self.step)
 
     def _must_save_again(self, checkpoints) -> bool:
-        """Whether a save in the background has failed, so that the present state must be saved instead."""
+        """Whether a save in the background has failed, so that the current state must be saved now."""
         if distributed.many() or self.step % self.config.train.log_every:
             return False
         try:

@@ -1,4 +1,4 @@
-"""The loss of a batch at a step: network, formulation and condition dropout bound together."""
+"""Makes the training loss of a batch at a step, from network, formulation and condition dropout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_keys(seed: int) -> tuple[Array, Array]:
 
 
 class StepInputs(NamedTuple):
-    """The inputs of a step's examples, the same for every formulation. A formulation turns u into t."""
+    """The inputs of a step that are the same for every formulation. A formulation maps the uniform number u to t."""
 
     u: Float[Array, " batch"]
     noise: Float[Array, "batch frames height width channels"]
@@ -45,9 +45,9 @@ class StepInputs(NamedTuple):
 def step_inputs(
     config: Config, encoders: tuple, batch: Batch, step: Int[Array, ""], places: Int[Array, " batch"]
 ) -> StepInputs:
-    """The random numbers of a run at a step, and the batch's conditions after dropout.
+    """Draws the random numbers of a step, and applies condition dropout to the batch's conditions.
 
-    `encoders` are the corpus's `EncoderSlot`s, each dropped independently.
+    `encoders` are the corpus's `EncoderSlot`s, each of which is dropped independently.
     """
     _, key = run_keys(config.seed)
     dropout = config.train.dropout(len(encoders))
@@ -56,8 +56,8 @@ def step_inputs(
 
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
-    """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`. If the timestep shift
-    goes by area, the batch's latent shape decides it."""
+    """Makes the training loss of the config's formulation for a backbone's `apply`; `encoders` as in `step_inputs`. A
+    timestep shift by area follows from the latent shape of the batch."""
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, " batch"]):
         formulation = formulation_at(config, batch.latents.shape[1:])

@@ -1,7 +1,8 @@
-"""Where arrays live: the device mesh, and the sharding of a whole state over it.
+"""Makes the device mesh, and the shardings of a whole state over it.
 
-The table of `models/sharding.py` says which axis splits which dimension. Optimiser moments and averages are split like
-their parameters, because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
+The table in `models/sharding.py` says which mesh axis splits which dimension of a parameter. Optimiser moments and
+averages are split like their parameters, because the rules match the end of a path: the rule for `qkv/kernel` also
+matches `opt_state/1/mu/blocks/image/qkv/kernel`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 
 
 def slice_count(config: MeshConfig, shown: int | None) -> int:
-    """The number of slices that a mesh goes over. `shown` is the number that the devices say they are in; None if they
-    do not say it, as CPUs and GPUs.
+    """The number of TPU slices that a mesh covers.
 
-    Raises `ConfigError` for a config that contradicts the devices.
+    `shown` is the number of slices by the devices' own attributes; None for CPUs and GPUs, which have no such
+    attribute. Raises `ConfigError` for a config that contradicts the devices.
     """
     if shown is None:
         return max(config.slices, 1)
@@ -40,10 +41,10 @@ def slice_count(config: MeshConfig, shown: int | None) -> int:
 
 
 def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None) -> dict[str, int]:
-    """The number of devices along each axis of a mesh of `devices` devices. An axis of -1 takes what the others leave.
+    """The number of devices along each axis of a mesh of `devices` devices. An axis of -1 takes all remaining devices.
 
-    `shown_slices` is as in `slice_count`. Raises `ConfigError` when the axes' product is not the number of devices, and
-    when the axis that goes over slices does not divide over them.
+    `shown_slices` is `slice_count`'s `shown`. Raises `ConfigError` if the product of the axes is not the number of
+    devices, and if the number of slices does not divide the axis that goes over slices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
@@ -70,11 +71,11 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
 
 
 def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
-    """For each slice, the places of its devices in a list of devices. The arguments give the owner of each device: for
-    a TPU its slice, for any other device its process. A slice is then several consecutive processes, or a process holds
-    several slices.
+    """Groups devices into slices. Returns, for each slice, the positions of its devices in the list of devices.
 
-    Raises `ConfigError` for owners that cannot be grouped so.
+    `owners` has the owner of each device: for a TPU its slice, for any other device its process. Processes are grouped
+    in order: a slice is several consecutive processes, or a process holds several slices. Raises `ConfigError` for
+    owners that cannot be grouped in this way.
     """
     order = sorted(range(len(owners)), key=owners.__getitem__)  # keeps the order of an owner's devices
     each, names = len(order) // slices, set(owners)
@@ -90,7 +91,7 @@ def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
 
 
 def shown_slices(devices: Sequence[jax.Device]) -> int | None:
-    """The number of slices that TPUs say they are in; None for other devices."""
+    """The number of slices by the attributes of TPUs; None for other devices."""
     return len({_slice_of(device) for device in devices}) if devices[0].platform == "tpu" else None
 
 
@@ -99,10 +100,11 @@ def _slice_of(device: jax.Device) -> int:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (all by default), with the axes of `mesh_axes.py`.
+    """Makes the mesh over `devices` (all by default), with the axes of `mesh_axes.py`.
 
-    Devices are ordered by slice: the axis that goes over slices passes all its places in one slice, then those in the
-    next. Raises `ConfigError` when the axes' product is not the number of devices, and for slices that do not fit.
+    Devices are ordered by slice: along the axis that goes over slices, all devices of one slice come before those of
+    the next. Raises `ConfigError` if the product of the axes is not the number of devices, and for slices that do not
+    fit.
     """
     devices = jax.devices() if devices is None else list(devices)
     shown = shown_slices(devices)
@@ -141,8 +143,10 @@ def shardings(mesh: Mesh | AbstractMesh, tree):
 
 
 def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
-    """The places of the global batch that this process's devices hold, ascending. The places need not be consecutive.
-    Where `tensor` spans processes, several processes hold the same places."""
+    """The places of the global batch that this process's devices hold, ascending.
+
+    The places need not be consecutive. If the axis `tensor` spans processes, several processes hold the same places.
+    """
     parts = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in parts]))
 
@@ -163,8 +167,11 @@ def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], loc
 
 
 def spread(tree, sharding: NamedSharding | None):
-    """Puts arrays that every process holds whole on the devices by `sharding`; each process gives its own part. Without
-    a sharding, returns them unchanged."""
+    """Puts arrays on the devices by `sharding`. Every process holds the whole arrays, and supplies its own devices'
+    part.
+
+    Without a sharding, the arrays are returned unchanged.
+    """
     if sharding is None:
         return tree
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), tree)

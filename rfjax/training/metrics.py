@@ -1,7 +1,7 @@
 """The training curve on disk: metrics.jsonl, and diagnostics.jsonl beside it. Trackers are fed from these files.
 
-No interruption changes the rows. A row is on disk before the checkpoint of its step. Resuming from a step drops the
-rows after it, and training writes them again.
+Interruptions do not change the rows. A row is on disk before the checkpoint of its step. Resuming from a step drops the
+rows after that step, and training writes them again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def _finite(value: float) -> float | None:
 
 
 class Window:
-    """Means over the steps since the last row. A checkpoint's facts hold the sums, so a resumed run writes the same
-    rows as an uninterrupted one."""
+    """Averages metrics over the steps since the last row.
+
+    The sums are part of a checkpoint's facts, so a resumed run writes the same rows as an uninterrupted run.
+    """
 
     def __init__(self, groups: Sequence[str], sums: dict | None = None):
         self.groups = list(groups)
@@ -40,7 +42,7 @@ class Window:
         return self._sums
 
     def add(self, metrics: StepMetrics) -> None:
-        """Adds one step's metrics, already on the host. A skipped step does not enter the means."""
+        """Adds the metrics of one step, which must be on the host. Skipped steps do not enter the means."""
         if not metrics.skipped_in_row:
             sums = self._sums
             self._sums = {
@@ -57,8 +59,11 @@ class Window:
                 }
 
     def close(self, last: StepMetrics) -> dict:
-        """Ends the window. Returns part of a row: the window's means, and the last step's rate and group norms.
-        `loss_by_t[i]` is the mean over examples with t in [i/10, (i+1)/10), null if there are none."""
+        """Ends the window. Returns part of a row: the window's means, and the last step's learning rate and group
+        norms.
+
+        `loss_by_t[i]` is the mean loss of examples with t in [i/10, (i+1)/10); null if there are none.
+        """
         sums = self._sums
         steps = sums["steps"]
         row = {
@@ -88,8 +93,10 @@ class _Row(TypedDict):
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the rows after `step`, a torn last line, and lines that are no rows. Leaves a path that is no plain file
-    alone."""
+    """Removes from a file the rows after `step`, an incomplete last line, and lines that are not rows.
+
+    A path that is not a plain file is left as it is.
+    """
     if why_not_plain(path):
         return
     kept = []
@@ -105,7 +112,7 @@ def truncate(path: Path, step: int) -> None:
 
 
 class MetricsWriter:
-    """Appends rows to the curve in `workdir`, after dropping those beyond `step`. A context manager, for process 0."""
+    """Appends rows to the curve in `workdir`, after removing those after `step`. A context manager for process 0."""
 
     def __init__(self, workdir: Path, step: int):
         self._paths = {name: Path(workdir) / name for name in (CURVE, DIAGNOSTICS)}

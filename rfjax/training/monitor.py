@@ -1,4 +1,4 @@
-"""Watches a run: turns each step's metrics into rows of the curve, progress, and the decision to go on."""
+"""Watches a run: turns each step's metrics into rows of the curve and progress, and raises `Diverged` if need be."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ SKIPPED_BEYOND = 100  # batches that are passed over beyond the step of a warnin
 class Spending:
     """Counts what a run has cost up to a step.
 
-    Images and FLOPs include those of its ancestors. Seconds include those of earlier attempts at this run.
-    `batch_size` is a number, or a function f(step): the images of all steps before `step`. `flops_per_image` is a
-    number, or a function f(step): the sum over all steps before `step` of the FLOPs of one image; where `batch_size` is
-    a function, of all images. Where several runs are trained together, `share` is this run's part of the time.
+    Images and FLOPs include those of the run's ancestors. Seconds include those of earlier attempts at this run.
+
+    `batch_size` is a number, or a function of the step that returns the images of all earlier steps. `flops_per_image`
+    is a number, or a function of the step. If `batch_size` is a number, this function returns the sum over earlier
+    steps of the FLOPs of one image; if `batch_size` is a function, it returns the FLOPs of all images of earlier steps.
+    If several runs are trained together, `share` is this run's part of the time.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Rates:
 
 
 class Monitor:
-    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0. `spikes` watches for
-    what should be warned of; a run with `alarms`, which give the lines to show for a row of the curve, has those alone.
-    `buckets` gives the loss of each latent shape; a run whose batches do not come from its corpus has None.
+    """Takes the metrics of every step in turn.
+
+    `writer` and `progress` are None except in process 0. `spikes` gives warnings of spikes and of a climbing loss. If
+    `alarms` is given, it gives the warnings for a row of the curve instead. `buckets` averages the loss of each latent
+    shape; it is None for a run whose batches do not come from its corpus.
     """
 
     def __init__(
@@ -118,9 +122,10 @@ class Monitor:
         self.skipped_in_row = 0
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
-        """Takes the metrics of the update that ended at `step`, once the device has finished it. Raises `Diverged`.
+        """Takes the metrics of the update that ended at `step`, once the device has finished it.
 
-        `params()` returns the parameters of that step or a later one, after every checkpoint is on disk.
+        `params()` waits until every checkpoint is on disk, and returns the parameters of that step or a later one.
+        Raises `Diverged` if too many steps in a row were not finite.
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
@@ -140,7 +145,7 @@ class Monitor:
             self._progress.step(step)
 
     def facts(self, step: int) -> dict:
-        """The facts that a checkpoint of `step` holds beside its arrays, so that a resumed run goes on as this one."""
+        """The facts that a checkpoint of `step` holds beside its arrays, so that a resumed run equals this run."""
         facts = {"schema": 1, "step": step} | self._rates.spending.at(step)
         return facts | {
             "skipped_in_row": self.skipped_in_row,
@@ -155,7 +160,7 @@ class Monitor:
             self._writer.sync()
 
     def diagnosed(self, step: int, found: Diagnostics) -> None:
-        """Writes what the forward pass of the update that ends at `step` showed."""
+        """Writes a row with the diagnostics of the update that ends at `step`."""
         found = jax.device_get(found)
         if self._writer:
             sizes = {name: _rounded(getattr(found, name)) for name in ("largest_logit", "rms")}
@@ -206,7 +211,7 @@ class Monitor:
 
 
 def way_back(workdir: Path, step: int) -> str:
-    """How to leave a run before a step where it went wrong, as the end of a sentence; empty without a checkpoint."""
+    """The end of a warning, with the command that goes back to before `step`; empty if no checkpoint allows it."""
     good = last_good(workdir)
     if good is None:
         return ""

@@ -1,4 +1,4 @@
-"""The optimisers as a table, each with clipping and decay, and the learning rate as a function of the step."""
+"""The table of optimisers, with clipping and decay, and the table of learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ SCHEDULES: dict[str, Callable] = {"constant": _constant, "cosine": _cosine, "wsd
 
 
 def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
-    """The rate of the update that takes `step` completed steps to `step + 1`.
+    """Returns `rate(step)`, the learning rate of the update after `step` completed steps.
 
-    Linear warm-up: (step + 1) / warmup of the peak, so that the first update is not lost. The rate is a function of the
-    step, not of the updates made, so skipped steps advance it too. `rate(step, peak)` takes another peak than the
+    Warm-up is linear: (step + 1) / warmup of the peak, so that the first update has a rate above zero. The rate depends
+    on the step, not on the number of updates, so skipped steps count. `rate(step, peak)` uses another peak than the
     config's, for runs that are trained together.
     """
     shape = SCHEDULES[config.schedule]
@@ -68,8 +68,10 @@ def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array
 
 
 def decayed(params):
-    """A tree that is True for the leaves to which weight decay applies: kernels, not biases and norm scales. They are
-    told apart by name, because stacked layers add an axis to the rank."""
+    """A tree that is True for the leaves to which weight decay applies: kernels, but not biases and norm scales.
+
+    Names decide, not ranks, because stacked layers have one more axis.
+    """
     return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).split("/")[-1] == "kernel", params)
 
 
@@ -92,8 +94,10 @@ MUON_RMS = 0.2
 
 
 def matrix_of(path: str) -> MuonDimensionNumbers | None:
-    """How Muon sees a parameter; None for one that AdamW updates. Raises `ConfigError` for a hidden kernel without
-    dimensions."""
+    """Which axes of a parameter are the rows and columns of Muon's matrix; None for a parameter that AdamW updates.
+
+    Raises `ConfigError` for a hidden kernel without a row in `MATRICES`.
+    """
     if leaf_rule(path, "config.train.optimizer=muon")[1] not in MUON_KINDS:
         return None
     for pattern, inputs, outputs in MATRICES:
@@ -144,11 +148,11 @@ OPTIMIZERS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = {
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The optimiser that `config.train.optimizer` names, after clipping by the global norm and with decoupled decay:
-    AdamW (Loshchilov and Hutter 2019, algorithm 2), or Muon (Jordan et al. 2024) for hidden kernels.
+    """Makes the optimiser that `config.train.optimizer` names, with clipping by the global norm and decoupled decay.
 
-    Its updates are per unit of learning rate: the train step multiplies them by -rate(step). Under a parametrisation
-    other than `standard`, each leaf has its own rate, decay and epsilon (`models/parametrization.py`).
+    It is AdamW (Loshchilov and Hutter 2019, algorithm 2), or Muon (Jordan et al. 2024) for hidden kernels. Updates are
+    for a learning rate of one: the training step multiplies them by -rate(step). Under a parametrisation other than
+    `standard`, each leaf has its own rate, decay and epsilon (`models/parametrization.py`).
     """
     train, model = config.train, config.model
     clip = (optax.clip_by_global_norm(train.clip_norm),) if train.clip_norm else ()
@@ -159,7 +163,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _by_leaf(config: Config, direction: optax.GradientTransformation):
-    """The update direction, with the epsilon, the rate and the decay of each leaf."""
+    """Applies to `direction` the epsilon, the rate and the decay of each leaf."""
     model, train = config.model, config.train
     by_muon = (lambda path: matrix_of(path) is not None) if train.optimizer == "muon" else (lambda path: False)
 

@@ -1,4 +1,7 @@
-"""The train step of a run on its mesh, made from shapes alone. A run executes it, and a plan only compiles it."""
+"""Makes the training step of a run on its mesh, from shapes alone.
+
+A run executes this program; a plan compiles it only.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,10 @@ def abstract_batch(run: Run, sharding: NamedSharding) -> Batch:
 
 
 def lower_train_step(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:
-    """The step `(state, batch) -> (state, metrics)`, lowered for the devices of the run's mesh. The run's corpus must
-    have one latent shape.
+    """Lowers the step `(state, batch) -> (state, metrics)` for the devices of the run's mesh.
 
-    Raises `ConfigError` if the mesh does not divide the batch or a parameter.
+    The run's corpus must have one latent shape. Raises `ConfigError` if the mesh does not divide the batch or a
+    parameter.
     """
     config, state = run.config, abstract_state(run)
     loss = make_loss(config, run.backbone.apply, run.corpus.shapes.encoders)

@@ -54,7 +54,7 @@ MAY_DIFFER = (
 class Trunk(NamedTuple):
     """The run that a branch leaves: its folder, its name, and the step at which the branch leaves.
 
-    With `skip_batches` the branch repeats the trunk's own config, but passes over this many batches at that step.
+    With `skip_batches`, the branch has the same config as the trunk, but skips this many batches at that step.
     """
 
     path: str
@@ -67,10 +67,10 @@ class Trunk(NamedTuple):
 class Run:
     """One run: its config, the corpus it learns from, its network, its devices, and its name in every table.
 
-    `mesh` is None for a run that is only planned, `workdir` for a run without a folder. Raises `ConfigError` for
-    latents that the network cannot take, for batches that a bucket cannot fill, for a parameter that the
-    parametrisation or the optimiser has no rule for, and for a formulation that cannot have the config's timestep
-    shift.
+    `mesh` is None for a run that is only planned, and `workdir` is None for a run without a folder. Raises
+    `ConfigError` for latents that the network cannot take, for a bucket with fewer images than a batch, for a parameter
+    that the parametrisation or the optimiser has no rule for, and for a formulation that does not allow the config's
+    timestep shift.
     """
 
     config: Config
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def flops_per_image(self) -> int:
-        """Training FLOPs of an image, forward and backward: the mean over the images in a whole cycle of steps."""
+        """Training FLOPs of an image, forward and backward. With buckets, the mean over the images of a whole cycle."""
         return self._mean(training_flops)
 
     @property
@@ -151,7 +151,7 @@ class Run:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """In this context JAX computes on the run's mesh, in the precision of its config."""
+        """A context in which JAX computes on the run's mesh, with the precision of its config."""
         with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.config.train.matmul_precision):
             yield
 
@@ -191,9 +191,10 @@ def make_run(
 
 
 def plan_run(config: Config, workdir: Path | None = None) -> Run:
-    """Makes the run of a config to compute what follows from shapes alone: parameters, FLOPs, layouts.
+    """Makes the run of a config for everything that follows from shapes alone: parameters, FLOPs, layouts.
 
-    It has no mesh, and uses whatever attention this machine has. Corpora and networks of earlier plans are reused.
+    The run has no mesh, and has the attention that this machine would use. Corpora and networks of earlier plans are
+    reused.
     """
     corpus = _corpus(config.data, config.seed)
     return _named(config, workdir, None, None, corpus=corpus, backbone=_network(config.model, corpus.shapes))
@@ -204,8 +205,11 @@ _network = functools.lru_cache(make_backbone)
 
 
 def _named(config: Config, workdir: str | Path | None, study: str | None, point: str | None, **parts) -> Run:
-    """Makes a run and names it. The name is that in its folder's run.json, even if the folder was renamed. Without one
-    it is study/point, or study/folder for a trunk or a branch. Outside a study it is the folder's or the config's."""
+    """Makes a run and names it.
+
+    The name comes from the run.json in its folder, even if the folder was renamed. Without a run.json it is
+    study/point, or study/folder for a trunk or a branch. Outside a study it is the folder's name, or the config's.
+    """
     workdir = None if workdir is None else local_path(workdir, "workdir")
     record = distributed.from_first(lambda: run_folder.read_name(workdir)) if workdir else None
     # A point has one trunk and several branches.
@@ -247,8 +251,10 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
 
 
 def check_record(run: Run) -> None:
-    """Raises `RfjaxError` if the run's config contradicts the run.json in its folder. Then one of the two files is
-    another run's, or the config has lost a key and taken the default."""
+    """Raises `RfjaxError` if the run's config contradicts the run.json in its folder.
+
+    In that case one of the two files belongs to another run, or a key of config.json was lost and has its default.
+    """
     record = distributed.from_first(lambda: run_folder.read_name(run.workdir)) or {}
     now = describe(run, None)
     for name in checkpoint_facts.OWNER:
@@ -259,7 +265,7 @@ def check_record(run: Run) -> None:
 
 
 def describe(run: Run, parent: dict | None) -> dict:
-    """The first content of run.json. `parent` is None, or the `lineage.Parent` of this run's weights, as a dict."""
+    """The content of a new run's run.json. `parent` is None, or the `lineage.Parent` of its weights as a dict."""
     config, corpus = run.config, run.corpus
     return {
         "schema": 1,
@@ -299,10 +305,10 @@ def _place(run: Run) -> dict:
 
 
 def _batch_sizes(config: Config, corpus: Corpus) -> tuple[int, ...]:
-    """The examples in a batch of each part of a corpus.
+    """Computes the batch size of each part of a corpus.
 
-    Raises `ConfigError` for a budget of tokens that does not give the largest bucket `config.train.batch_size`
-    examples, and for a bucket with fewer images than a batch: it would be seen several times in each step.
+    Raises `ConfigError` if the budget of tokens does not give the largest bucket exactly `config.train.batch_size`
+    examples. Also raises it for a bucket with fewer images than a batch, because a step would repeat images.
     """
     size, budget = config.train.batch_size, config.train.tokens_per_batch
     if not budget:
@@ -343,9 +349,9 @@ def _buckets(run: Run) -> list[dict] | None:
 
 
 def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """Notes in the folder that an attempt begins at `step`, from a checkpoint with `facts`. Returns the new record.
+    """Records in run.json that an attempt begins at `step`, from a checkpoint with `facts`. Returns the new record.
 
-    A branch also notes what its trunk had cost when it left, so that this cost is not counted twice.
+    A branch also records what its trunk had cost when it left, so that this cost is not counted twice.
     """
     if not (run.workdir / "config.json").exists():
         run_folder.write_json(run.workdir / "config.json", configs.to_dict(run.config))

@@ -84,8 +84,10 @@ class Start(TypedDict):
 
 
 class AdapterFacts(TypedDict):
-    """What a tuned run's checkpoints hold an adapter of: the weights of another run's checkpoint. The merged weights
-    are W + alpha / rank * (a b)."""
+    """Facts about a tuned run's adapter: the checkpoint of the base run that it belongs to, its rank and its alpha.
+
+    The merged weights are W + alpha / rank * (a b), where W are the weights of that checkpoint.
+    """
 
     base: str  # that run's folder, as a path from the tuned run's folder
     step: int
@@ -142,7 +144,7 @@ def read_run(workdir: Path) -> RunFacts | None:
 
 
 def read_name(workdir: Path) -> RunName | None:
-    """As `read_run`, but requires only the fields of `RunName`, so that it also reads runs not trained here."""
+    """Like `read_run`, but requires only the fields of `RunName`, so that it also reads runs not trained by rfjax."""
     return _read(workdir / "run.json", RunName)
 
 
@@ -157,8 +159,10 @@ def read_config(workdir: Path) -> Config | None:
 
 
 def changed_keys(workdir: Path, config: Config) -> list[str] | None:
-    """The keys in which `config` differs from the config in `workdir`, except those that may change; None if there is
-    no config in `workdir`."""
+    """The keys in which `config` differs from the config in `workdir`, except keys that may change when resuming.
+
+    Returns None if `workdir` has no config.
+    """
     held = read_config(workdir)
     if held is None:
         return None
@@ -177,8 +181,10 @@ def check_run_folder(workdir: Path) -> None:
 
 
 def check_config(workdir: Path, config: Config) -> None:
-    """Raises `ConfigError` if the run in `workdir` has another config, naming the keys that differ, and if it has
-    checkpoints but no config."""
+    """Raises `ConfigError` if `workdir` holds a run of another config, naming the keys that differ.
+
+    Also raises it if `workdir` has checkpoints but no config.
+    """
     keys = changed_keys(workdir, config)
     if keys is None:
         if any(workdir.glob("checkpoints/*")):
@@ -218,8 +224,8 @@ def note_traceback(workdir: Path, error: BaseException) -> None:
 def read_status(workdir: Path) -> Status:
     """Returns {"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
 
-    "new" means that there is no status.json. "running" in a folder where nothing runs is left by a killed process; such
-    a run resumes like a stopped one.
+    "new" means that there is no status.json. If a process was killed, its folder still says "running"; such a run
+    resumes like a stopped run.
     """
     return _read(workdir / "status.json", Status) or {"state": "new", "step": 0, "message": ""}
 
@@ -232,9 +238,11 @@ GONE = "is no longer the folder of this run"  # in the message of every error of
 
 
 def check_still_there(workdir: Path, record: dict) -> None:
-    """Raises `RfjaxError` if the folder is no longer that of the attempt that wrote `record`. Somebody moved or removed
-    it, and writing now would make a new folder without a config. Inodes would not do for this test, because some file
-    systems renumber a folder."""
+    """Raises `RfjaxError` if the run's folder was moved or removed since this attempt wrote `record`.
+
+    Writing would then make a new folder without a config. The content of run.json is compared, not the folder's inode,
+    because some file systems renumber folders.
+    """
     if not distributed.is_first():
         return
     try:
@@ -269,7 +277,7 @@ def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
 
 
 def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """Returns `record` with one more start: its step, hardware and code, and how many runs are trained together."""
+    """Adds a start to `record`: its step, hardware and code, and how many runs are trained together."""
     on = {
         "code_hash": code_hash(),
         "hardware": hardware.describe(mesh.devices.flatten().tolist()),

@@ -1,7 +1,7 @@
-"""Warns that a run is about to go wrong, from the numbers that every step returns anyway: spikes, and a loss that
-climbs.
+"""Warns that a run may be about to diverge: of spikes, and of a loss that climbs.
 
-Its memory is part of a checkpoint's facts, so a resumed run warns where an uninterrupted one does.
+It uses only the numbers that every step returns anyway. Its memory is part of a checkpoint's facts, so a resumed run
+warns at the same steps as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUIET = 128  # steps without another warning of the same kind
 
 
 class Memory(TypedDict):
-    """What the detector remembers: `values` are the last finite values, `quiet` the steps of the last warnings."""
+    """The detector's memory: `values` are the last finite values, `quiet` the steps of the last warnings by kind."""
 
     values: dict[str, list[float]]
     quiet: dict[str, int]
@@ -31,7 +31,7 @@ class Memory(TypedDict):
 
 
 class SpikeDetector:
-    """Warns of a value far above those before it, and of a loss whose level has climbed."""
+    """Warns of a value far above those before it (a spike), and of a loss whose median has climbed."""
 
     def __init__(self, memory: Memory | None = None):
         memory = memory or {"values": {}, "quiet": {}}
@@ -46,9 +46,9 @@ class SpikeDetector:
         }
 
     def see(self, step: int, values: Mapping[str, float]) -> list[str]:
-        """Takes in a step's values, each by its name; "loss" is among them. Returns warnings, as sentences.
+        """Takes the values of a step by name; one of the names is "loss". Returns warnings, as sentences.
 
-        Values that are not finite are passed over: the step was skipped, and training says so.
+        Values that are not finite are ignored: such a step was skipped, and training reports that separately.
         """
         warnings = []
         for name, value in values.items():
@@ -76,8 +76,7 @@ class SpikeDetector:
         return [f"the loss has climbed: its median over {LEAST} steps is {level:.4g}, and was {self._lowest:.4g}"]
 
     def _speaks(self, kind: str, step: int) -> bool:
-        """Whether a warning of this kind may be given at a step. After it was given, the same kind stays quiet for a
-        while."""
+        """Whether a warning of this kind may be given at `step`. After a warning, its kind is silent for some steps."""
         last = self._quiet.get(kind)
         if last is not None and step < last + QUIET:
             return False

@@ -32,6 +32,6 @@ def start_state(params: Params, ema: Params, optimizer: Optimizer) -> TrainState
 
 
 def init_state(init: Callable[[Array], Params], optimizer: Optimizer, key: Array) -> TrainState:
-    """The state at step 0, in which parameters and average are those of a model's `init`."""
+    """The state at step 0, with the parameters of a network's `init`; the average equals the parameters."""
     params = init(key)
     return start_state(params, jax.tree.map(jnp.copy, params), optimizer)  # a donated state shares no buffer

@@ -1,4 +1,4 @@
-"""One jitted training step: gradients, update, average of the parameters, and metrics."""
+"""Makes the jitted training step: gradients, update, average of the parameters, and metrics."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def parameter_groups(params) -> list[str]:
 
 
 def time_bins(aux: ExampleLosses):
-    """Returns (sums, counts, measures): for each bin of t, the sum of its example losses and their number; and the sum
-    of each measure over all examples."""
+    """Returns (sums, counts, measures): the sum and the number of example losses in each bin of t, and the sum of each
+    measure over all examples."""
     index = jnp.clip(jnp.floor(aux.t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
     member = jax.nn.one_hot(index, TIME_BINS)
     # `where`, not a product: one infinite loss must not spoil the other bins.
@@ -64,9 +64,9 @@ def microbatches(mesh: Mesh, array: Array, accumulate: int) -> Array:
 def _rounded(params, config, mesh):
     """Rounds the kernels of `params` to the compute type once, before the loop over microbatches.
 
-    Each microbatch's gradient then stays in the compute type, which takes half the memory of float32. So does the copy
-    of the kernels that the TPU compiler lays out anew for the loop. The barrier keeps the compiler from rounding inside
-    the loop.
+    The gradients of each microbatch then stay in the compute type, which takes half the memory of float32. The same
+    holds for the copy of the kernels that the TPU compiler makes in another layout for the loop. The barrier keeps the
+    compiler from moving the rounding into the loop.
     """
     if config.compute_dtype == "float32":
         return params
@@ -140,7 +140,7 @@ def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
 
 def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
     """Returns `update(state, gradients, loss, bins, peak) -> (state, metrics)`; `peak` is the peak learning rate, by
-    default the config's. A step whose loss or gradient is not finite changes nothing but the step and the counters."""
+    default the config's. If the loss or a gradient is not finite, only the step and the counters change."""
     rate = learning_rate(config)
 
     def update(state, grads, loss, bins, peak=config.learning_rate):
@@ -187,9 +187,8 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Returns the jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
 
-    A step whose loss or gradient is not finite changes nothing but the step and the counters. The random numbers are
-    those of step `state.step + stream_offset`. Raises `ConfigError` if the mesh does not divide the batch or a
-    parameter.
+    If the loss or a gradient is not finite, only the step and the counters change. The random numbers are those of step
+    `state.step + stream_offset`. Raises `ConfigError` if the mesh does not divide the batch or a parameter.
     """
     parts = step_parts(loss_fn, optimizer, config, mesh, abstract_state, stream_offset=stream_offset)
     state_shardings = shardings(mesh, abstract_state)

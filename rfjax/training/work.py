@@ -1,5 +1,4 @@
-"""`Work`: what the training loop trains instead of the run's network on its corpus. `rfjax.tune` uses the loop through
-it."""
+"""`Work` lets the training loop train something else than a run's network on its corpus; `rfjax.tune` uses it."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ Take = Callable[[State, Any], tuple[State, StepMetrics]]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A state, its step and its batches, in place of those that follow from the run's config.
+    """A state, a training step and batches, which replace those that follow from the run's config.
 
-    A step must be a function of the state and the batch; a batch must be a function of the run's config, the step and
-    the state. Then a run that is started again repeats the same bits.
+    The step must be a function of the state and the batch. A batch must be a function of the run's config, the step and
+    the state. Then a resumed run has the same bits as an uninterrupted run.
     """
 
     abstract: State  # shapes, dtypes and shardings of the state

@@ -1,7 +1,7 @@
-"""The compiler flags that let a GPU or a TPU exchange arrays while it computes, and how they come into force.
+"""Sets the compiler flags with which GPUs and TPUs exchange arrays while they compute.
 
-They are a table by platform and version of jaxlib. XLA ends a process at a flag that it does not know, so a child
-process tries them first. They decide when an exchange runs, not what is computed. No JAX here.
+The flags are a table by platform and version of jaxlib. They decide when an exchange runs, not what is computed. XLA
+ends a process at a flag that it does not know, so a child process tries them first. No JAX here.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def jaxlib_version() -> tuple[int, ...]:
 
 
 def flags_for(platform: str, version: tuple[int, ...]) -> tuple[Flag, ...]:
-    """The rows of the table for a kind of chip and a version of jaxlib; none for a kind without rows, as a CPU."""
+    """The rows of the table for a kind of chip and a version of jaxlib; empty for a CPU."""
     return tuple(flag for flag in FLAGS if flag.platform == platform and flag.since <= version < flag.before)
 
 
@@ -108,10 +108,11 @@ _PROBE_SECONDS = 60
 
 
 def is_known(platform: str, flags: str) -> bool:
-    """Whether the compiler of a kind of chip takes these flags. A child process tries them: an unknown one ends it.
+    """Whether the compiler for a kind of chip knows all these flags. A child process tries them; an unknown flag ends
+    it.
 
-    A child that gives no answer in time counts as a yes. The processes of a job must come to one answer, and a slow
-    file system slows only some of them.
+    If the child does not answer in time, the flags count as known: all processes of a job must come to the same answer,
+    and a slow file system may delay only some of their children.
     """
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
     environment |= _ALONE | {VARIABLES[platform]: flags}
@@ -124,8 +125,7 @@ def is_known(platform: str, flags: str) -> bool:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The flags that rfjax adds for a kind of chip, and the flags that it leaves out because the compiler does not know
-    them."""
+    """The flags that rfjax adds for a kind of chip, and those that it leaves out because the compiler lacks them."""
 
     added: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -137,9 +137,9 @@ def choose_flags(
     given: Mapping[str, str],
     known: Callable[[str, str], bool] = is_known,
 ) -> Chosen:
-    """The flags to add to the environment `given`. A flag that is set there, to any value, is the user's and stays.
+    """Chooses the flags to add to the environment `given`. A flag that the user set there keeps the user's value.
 
-    Nothing is added where XLA_FLAGS names a file of flags instead of holding them.
+    No flag is added if XLA_FLAGS names a file of flags.
     """
     ours = VARIABLES.get(platform)
     text = given.get(ours, "").strip() if ours else ""
@@ -154,7 +154,7 @@ def choose_flags(
 
 
 def add_flags(environ: MutableMapping[str, str], platform: str, flags: tuple[str, ...]) -> None:
-    """Adds flags before those in the environment, and notes them in `ADDED`, even if there are none."""
+    """Puts flags before those in the environment, and records them in the variable `ADDED`, even if there are none."""
     environ[ADDED] = " ".join(flags)
     if flags:
         variable = VARIABLES[platform]
@@ -162,7 +162,7 @@ def add_flags(environ: MutableMapping[str, str], platform: str, flags: tuple[str
 
 
 def remove_flags(environ: MutableMapping[str, str]) -> None:
-    """Takes away the flags that rfjax added to an environment, for a process that is to run without them."""
+    """Removes the flags that rfjax added to an environment, for a process that must run without them."""
     added = environ.pop(ADDED, "").split()
     for variable in VARIABLES.values() if added else ():
         if variable in environ:

@@ -1,1 +1,1 @@
-"""Preference tuning of a trained run: an adapter is trained on images that the run makes itself, judged by a reward."""
+"""Tunes a trained run on a preference: trains an adapter on images that the run itself samples and a reward rates."""

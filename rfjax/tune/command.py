@@ -1,4 +1,4 @@
-"""`rfjax tune`: tunes a run on its own images, judged by a reward."""
+"""`rfjax tune`: tunes a run, or a study's runs, on images that the run itself samples and a reward rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(parser) -> None:
     from rfjax.tune.config import CHOICES
 
     run = "the run to tune, by its newest checkpoint; RUN@STEP takes another"
-    study = "or a study's folder, whose longest run of each size is tuned"
+    study = "or a study's folder: the longest run of each size is tuned"
     parser.add_argument("run", metavar="RUN", type=as_text("RUN"), help=f"{run}; {study}")
     folder = "the folder of the tuned run, or of a study's tuned runs; the same command resumes"
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Tunes the run, or resumes that; prints what was measured before and after."""
+    """Tunes a run or a study's runs, or resumes; prints a table of each measure before and after tuning."""
     from rfjax.training.processes import distributed
     from rfjax.tune import config, held_out, study, study_record
     from rfjax.tune.run import tune_run

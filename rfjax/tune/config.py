@@ -1,6 +1,7 @@
-"""The schema of a tuning: frozen dataclasses, checked before anything starts, as `rfjax.config` is for runs.
+"""The fields of a tuning's config: frozen dataclasses, checked before anything starts.
 
-A tuning's config file is a short Python file whose `get_config()` returns any of the fields below. No JAX here.
+A config file is a short Python file whose `get_config()` returns any of the fields below. `rfjax.config` does the same
+for runs. No JAX here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
-from rfjax import config as schema
+from rfjax import config_sections as sections
 from rfjax.config import Config, SamplerConfig
 from rfjax.config_files import load_file, returned_config
 from rfjax.errors import ConfigError
@@ -24,16 +25,16 @@ from rfjax.limits import BATCH_END, COUNT_END, DECAY, SEED, Range
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    rank: int = 128  # cut to half the smaller side of a kernel
+    rank: int = 128  # of each kernel's factors; at most half of the kernel's smaller side
     alpha: float = 0.0  # the merged kernels are W + alpha / rank * (a b); 0: alpha is the rank
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """The images that a round makes to learn from."""
+    """How the images of a round are sampled."""
 
-    prompts: int = 48  # of a round
-    images_per_prompt: int = 8  # a group: images are compared with those of the same prompt
+    prompts: int = 48  # prompts in a round
+    images_per_prompt: int = 8  # a group; an image is compared with the others of its group
     batch_size: int = 128  # images that are sampled at a time
     steps_per_round: int = 10
     sampler_steps: int = 0  # 0: those of the run's own sampler
@@ -44,15 +45,16 @@ class RolloutConfig:
 class DPOConfig:
     """Diffusion-DPO for rectified flow (Wallace et al. 2023, arXiv 2311.12908, eq. 14)."""
 
-    # The factor of -1/2 [(winner's error - the reference's) - (loser's error - the reference's)]. An error is the mean
-    # over a latent's elements of the prediction's squared error (the velocity's, for rf). SalesforceAIResearch's code
-    # has the same 1/2; diffusers' has none, so its beta is half of this one.
+    # beta in -beta/2 [(e_w - e_w,ref) - (e_l - e_l,ref)], with e the error of the policy and e_ref that of the
+    # reference, on winner (w) and loser (l). An error is the squared error of the prediction (for rf, of the velocity),
+    # averaged over a latent's elements. The code of SalesforceAIResearch has the same factor 1/2. The code of diffusers
+    # does not, so a beta there means the same as twice that beta here.
     beta: float = 2000.0
-    # velocity: the same at every t | noise: the error of the noise, which for rf is (1 - t)^2 times the velocity's
+    # velocity: all t weigh the same | noise: the error of the noise, which for rf is (1 - t)^2 times the velocity's
     error: str = "velocity"
-    noise: str = "fresh"  # fresh: the same for winner and loser | own: the noise that each image was made from
-    sampled_by: str = "policy"  # base: the run as it was | policy: as it is tuned so far
-    pairs_per_prompt: int = 1  # the best with the worst, the second with the second from the end, ...
+    noise: str = "fresh"  # fresh: new noise, the same for winner and loser | own: the noise each image was sampled from
+    sampled_by: str = "policy"  # what samples the images: base, the run before tuning | policy, the run as tuned so far
+    pairs_per_prompt: int = 1  # first the best image with the worst, then the second best with the second worst, ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,32 +69,33 @@ class VotesConfig:
 class NFTConfig:
     """DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117)."""
 
-    beta: float = 1.0  # of v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v
-    clip: float = 5.0  # advantages beyond it count as it
-    kl: float = 1e-4  # of the squared difference to the run's own prediction
+    beta: float = 1.0  # beta in v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v
+    clip: float = 5.0  # advantages are clipped to [-clip, clip]
+    kl: float = 1e-4  # factor of the squared difference from the reference's prediction
     error: str = "data"  # data: errors of x0, each divided by its mean size | prediction: the plain squared error
-    keep_growth: float = 0.001  # of round k, the sampling policy keeps the share min(keep_growth * k, keep_most)
+    # After round k, the sampling policy keeps the share min(keep_growth * k, keep_most) of its own adapter.
+    keep_growth: float = 0.001
     keep_most: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOConfig:
-    """Flow-GRPO (Liu et al. 2025, arXiv 2505.05470). A step of its loss is one of a path's, not an image."""
+    """Flow-GRPO (Liu et al. 2025, arXiv 2505.05470). An example of its loss is one sampling step of one image."""
 
-    noise: float = 0.7  # a of sigma = a sqrt(t / (1 - t)), the noise of the sampler's steps
-    clip_ratio: float = 1e-4  # ratios of probabilities count as 1 +- this, beyond it
-    clip: float = 5.0  # advantages beyond it count as it
-    kl: float = 0.04  # of the divergence of the policy's steps from the run's own
+    noise: float = 0.7  # a in sigma = a sqrt(t / (1 - t)), the noise of the sampling steps
+    clip_ratio: float = 1e-4  # ratios of probabilities are clipped to [1 - clip_ratio, 1 + clip_ratio]
+    clip: float = 5.0  # advantages are clipped to [-clip, clip]
+    kl: float = 0.04  # factor of the KL divergence of the policy's sampling steps from the reference's
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """What is measured before, during and after tuning, on prompts that tuning never uses."""
+    """The measurements before, during and after tuning, on prompts that tuning never uses."""
 
-    every: int = 0  # steps; 0: before the first step and after the last alone
+    every: int = 0  # measure at multiples of this step; 0: only before the first step and after the last
     prompts_per_task: int = 20
     images_per_prompt: int = 8
-    unguided: bool = True  # also without guidance
+    unguided: bool = True  # measure also without guidance
     seed: int = 0
 
 
@@ -100,12 +103,12 @@ class WatchConfig:
 class TuneConfig:
     method: str = "dpo"  # a row of `methods.METHODS`
     seed: int = 0
-    weights: str = "ema"  # those of the run's checkpoint that are tuned
+    weights: str = "ema"  # the base run's weights that are tuned: ema | raw
     reward: str = "geneval"  # a row of `rewards.REWARDS`, or FILE.py:FUNCTION
-    held_out_reward: str = "cleanness"  # is measured and never trained on
+    held_out_reward: str = "cleanness"  # a second reward, which is measured and never trained on
     held_out_prompts: float = 0.25  # share of each task's prompts that are never trained on
     steps: int = 200
-    batch_size: int = 32  # pairs (dpo), images (nft) or steps of images' paths (grpo) of a step
+    batch_size: int = 32  # examples of a training step: pairs (dpo), images (nft) or sampling steps (grpo)
     accumulate: int = 1
     learning_rate: float = 3e-4
     warmup_steps: int = 10
@@ -129,7 +132,7 @@ class TuneConfig:
 
     @property
     def scale(self) -> float:
-        """The number by which the product a b of an adapter's factors is multiplied."""
+        """The factor alpha / rank of the product a b in the merged kernel W + alpha / rank * (a b)."""
         return self.alpha / self.lora.rank
 
     def sampler(self, own: SamplerConfig) -> SamplerConfig:
@@ -142,7 +145,7 @@ class TuneConfig:
         return dataclasses.replace(own, **changes)
 
 
-# Names of the tables of methods and rewards; tests/tune holds them equal to the tables, which need JAX.
+# Names in the tables of methods and rewards. The tables need JAX, so tests/tune checks that the names agree.
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("dpo", "nft", "grpo"),
     "weights": ("ema", "raw"),
@@ -229,9 +232,9 @@ def check(tune: TuneConfig) -> None:
 
 
 def from_dict(values: Mapping) -> TuneConfig:
-    """The checked config of a nested mapping. Raises `ConfigError` as `rfjax.config.from_dict` does."""
+    """Builds and checks the config that a nested mapping describes. Raises as `rfjax.config.from_dict` does."""
     _check_keys(TuneConfig, values, "")
-    tune = schema._build(TuneConfig, values, prefix="")
+    tune = sections.build(TuneConfig, values)
     check(tune)
     return tune
 
@@ -242,8 +245,10 @@ def to_dict(tune: TuneConfig) -> dict:
 
 
 def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
-    """The checked config of a file, or the defaults, with the fields that dotted keys name replaced by the keys'
-    texts."""
+    """Reads and checks a config file; without a file, takes the defaults.
+
+    `overrides` maps dotted keys to texts, which replace the fields' values.
+    """
     values = {}
     if path is not None:
         values = returned_config(load_file(path), path)
@@ -267,13 +272,14 @@ def differences(a: TuneConfig, b: TuneConfig) -> list[str]:
 
 def flatten(tune: TuneConfig) -> dict[str, object]:
     """Every field's plain value by its dotted key."""
-    return schema._flatten(to_dict(tune))
+    return sections.flatten(tune)
 
 
 def run_config(base: Config, tune: TuneConfig) -> Config:
-    """The config of the tuned run: the config of the run that it starts from, with the tuning's steps, batch and rates.
-    So all that reads runs can read a tuned run. At its last step it gets the same evaluations as the run that it starts
-    from."""
+    """Makes the tuned run's config: that of the base run, with the tuning's number of steps, batch size and rates.
+
+    So code that reads runs can read a tuned run. Its last checkpoint gets the evaluations of the base run's config.
+    """
     shared = ("steps", "batch_size", "accumulate", "learning_rate", "warmup_steps", "clip_norm", "weight_decay")
     shared += ("ema_decay", "log_every", "checkpoint_every", "keep_last")
     train = dataclasses.replace(

@@ -1,5 +1,9 @@
-"""Flow-GRPO (Liu et al. 2025, arXiv 2505.05470): images are made by stochastic steps, whose probabilities under the
-policy are known, and the steps of images that were rated above their group's mean are made more likely."""
+"""Flow-GRPO (Liu et al. 2025, arXiv 2505.05470).
+
+Images are sampled by stochastic steps, whose probability under the policy is known. Training makes a step more likely
+if its image's reward is above the mean of its group, and less likely if it is below. A path is the sequence of noisy
+latents through which an image was sampled.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +31,11 @@ from rfjax.tune import losses
 from rfjax.tune.config import TuneConfig
 from rfjax.tune.method import Draws, Groups, Loss, Networks, mean_square
 
-NOISE_APART = 2**20  # added to an image's number in its group for the noise of each further step
+NOISE_APART = 2**20  # the key of step i's noise is the image's number in its group plus i times this
 
 
 def check(tune: TuneConfig, sampler: SamplerConfig) -> None:
-    """Raises `ConfigError` for a sampler whose paths have no step to learn from."""
+    """Raises `ConfigError` for a sampler of fewer than two steps, since the last step is not learnt from."""
     if sampler.steps < 2:
         raise ConfigError(
             f"grpo learns from all steps of its sampler but the last, and config.rollout.sampler_steps is "
@@ -47,9 +51,11 @@ def compile_paths(
     *,
     batch_sharding: NamedSharding | None = None,
 ) -> Callable:
-    """The program that makes one batch's paths [batch, levels, *latent_shape] by stochastic steps, compiled at its
-    first call; its arguments are those of `evaluation.generate.sampling_program`. The sampler's `method` is not used:
-    the steps are Euler-Maruyama's."""
+    """Makes the program that samples a batch's paths [batch, levels, *latent_shape] by stochastic steps.
+
+    The program takes the arguments of `evaluation.generate.sampling_program`, and is compiled at its first call. Its
+    steps are Euler-Maruyama steps, whatever the sampler's `method`.
+    """
 
     def make_batch(params, levels, at, seed, ids, conditions, negative):
         negative = jax.tree.map(lambda row, each: jnp.broadcast_to(row, each.shape), negative, conditions)
@@ -77,18 +83,21 @@ def compile_paths(
 
 
 class Transitions(NamedTuple):
-    """Steps of paths, with the advantages of the images that the paths ended in."""
+    """Examples of the loss: sampling steps, each with the advantage of the image that its path ends in."""
 
     latents: Float[np.ndarray, "steps frames height width channels"]  # before the step
     moved: Float[np.ndarray, "steps frames height width channels"]  # after it
     context: Float[np.ndarray, "steps tokens context_size"]
     pooled: Float[np.ndarray, "steps pooled_size"]
-    place: Int[np.ndarray, " steps"]  # the step's number in its path
+    place: Int[np.ndarray, " steps"]  # the step's number in its path, from 0
     advantage: Float[np.ndarray, " steps"]
 
 
 class Paths(NamedTuple):
-    """A round's paths; a row is a step of one of them, all of a path's but the last. Texts are kept once a prompt."""
+    """The paths of a round's images. Text conditions are stored once for each prompt.
+
+    The examples are numbered path by path: every step of a path except its last is an example (`take`).
+    """
 
     states: Float[np.ndarray, "images levels frames height width channels"]
     conditions: Conditions  # of each prompt
@@ -97,7 +106,7 @@ class Paths(NamedTuple):
 
     @property
     def latents(self) -> Float[np.ndarray, "steps frames height width channels"]:
-        """The points at which the steps begin."""
+        """The noisy latents at which the steps begin."""
         return self.states[:, :-2].reshape(-1, *self.states.shape[2:])
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Transitions:
@@ -108,7 +117,7 @@ class Paths(NamedTuple):
 
 
 def transitions(groups: Groups, tune: TuneConfig) -> Paths:
-    """The paths of all groups whose rewards differ; in any other group all advantages are zero."""
+    """Selects the paths of groups whose rewards differ. In any other group all advantages are zero."""
     telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
     states = groups.states[telling]
     count = groups.rewards.shape[1]
@@ -129,8 +138,10 @@ def loss(
     tune: TuneConfig,
     sampler: SamplerConfig,
 ) -> Loss:
-    """The loss of each step, and `kl` times the divergence of the policy's step from the run's own. The probability of
-    a step under the policy that made it is computed again, by that policy's weights."""
+    """Computes each step's GRPO loss plus `kl` times the KL divergence of the policy's step from the reference's.
+
+    The probability of a step under the sampling policy is not stored: it is computed again from that policy's weights.
+    """
     levels, at = sampler_rows(formulation, sampler)
     sizes, place = noise_sizes(levels, tune.grpo.noise), steps.place
     levels = jnp.asarray(levels)
@@ -157,7 +168,7 @@ def loss(
 
 
 def _guided(network, y, now: Matched, conditions: Conditions, sampler: SamplerConfig):
-    """The guided velocity at points with a time each."""
+    """The velocity at the points `y` with classifier-free guidance; each point has its own time."""
 
     def velocity(given):
         return velocity_of(lambda _, *inputs: network(*inputs), None, y, now, given)

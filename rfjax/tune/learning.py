@@ -1,4 +1,4 @@
-"""A tuning as work for the training loop: its state, its step and its batches."""
+"""Gives a tuning to the training loop as a `Work`: its state, its step and its batches."""
 
 from __future__ import annotations
 
@@ -39,21 +39,26 @@ from rfjax.tune.state import TuneState, init_tuning
 
 
 def tuning_key(tune: TuneConfig) -> jax.Array:
-    """The key of a tuning's random numbers. Tunings with one seed share t and noise, whatever their method."""
+    """The key of a tuning's random numbers.
+
+    Tunings with the same seed have the same t and noise, whatever the method.
+    """
     return run_keys(tune.seed)[1]
 
 
 def optimizer_of(run: Run) -> Optimizer:
-    """AdamW with the settings of the tuned run's config. A network's parametrisation has no rules for an adapter, so
-    none apply."""
+    """AdamW with the settings of the tuned run's config, and with one rate for all factors.
+
+    The parametrisation of the network does not apply, because it has no rules for an adapter.
+    """
     return make_optimizer(replace(run.config, model=replace(run.config.model, parametrization="standard")))
 
 
 def make_loss(run: Run, tune: TuneConfig) -> Callable:
     """Returns `loss(adapter, base, sampler, batch, step, places) -> (mean loss, ExampleLosses)`.
 
-    Policy, reference and sampler are one network with the parameters `base`: merged with the adapter, alone, and merged
-    with the sampling policy's adapter. No condition is dropped.
+    Three networks share the parameters `base`. The policy has `adapter` merged into them, the sampling policy has
+    `sampler` merged into them, and the reference has no adapter. There is no condition dropout.
     """
     method, key, scale = METHODS[tune.method], tuning_key(tune), tune.scale
     sampler_config = tune.sampler(run.config.evaluation.sampler)
@@ -78,8 +83,11 @@ def make_loss(run: Run, tune: TuneConfig) -> Callable:
 
 
 def make_step(run: Run, tune: TuneConfig, abstract: TuneState) -> Callable:
-    """Returns `step(state, base, batch) -> (state, metrics)`, not compiled. After the last step of a round, the
-    sampling policy takes its share of the adapter."""
+    """Returns `step(state, base, batch) -> (state, metrics)`, not compiled.
+
+    After the last step of a round, the sampling policy's adapter becomes a mixture of itself and the trained adapter,
+    in the shares that the method says.
+    """
     method, loss, optimizer = METHODS[tune.method], make_loss(run, tune), optimizer_of(run)
     every = tune.rollout.steps_per_round
 
@@ -92,7 +100,7 @@ def make_step(run: Run, tune: TuneConfig, abstract: TuneState) -> Callable:
         ends, number = trained.step % every == 0, trained.step // every
         kept = jnp.where(ends, jnp.asarray(method.kept(tune, number), jnp.float32), 1.0)
         sampler = jax.tree.map(
-            # In this form nothing is rounded where all or nothing is kept.
+            # Written in this form, the mixture is exact if the share that is kept is 0 or 1.
             lambda old, new: jnp.where(kept == 1, old, new + kept * (old - new)),
             state.sampler,
             trained.params,
@@ -103,7 +111,7 @@ def make_step(run: Run, tune: TuneConfig, abstract: TuneState) -> Callable:
 
 
 def base_shapes(run: Run):
-    """Shapes, dtypes and shardings of the network's parameters."""
+    """Returns the shapes, dtypes and shardings of the network's parameters."""
     shapes = jax.eval_shape(run.backbone.init, jax.random.key(0))
     return jax.tree.map(_placed, shapes, shardings(run.mesh, shapes))
 
@@ -126,7 +134,7 @@ class Source(Protocol):
 
 
 class Learning:
-    """What `rfjax.training.loop.train` trains for a tuning."""
+    """Makes the `Work` of a tuning, which `rfjax.training.loop.train` trains."""
 
     def __init__(self, run: Run, tune: TuneConfig, facts: AdapterFacts, source: Source, watch: Callable):
         self._run, self._tune, self._facts, self._source, self._watch = run, tune, facts, source, watch
@@ -155,7 +163,7 @@ class Learning:
         )
 
     def base(self):
-        """The parameters that are tuned, on the run's mesh; read once."""
+        """The base run's parameters on the tuned run's mesh. They are read from disk once."""
         if self._base is None:
             self._base = adapted.restore_base(
                 Path(self._run.workdir), self._facts, lambda shapes: shardings(self._run.mesh, shapes)
@@ -163,7 +171,7 @@ class Learning:
         return self._base
 
     def merged(self, adapter):
-        """The parameters of the network with an adapter."""
+        """The network's parameters with `adapter` merged into the base run's parameters."""
         return adapted.merged(self.base(), adapter, self._tune.scale)
 
     def _first_state(self) -> TuneState:
@@ -193,8 +201,11 @@ class Learning:
         return take
 
     def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator[tuple]:
-        """Yields this process's rows of each step's batch. Each round begins with its examples. If the first step lies
-        inside a round, that round's examples are made again."""
+        """Yields this process's rows of each step's batch.
+
+        The examples of a round are made before its first step. If the run resumes inside a round, the examples of
+        this round are made again.
+        """
         tune, steps = self._tune, self._tune.steps
         places = places_here(self._run.mesh, tune.batch_size)
         each, examples = tune.rollout.steps_per_round, None
@@ -207,7 +218,7 @@ class Learning:
 
 
 def flops_per_example(run: Run, tune: TuneConfig) -> int:
-    """FLOPs of an example of a step: its forward and backward passes, and its share of the round's images."""
+    """FLOPs for each example of a training step: forward and backward passes, plus its share of sampling the images."""
     forward, both = (count(run.config.model, run.corpus.shapes) for count in (forward_flops, training_flops))
     method = METHODS[tune.method]
     sampler, rollout = tune.sampler(run.config.evaluation.sampler), tune.rollout
@@ -223,8 +234,10 @@ ALARM_ERRORS = 3.0  # standard errors by which the winners' rise must exceed zer
 
 
 def alarms(tune: TuneConfig, row: Mapping) -> Iterable[str]:
-    """Lines about a row of the curve that somebody should look at: the winners' own error has risen above the
-    reference's, by more than chance in the pairs of the row's steps."""
+    """Warnings for a row of DPO's curve: the policy's error on the winners exceeds the reference's.
+
+    The excess must be more than `ALARM_ERRORS` standard errors over the pairs of the row's steps.
+    """
     measures = row.get("measures", {})
     rise, square = measures.get("winner_rise"), measures.get("winner_rise_square")
     if rise is None or square is None:
@@ -232,7 +245,7 @@ def alarms(tune: TuneConfig, row: Mapping) -> Iterable[str]:
     pairs = min(tune.log_every, row["step"]) * tune.batch_size
     if rise > ALARM_ERRORS * math.sqrt(max(0.0, square - rise**2) / pairs):
         yield (
-            f"step {row['step']}: the winners' own error has risen above the reference's, from "
+            f"step {row['step']}: the policy's error on the winners has risen above the reference's, from "
             f"{measures['winner_error_reference']:.5g} to {measures['winner_error']:.5g}: the policy only moves away "
             "from the losers faster; lower config.learning_rate, raise config.dpo.beta, or stop"
         )

@@ -1,5 +1,7 @@
-"""What a method of preference tuning is: a round's groups, the networks and random numbers of its step, and the inputs
-of a network for noised latents. `methods.py` has the table."""
+"""The types that every method of preference tuning uses; `methods.py` has the table of methods.
+
+They are the images and rewards of a round, the networks and random numbers of a step, and the network's inputs.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,20 @@ from rfjax.tune.config import TuneConfig
 
 
 class Groups(NamedTuple):
-    """The images of a round and their rewards, in host memory: a group for each prompt."""
+    """The images of a round and their rewards, in host memory. The images of one prompt are a group."""
 
     latents: Float[np.ndarray, "prompts images frames height width channels"]
-    ids: Int[np.ndarray, "prompts images 2"]  # by which their noise is keyed
-    conditions: Conditions  # of each prompt
+    ids: Int[np.ndarray, "prompts images 2"]  # keys of the noise that the images were sampled from
+    conditions: Conditions  # one row for each prompt
     rewards: Float[np.ndarray, "prompts images"]
     states: Float[np.ndarray, "prompts images levels frames height width channels"] | None = None  # of stochastic paths
 
 
 class Networks(NamedTuple):
-    """The adapted network, and two that no gradient reaches: the run as it was, and the policy that made the images."""
+    """The three networks of a loss. Gradients flow only through the policy, the network that is trained.
+
+    The reference is the base run before tuning. The sampler is the policy that sampled the round's images.
+    """
 
     policy: NetworkFn
     reference: NetworkFn
@@ -39,7 +44,7 @@ class Networks(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """A step's random numbers for its examples, and the seed of the noise that images were made from."""
+    """A training step's random t and noise for each example, and the seed of the noise that images started from."""
 
     t: Float[Array, " batch"]
     noise: Float[Array, "batch frames height width channels"]
@@ -47,12 +52,12 @@ class Draws(NamedTuple):
 
 
 class NetworkInputs(NamedTuple):
-    """The inputs of a network for noised latents, and the target of its prediction."""
+    """A network's inputs for noised latents, and the target and weight of its prediction."""
 
     seen: Float[Array, "batch frames height width channels"]
     condition: Float[Array, " batch"]
     target: Float[Array, "batch frames height width channels"]
-    weight: Float[Array, " batch"] | float  # the formulation's, of a squared error
+    weight: Float[Array, " batch"] | float  # the formulation's factor on the squared error
 
     def predict(self, network: NetworkFn, conditions: Conditions) -> Float[Array, "batch ..."]:
         return network(self.seen, self.condition, *conditions).astype(jnp.float32)
@@ -68,7 +73,7 @@ def mean_square(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
 
 
 def network_inputs(formulation: Formulation, t: Float[Array, " batch"], latents, noise) -> NetworkInputs:
-    """The inputs and target of a formulation's network for latents noised to times t, as in `flow.objective`."""
+    """Noises latents to times t, and returns the network's inputs and target, as `flow.objective` does in training."""
     mixing, scale, condition, weight = examples_at(formulation, t)
     a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
     z = a * latents + b * noise
@@ -81,21 +86,22 @@ Loss = tuple[Float[Array, " batch"], Float[Array, " batch"], dict[str, Float[Arr
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table."""
+    """A method of preference tuning: a row of `methods.METHODS`."""
 
     about: str
-    # (groups, config) -> what a step draws its examples from: a named tuple of arrays with a leading axis
+    # (groups, config) -> the examples of a round: a named tuple of arrays, whose leading axis is the example
     examples: Callable[[Groups, TuneConfig], NamedTuple]
     # (networks, formulation, draws, examples, config, sampler of the round) -> each example's loss, its time t, and
-    # measures to show beside it
+    # further measures of it for the curve
     loss: Callable[[Networks, Formulation, Draws, NamedTuple, TuneConfig, SamplerConfig], Loss]
-    # (config, number of the round that ends) -> the share of its adapter that the sampling policy keeps
+    # (config, number of the round that ends) -> the share of its own adapter that the sampling policy keeps
     kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
-    # evaluations of the network in a step, per example: forward passes, and forward passes with gradients
+    # evaluations of the network for each example: (forward passes alone, forward passes with a gradient)
     evaluations: tuple[int, int]
-    stochastic: bool = False  # images are made by `flow.stochastic`, their paths are kept, and steps are guided, too
+    # if true, images are sampled by `flow.stochastic`, their paths are kept, and the loss uses guidance
+    stochastic: bool = False
 
 
 def take(examples, rows: Int[np.ndarray, " rows"]):
-    """Rows of a method's examples."""
+    """Takes some rows of a method's examples."""
     return examples.take(rows) if hasattr(examples, "take") else jax.tree.map(lambda array: array[rows], examples)

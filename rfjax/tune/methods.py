@@ -1,6 +1,6 @@
-"""The methods as a table: which examples each takes from a round's groups, and its loss on them.
+"""The table of tuning methods. A method makes examples from a round's images and rewards, and has a loss on them.
 
-Sampling, rewards, groups, logging, checkpoints and resuming are the same for all.
+Sampling, rewards, logging, checkpoints and resuming are the same for all methods.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rfjax.tune.method import Draws, Groups, Loss, Method, Networks, mean_square
 
 
 class Pairs(NamedTuple):
-    """Winners and losers of one prompt each, the winner first."""
+    """Pairs of images of one prompt. Index 0 of the axis of length 2 is the winner, index 1 the loser."""
 
     latents: Float[np.ndarray, "pairs 2 frames height width channels"]
     context: Float[np.ndarray, "pairs tokens context_size"]
@@ -58,8 +58,10 @@ def dpo_loss(
     tune: TuneConfig,
     sampler: SamplerConfig | None = None,
 ) -> Loss:
-    """The loss of each pair. Winner and loser, policy and reference see the same t and, where noise is fresh, the same
-    noise."""
+    """Computes DPO's loss of each pair.
+
+    Winner, loser, policy and reference share one t, and one noise if it is fresh.
+    """
     count = pairs.latents.shape[0]
     both = lambda array: jnp.repeat(array, 2, axis=0)  # noqa: E731
     apart = lambda array: array.reshape(2 * count, *array.shape[2:])  # noqa: E731
@@ -95,7 +97,7 @@ def dpo_loss(
 
 
 class Rated(NamedTuple):
-    """Images with their r in [0, 1]."""
+    """Images with their rewards r in [0, 1]."""
 
     latents: Float[np.ndarray, "images frames height width channels"]
     context: Float[np.ndarray, "images tokens context_size"]
@@ -104,8 +106,10 @@ class Rated(NamedTuple):
 
 
 def rate(groups: Groups, tune: TuneConfig) -> Rated:
-    """All images of the groups whose rewards differ. In any other group all images would have r = 1/2 and pull towards
-    the old policy."""
+    """Selects the images of groups whose rewards differ, with r in [0, 1].
+
+    In a group of equal rewards all images would have r = 1/2, and would only pull the policy towards the old policy.
+    """
     telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
     count = groups.rewards.shape[1]
     reward = losses.shares(groups.rewards[telling], tune.nft.clip) if len(telling) else np.zeros((0, count))
@@ -122,7 +126,7 @@ def nft_loss(
     tune: TuneConfig,
     sampler: SamplerConfig | None = None,
 ) -> Loss:
-    """The loss of each image, and `kl` times the squared difference to the run's own prediction."""
+    """Computes each image's DiffusionNFT loss plus `kl` times the squared distance to the reference's prediction."""
     given = network_inputs(formulation, draws.t, rated.latents, draws.noise)
     conditions, target = Conditions(rated.context, rated.pooled), given.target
     each = networks.policy, networks.sampler, networks.reference

@@ -1,4 +1,4 @@
-"""The prompts of a tuning: those to tune on, and those held out. No JAX here."""
+"""Divides a corpus's prompts into those to tune on and those held out, and chooses each round's. No JAX here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 from rfjax.tune.config import TuneConfig
 
-MOST_PER_TASK = 1000  # prompts of a task that are asked for: all that embedded corpora have
+MOST_PER_TASK = 1000  # more than the number of distinct prompts of any task of an embedded corpus
 
 
 def all_prompts(corpus: Corpus, needed: bool = True) -> dict[str, list[dict]]:
-    """{task: its distinct prompts} of a corpus, each list in an order that is a hash of the prompts alone. Raises
-    `ConfigError` for a corpus without prompts if they are needed."""
+    """Returns {task: its distinct prompts} of a corpus, sorted by a hash of the prompt's text.
+
+    Raises `ConfigError` for a corpus without prompts, if they are `needed`.
+    """
     tasks: dict[str, dict[str, dict]] = {}
     for row in corpus.evaluation_prompts(MOST_PER_TASK, 0):
         tasks.setdefault(row["tag"], {}).setdefault(row["prompt"], row)
@@ -36,9 +38,9 @@ def _place(prompt: str) -> str:
 def split(prompts: Mapping[str, Sequence[dict]], share: float) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """Returns (prompts to tune on, prompts held out), by task.
 
-    The first `share` of each task's prompts is held out, and at least one. A prompt with a pair that pretraining never
-    showed is in neither part: tuning must not teach what the corpus holds out. Raises `ConfigError` if a task has no
-    prompt left to tune on.
+    The first `share` of each task's prompts is held out, and at least one prompt. Prompts with a pair of class and
+    colour that pretraining never showed are in neither part, because tuning must not teach these pairs. Raises
+    `ConfigError` if a task has no prompt left to tune on.
     """
     tuned, held_out = {}, {}
     for task, rows in prompts.items():
@@ -54,8 +56,11 @@ def split(prompts: Mapping[str, Sequence[dict]], share: float) -> tuple[dict[str
 
 
 def of_round(tuned: Mapping[str, Sequence[dict]], tune: TuneConfig, number: int) -> list[dict]:
-    """The prompts of a round: tasks in turn, so that each weighs the same, as in GenEval's mean. The prompts of a task
-    follow each other in a shuffled order, from round to round."""
+    """Chooses the prompts of a round.
+
+    Tasks take turns, so that all weigh the same, as in GenEval's mean. Successive rounds go through the prompts of a
+    task in a shuffled order.
+    """
     tasks, chosen = list(tuned), []
     for place in range(number * tune.rollout.prompts, (number + 1) * tune.rollout.prompts):
         turn, index = divmod(place, len(tasks))
@@ -68,8 +73,10 @@ def of_round(tuned: Mapping[str, Sequence[dict]], tune: TuneConfig, number: int)
 
 
 def to_watch(prompts: Mapping[str, Sequence[dict]], held_out: Mapping[str, Sequence[dict]], count: int) -> dict:
-    """{name: rows} of the prompts to measure on, at most `count` per task: the prompts held out of tuning, and the
-    prompts with pairs that the corpus holds out."""
+    """Returns {name: rows} of the prompts to measure on, at most `count` per task.
+
+    `held_out` are prompts held out of tuning; `held_out_pairs` are prompts with pairs that the corpus itself holds out.
+    """
     pairs = [row for rows in prompts.values() for row in [row for row in rows if row.get("held_out")][:count]]
     named = {"held_out": [row for rows in held_out.values() for row in rows[:count]], "held_out_pairs": pairs}
     return {name: rows for name, rows in named.items() if rows}

@@ -1,7 +1,7 @@
-"""Rewards as a table: functions of images and the prompts' rows. No JAX here.
+"""The table of rewards: functions of images and of their prompts' rows. More is better. No JAX here.
 
-A reward is in its row's range, and more is better. Those of the embedded corpora are exact and free: a detector reads
-the pixels, and GenEval's rules judge what it found.
+On the embedded corpora GenEval's reward needs no network: a detector of drawn objects reads the pixels, and GenEval's
+rules judge the objects.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ def _geneval_graded(corpus: Corpus) -> RewardFn:
 
 
 def graded(detections: rules.Detections, row: Mapping) -> float:
-    """How far an image meets a prompt's demands, averaged over the demands; 1 exactly if GenEval judges the image
-    correct. An `include` item has up to three demands: its count, met by the share of objects that was found; its
-    colour, met by the share of the wanted objects that have it; and its place, met fully or not at all. An `exclude`
-    item is one demand, met or not."""
+    """The mean over a prompt's demands of how far the image meets each; it is 1 exactly if GenEval calls it correct.
+
+    An `include` item has up to three demands. The count scores the share of the wanted objects that were found. The
+    colour scores the share of the wanted objects that have the right colour. The position scores 0 or 1. An `exclude`
+    item is one demand, which scores 0 or 1.
+    """
     kept, met, groups = rules.keep(detections, row["tag"]), [], []
     for item in row.get("include", ()):
         name, count = item["class"], item["count"]
@@ -77,13 +79,13 @@ def graded(detections: rules.Detections, row: Mapping) -> float:
     return float(np.mean(met))
 
 
-TIDY = 0.15  # the distance in RGB within which a pixel counts as drawn: by a colour, the background, or a mix of both
+TIDY = 0.15  # a pixel counts as clean if it is this near, in RGB, to a colour, to the background, or to a mix of both
 
 
 def _cleanness(corpus: Corpus) -> RewardFn:
-    """The share of pixels that the corpus could have drawn: a grey of its backgrounds, a colour, or a mix at an edge.
+    """The share of pixels that the corpus could have drawn: a grey background, a colour, or a mix of both at an edge.
 
-    It reads no prompt and no detection, so an image that fools the detector by smears scores low here.
+    It uses neither prompt nor detector. So an image whose smears fool the detector scores low.
     """
     vocabulary = getattr(corpus, "vocabulary", None)
     if vocabulary is None or not hasattr(vocabulary, "palette"):
@@ -119,12 +121,12 @@ REWARDS: dict[str, Reward] = {
 
 
 def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
-    """The reward of a config's name, for a corpus; it raises `RfjaxError` for values that are no rewards.
+    """Returns the reward function that `name` names: a row of `REWARDS`, or a user's own FILE.py:FUNCTION.
 
-    FILE.py:FUNCTION is a user's own: it is called with images [n, h, w, 3] in [0, 1] and their captions, and returns n
-    finite numbers, which must be in the file's RANGE = (low, high) if it has one. `field` is the config's field that
-    gives the name, for messages. Raises `ConfigError` for a file or function that is not there, and for a corpus that
-    the reward cannot judge.
+    A user's function is called with images [n, h, w, 3] in [0, 1] and their n captions, and returns n finite numbers,
+    which must be in the file's RANGE = (low, high) if it has one. `field` is the config's field that holds the name,
+    for messages. Raises `ConfigError` for a missing file or function, and for a corpus that the reward cannot judge. The
+    returned function raises `RfjaxError` if its values are not n finite numbers in that range.
     """
     if name in REWARDS:
         row = REWARDS[name]
@@ -170,7 +172,7 @@ def _range(module, path) -> tuple[float, float]:
 
 
 def _checked(name, reward, low, high):
-    """`reward` with its values checked: a number for each image, finite, in the range."""
+    """Wraps `reward` so that it raises `RfjaxError` unless it gives each image a finite number in the range."""
 
     def checked(images, rows):
         try:

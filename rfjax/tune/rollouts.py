@@ -1,4 +1,4 @@
-"""A round's images: sampled by the sampling policy for the round's prompts, and rewarded."""
+"""Samples and rewards the images of a round, with the sampling policy's weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from rfjax.tune.method import Groups
 from rfjax.tune.methods import METHODS
 from rfjax.tune.rewards import RewardFn
 
-MOST_DRAWS = 4  # rounds of images that are drawn until there is something to learn from
+MOST_DRAWS = 4  # times that a round's images are sampled, with other prompts each time, until rewards differ
 
 
 def noise_seed(tune: TuneConfig) -> np.uint32:
-    """The seed of the noise of a tuning's images. It differs from the seed of evaluations, so that tuning never sees an
-    evaluation's images."""
+    """The seed of the noise of a tuning's images. Evaluations use another seed, so tuning never sees their images."""
     return np.uint32(zlib.crc32(f"rollouts {tune.seed}".encode()))
 
 
 def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Programs) -> Callable:
-    """`generate(params, seed, ids, conditions)`; its program is shared with evaluations of the same batch size."""
+    """Returns `generate(params, seed, ids, conditions)`. Evaluations of the same batch size share its program."""
     size = whole_batch(run, batch_size)
     if (sampler, size) not in programs:
         programs[sampler, size] = compile_sampler(
@@ -40,7 +39,7 @@ def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Progr
 
 
 def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
-    """As `generator`, but it returns the whole paths of stochastic steps, [images, levels, ...]."""
+    """As `generator`, but sampling is stochastic, and the result has all noisy latents: [images, levels, ...]."""
     sampler, size = tune.sampler(run.config.evaluation.sampler), whole_batch(run, tune.rollout.batch_size)
     key = (sampler, size, "paths")
     if key not in programs:
@@ -55,7 +54,7 @@ def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
 
 
 class Rollouts:
-    """Makes the images of rounds, each a function of (config, number of the round, parameters)."""
+    """Samples the images of rounds. A round's images are a function of (config, number of the round, parameters)."""
 
     facts: Mapping[str, object] = {}  # nothing that the config does not say
 
@@ -76,8 +75,11 @@ class Rollouts:
             self._generate = generator(run, sampler, tune.rollout.batch_size, programs)
 
     def examples(self, params: Callable, number: int):
-        """The examples that the method takes from a round; `params()` gives the sampling policy's parameters. If
-        rewards differ in no group, other prompts are drawn; raises `RfjaxError` if that does not help."""
+        """Returns the method's examples of a round; `params()` gives the parameters of the sampling policy.
+
+        If no group has rewards that differ, images are sampled for other prompts. Raises `RfjaxError` after
+        `MOST_DRAWS` such attempts.
+        """
         params = params()
         for draw in range(MOST_DRAWS):
             groups = self.groups(params, number + draw * 2**20)
@@ -96,7 +98,7 @@ class Rollouts:
         return rows_of_step(self._tune, len(examples.latents), *divmod(step, self._tune.rollout.steps_per_round))
 
     def groups(self, params, number: int) -> Groups:
-        """The images of a round, and their rewards."""
+        """Samples the images of a round and computes their rewards."""
         tune, corpus = self._tune, self._run.corpus
         rows, count = prompt_lists.of_round(self._tuned, tune, number), tune.rollout.images_per_prompt
         ids = prompt_ids(len(rows), count) + np.array([number * tune.rollout.prompts % 2**30, 0])

@@ -1,4 +1,4 @@
-"""Tunes a run: what `rfjax tune` does, from a checkpoint to a tuned and measured run in a folder of its own."""
+"""Tunes a run, from a checkpoint of the base run to a tuned and measured run in a folder of its own."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def tune_run(
     evaluate: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Tunes the run that `origin` (`RUN@STEP`, or `RUN`) names, in the folder `workdir`, from wherever that stands.
+    """Tunes the base run `origin` (`RUN@STEP`, or `RUN` for its newest checkpoint). The tuned run is in `workdir`.
 
-    With `evaluate`, the last checkpoint gets the evaluations of the run's own config. The same call resumes. Raises
-    `ConfigError` for a folder of another tuning and for a run that cannot be tuned, and all errors of
+    The same call resumes. With `evaluate`, the last checkpoint gets the evaluations of the base run's config. Raises
+    `ConfigError` if `workdir` holds another tuning or the base run cannot be tuned, and all errors of
     `training.loop.train`.
     """
     parent = distributed.from_first(lambda: lineage.read_parent(origin))
@@ -106,8 +106,7 @@ def _voted_examples(run: Run, tune: TuneConfig, every, tuned) -> voted_pairs.Vot
 
 
 def _check_folder(workdir: Path, tune: TuneConfig) -> None:
-    """Raises `ConfigError` if `workdir` holds another tuning, naming the keys that differ, or a run that was not
-    tuned."""
+    """Raises `ConfigError` if `workdir` holds a run that was not tuned, or another tuning (naming what differs)."""
     run_folder.check_run_folder(workdir)
     held = read_tuning(workdir)
     if held is None:
@@ -120,7 +119,7 @@ def _check_folder(workdir: Path, tune: TuneConfig) -> None:
 
 
 def read_tuning(workdir: Path) -> TuneConfig | None:
-    """The config of the tuning in a folder; None if there is none. Raises `RfjaxError` for a damaged file."""
+    """Reads the config of the tuning in a folder; None if there is none. Raises `RfjaxError` for a damaged file."""
     try:
         return from_dict(read_json(workdir / FILE, dict[str, object], remedy="restore it, or use another --workdir"))
     except FileNotFoundError:

@@ -1,5 +1,4 @@
-"""The state that a tuning carries from step to step: the training state of an adapter, and the sampling policy's
-adapter."""
+"""The state of a tuning: the training state of the adapter, and a second adapter, the sampling policy's."""
 
 from __future__ import annotations
 
@@ -14,8 +13,11 @@ from rfjax.training.state import Optimizer, OptState, TrainState, start_state
 
 
 class TuneState(NamedTuple):
-    """`TrainState` with an adapter's factors for parameters. `sampler` makes the images of a round and changes only
-    between rounds. So a tuning that is resumed inside a round makes the same images again."""
+    """A `TrainState` whose parameters are an adapter's factors, with the sampling policy's adapter `sampler`.
+
+    The sampling policy samples the images of a round. It changes only between rounds, so a tuning that is resumed
+    inside a round samples the same images again.
+    """
 
     step: Int[Array, ""]
     params: Adapter
@@ -27,7 +29,7 @@ class TuneState(NamedTuple):
 
     @property
     def trained(self) -> TrainState:
-        """The part that an update of training takes."""
+        """The training state alone, without `sampler`."""
         return TrainState(*self[: len(TrainState._fields)])
 
     @classmethod
@@ -36,7 +38,7 @@ class TuneState(NamedTuple):
 
 
 def init_tuning(key: Array, base, rank: int, optimizer: Optimizer) -> TuneState:
-    """The state before the first step: a new adapter of the parameters `base`, of which only the shapes are used."""
+    """The state before the first step, with a new adapter. Of the parameters `base` only the shapes are used."""
     adapter = init_adapter(key, base, rank)
-    average, sampler = (jax.tree.map(jnp.copy, adapter) for _ in range(2))  # a donated state shares no buffer
+    average, sampler = (jax.tree.map(jnp.copy, adapter) for _ in range(2))  # donated buffers must not be shared
     return TuneState.of(start_state(adapter, average, optimizer), sampler)

@@ -1,8 +1,8 @@
-"""Tunes every size of a finished study, and says what that changes, and whether it changes more at larger sizes.
+"""Tunes a run of each size of a finished study, and compares each measure before and after tuning.
 
-Tuned runs are compared with the runs they start from, measure by measure. Over the sizes, a line through the changes
-against log10 of the pretraining FLOPs has a value at the sizes' mean, and a slope. A slope whose interval holds zero is
-no evidence that tuning changes the law's slope: then only its intercept moves.
+A measure's changes are fitted by a line against log10 of the pretraining FLOPs. The line gives the mean change, and a
+slope: whether tuning changes more at larger sizes. If the slope's interval contains zero, there is no evidence that
+tuning changes the slope of the scaling law; it may still shift the law's intercept, which the mean change shows.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from rfjax.laws.tuned import LOSS, Change, by_measure, is_loss, shifts
 from rfjax.results.run_files import read_run, run_folders
 from rfjax.tune import held_out
 
-# evaluation -> (its name in the comparison, the metric and the item of its value)
+# evaluation of a record -> (its name in the comparison, the metric and the item of the value that is compared)
 MEASURES = {"validation": (LOSS, "loss", "mean"), "geneval": ("GenEval", "geneval", "overall")}
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder holds runs, and is none itself."""
+    """Whether a folder holds the folders of runs, and is not the folder of a run."""
     return folder.is_dir() and not (folder / "config.json").exists() and bool(run_folders(folder))
 
 
 def largest_runs(study: Path) -> list[Path]:
-    """Of each size (number of parameters) of a study, the finished run with most training FLOPs; among equals the one
-    with the smallest seed. Smaller sizes come first. Trunks, sweeps and tuned runs are none. Raises `ConfigError` if no
-    run is finished."""
+    """Chooses a study's run to tune for each size (number of parameters), the smallest size first.
+
+    It is the finished run with the most training FLOPs; among equals, the one with the smallest seed. Trunks, sweeps
+    and tuned runs are not considered. Raises `ConfigError` if no run is finished.
+    """
     found: dict[int, tuple] = {}
     for folder in run_folders(study):
         facts = read_run(folder).facts
@@ -45,8 +47,11 @@ def largest_runs(study: Path) -> list[Path]:
 
 
 def tune_study(study: Path, workdir: Path, method: str, tune_one: Callable[[Path, Path], None]) -> list[Path]:
-    """Tunes the largest run of each size with `tune_one(run, folder)`, and returns the folders of the tuned runs. The
-    same call resumes. Raises `ConfigError` if `workdir` is the study's own folder, whose laws must stay as they are."""
+    """Calls `tune_one(run, folder)` for each of `largest_runs`, and returns the folders of the tuned runs.
+
+    The same call resumes. Raises `ConfigError` if `workdir` is the study's own folder, because tuned runs must not mix
+    with the runs that its laws are fitted to.
+    """
     if study.resolve() == workdir.resolve():
         raise ConfigError(f"--workdir {workdir} is the study's own folder; name another for its tuned runs")
     runs = largest_runs(study)
@@ -69,8 +74,11 @@ def tuned_runs(folder: Path) -> dict[str, list[Path]]:
 
 
 def read_changes(folders: Iterable[Path]) -> list[Change]:
-    """What both the tuned runs and the runs they start from have measured: validation loss and GenEval by each sampler
-    in common, and the rewards and diversity of `held_out.jsonl`, with `unguided` beside those without guidance."""
+    """Reads the measures that exist both for tuned runs and for their base runs.
+
+    These are the validation loss, GenEval by each sampler that both have, and the rewards and diversity of
+    `held_out.jsonl`. The names of rewards that were measured without guidance contain `unguided`.
+    """
     changes = []
     for folder in folders:
         record = read_json(folder / "run.json", dict[str, object], remedy="tune the run again")
@@ -113,7 +121,7 @@ def _held_out(folder: Path):
 
 
 def table(changes: Sequence[Change]) -> list[str]:
-    """Lines that set before beside after for each size, and say for each measure what moves."""
+    """Lines with each measure before and after tuning for each size, and a verdict for each measure."""
     lines = []
     for measure, own in by_measure(changes).items():
         lines.append(measure)

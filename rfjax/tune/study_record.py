@@ -1,4 +1,4 @@
-"""The files of a tuned study: its comparison as JSON, and the figure."""
+"""Writes the files of a tuned study: the comparison as JSON, and the figure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Measures a tuning on prompts that it never uses: the trained reward, a reward that is not trained, and diversity. So
-a reward that was only gamed is noticed. A row of `held_out.jsonl` has one number, for a reward, a set of prompts, a
-sampler and a step. Images of all steps are made from the same noise."""
+"""Measures a tuning on prompts that it never uses, to reveal reward hacking.
+
+It measures the trained reward, a reward that is not trained on, and diversity. A row of `held_out.jsonl` has one
+number: that of a reward, a set of prompts, a sampler and a step. The images of all steps start from the same noise.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,14 @@ RESAMPLES = 2000
 
 
 def diversity(images: Float[np.ndarray, "prompts images h w 3"]) -> Float[np.ndarray, " prompts"]:
-    """The mean root-mean-square difference of pixels between two images of a prompt."""
+    """The root-mean-square difference in pixels between two images of a prompt, averaged over pairs of images."""
     flat = np.asarray(images, np.float64).reshape(*images.shape[:2], -1)
     first, second = np.triu_indices(images.shape[1], 1)
     return np.sqrt(np.square(flat[:, first] - flat[:, second]).mean(axis=2)).mean(axis=1)
 
 
 def task_mean(values: Float[np.ndarray, " prompts"], tasks: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
-    """(mean over tasks of their prompts' mean, the ends of its 95 % interval)."""
+    """Returns (the unweighted mean over tasks of each task's mean, the ends of its 95 % interval)."""
     names, values = list(dict.fromkeys(tasks)), np.asarray(values, np.float64)
     rng, means, resampled = np.random.default_rng(seed), [], []
     for name in names:
@@ -58,7 +60,7 @@ class Watch:
 
     @property
     def samplers(self) -> list[SamplerConfig]:
-        """The run's own sampler, and the same without guidance."""
+        """The base run's sampler, and, if the config asks for it, the same sampler without guidance."""
         own = self._run.config.evaluation.sampler
         plain = SamplerConfig(**{**vars(own), "guidance_scale": 1.0})
         return [own, plain] if self._tune.watch.unguided and own.guidance_scale != 1 else [own]
@@ -68,7 +70,7 @@ class Watch:
         return step in (0, self._tune.steps) or bool(every) and step % every == 0
 
     def __call__(self, step: int, params) -> None:
-        """Measures a step, where it is due; `params()` gives the network's parameters."""
+        """Measures the network at `step` if a measurement is due there; `params()` returns the network's parameters."""
         if not self.due(step) or step in self._done:
             return
         rows = [row for sampler in self.samplers for row in self._measure(step, params(), sampler)]

@@ -11,10 +11,10 @@ from rfjax.votes.study import KeyedStudy
 
 
 def nominal_alpha(units: Iterable[Sequence[object]]) -> float | None:
-    """alpha = 1 - D_observed / D_expected over units, each the values that raters gave it (Krippendorff 2011).
+    """Computes alpha = 1 - D_observed / D_expected (Krippendorff 2011).
 
-    Units with fewer than two values say nothing. None if there are no others, or if all values are equal: alpha is
-    then 0/0.
+    A unit is the list of the values that raters gave to one thing. Units with fewer than two values are ignored.
+    Returns None if no unit is left, or if all values are equal, where alpha is 0/0.
     """
     kept = [list(unit) for unit in units if len(unit) > 1]
     names = {name: place for place, name in enumerate(dict.fromkeys(value for unit in kept for value in unit))}
@@ -32,10 +32,10 @@ def nominal_alpha(units: Iterable[Sequence[object]]) -> float | None:
 
 
 def alpha_of_votes(study: KeyedStudy, votes: Iterable[Vote], question: str) -> tuple[float | None, int]:
-    """Alpha of the votes on a question, and the number of pairs that two raters or more voted on.
+    """Returns (alpha of the votes on a question, the number of pairs that two or more raters voted on).
 
-    The values are the first image, the second and a tie. Which image is first means nothing, so each pair enters twice,
-    once with its images exchanged.
+    A vote has one of three values: first image, second image, or tie. The order of the two images is arbitrary, so each
+    pair enters twice, the second time with its images exchanged.
     """
     chosen: dict[str, list[str | None]] = {}
     for vote in votes:

@@ -17,14 +17,15 @@ from rfjax.votes.strengths import MODELS, as_elo, fit_strengths, unconnected_gro
 from rfjax.votes.study import KeyedStudy
 
 SCHEMA = 1
-SUBSETS = ("category", "challenge")  # fields of a prompt by which win rates are told apart
-OTHERS = "all others"  # what a run is compared with if it is no single run
+SUBSETS = ("category", "challenge")  # fields of a prompt; each value of a field has win rates of its own
+OTHERS = "all others"  # stands in place of the other run's name where a run is compared with all other runs
 
 
 def analyse(study: KeyedStudy, joined: Joined) -> dict:
-    """Analyses the votes of a study, question by question; a question without votes has a reason in place of numbers.
+    """Analyses the votes of a study, question by question. A question without votes gets a reason instead of numbers.
 
-    The result does not depend on the order of the votes. It has no NaN: a number that cannot be told is None.
+    The result does not depend on the order of the votes. It holds no NaN: a number that the votes do not determine is
+    None.
     """
     raters = judge(study, joined.votes)
     out = {rater.rater for rater in raters if rater.left_out}
@@ -104,7 +105,7 @@ def _strengths(ballots: Ballots, model: str) -> dict:
 
 
 def _win_rates(study: KeyedStudy, ballots: Ballots) -> list[dict]:
-    """The win rates of each run over all, and over each other run: of all prompts, each category, each challenge."""
+    """Each run's win rate over all other runs and over each single run: on all prompts, by category, by challenge."""
     rows = []
     for subset, values in [("all", [None]), *((name, _values(study, name)) for name in SUBSETS)]:
         for value in values:

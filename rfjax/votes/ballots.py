@@ -14,8 +14,11 @@ from rfjax.votes.study import KeyedStudy
 
 @dataclass(frozen=True, eq=False)
 class Ballots:
-    """Votes on one question. `left` and `right` are places in `runs`; `choice` is 1 for left, 0 for a tie, -1 for
-    right; `rater` and `prompt` are numbers that equal raters and equal prompts share."""
+    """Votes on one question, as arrays with an entry for each vote.
+
+    `left` and `right` are indices into `runs`. `choice` is 1 for left, 0 for a tie, -1 for right. `rater` and `prompt`
+    number the raters and the prompts.
+    """
 
     runs: tuple[str, ...]
     rater: Int[np.ndarray, " votes"]
@@ -29,22 +32,22 @@ class Ballots:
 
     @property
     def score(self) -> Float[np.ndarray, " votes"]:
-        """What the left image got: 1 for a win, 0.5 for a tie, 0 for a loss."""
+        """The left image's score in each vote: 1 for a win, 0.5 for a tie, 0 for a loss."""
         return (self.choice + 1) / 2
 
     def chosen(self, kept: Bool[np.ndarray, " votes"]) -> Ballots:
-        """The votes where `kept` is true. Runs keep their places."""
+        """The votes where `kept` is true. The list of runs, and so their indices, stay as they are."""
         parts = (getattr(self, name)[kept] for name in ("rater", "prompt", "left", "right", "choice"))
         return Ballots(self.runs, *parts)
 
     def of_runs(self, one: int, other: int | None = None) -> Ballots:
-        """The votes that compare one run with another, or with any."""
+        """The votes that compare the run `one` with the run `other`, or with any run if `other` is None."""
         has = (self.left == one) | (self.right == one)
         return self.chosen(has if other is None else has & ((self.left == other) | (self.right == other)))
 
 
 def ballots_of(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Ballots:
-    """The votes on a question that count: those of pairs that are no checks."""
+    """Selects the votes on a question that count: those on pairs that are not checks of the rater."""
     own = [vote for vote in votes if vote.question == question and vote.pair in study.compared]
     raters = {rater: place for place, rater in enumerate(study.raters)}
 

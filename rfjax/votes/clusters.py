@@ -1,8 +1,10 @@
 """The covariance of estimates from votes that share raters and prompts, and the intervals from it.
 
-An estimate is a sum of one influence a vote. Votes of one rater are alike, and so are votes on one prompt, so the
-covariance is V_raters + V_prompts - V_votes (Cameron, Gelbach and Miller 2011), where each V sums the influences within
-its clusters first. A variance is at least the one that treats votes as independent.
+The error of an estimate is a sum over votes; a vote's term is called its influence. Votes of one rater are correlated,
+and so are votes on one prompt. The covariance is therefore V_raters + V_prompts - V_votes (Cameron, Gelbach and Miller
+2011). For V_raters, influences are summed within each rater, and the squares of the sums are added. V_prompts does the
+same within each prompt, and V_votes for each rater's votes on one prompt. A variance is never less than that of
+independent votes.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from scipy import stats
 
 from rfjax.evaluation.intervals import ENDS
 
-LEAST_RATERS = 5  # with fewer, raters are fixed: their spread cannot be measured
+LEAST_RATERS = 5  # with fewer raters, the spread between them is not estimated: intervals hold for these raters alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """An estimate with its standard error and its 95 % interval; they are None where they cannot be told."""
+    """An estimate with its standard error and 95 % interval. These are None if the votes do not determine them."""
 
     value: float
     stderr: float | None = None
@@ -32,7 +34,7 @@ class Number:
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """The raters and prompts that votes share, and what an interval over them holds for."""
+    """The rater and the prompt of each vote, from which variances and intervals are computed."""
 
     rater: Int[np.ndarray, " votes"]
     prompt: Int[np.ndarray, " votes"]
@@ -54,12 +56,12 @@ class Clusters:
 
     @property
     def fixed_raters(self) -> bool:
-        """Whether intervals hold for these raters alone, because they are too few to stand for others."""
+        """Whether intervals hold for these raters alone, because there are too few to generalise to other raters."""
         return self.raters < LEAST_RATERS
 
     @property
     def smallest(self) -> int:
-        """The number of clusters that decides an interval's width."""
+        """The number of raters or of prompts, whichever is smaller; the number of prompts if raters are fixed."""
         return self.prompts if self.fixed_raters else min(self.raters, self.prompts)
 
     @property
@@ -85,7 +87,7 @@ class Clusters:
     def meat(
         self, influence: Float[np.ndarray, "votes k"]
     ) -> tuple[Float[np.ndarray, "k k"], Float[np.ndarray, "k k"]]:
-        """The covariance of the influences' sum, not floored, and the covariance for independent votes."""
+        """Returns (the covariance of the sum of influences, without its lower bound; that of independent votes)."""
         n = len(influence)
         alone = influence.T @ influence * (n / (n - 1) if n > 1 else 1.0)
         parts = {name: self._summed(influence, name) for name in ("raters", "prompts", "cells")}
@@ -105,7 +107,7 @@ class Clusters:
         return max(float(whole[0, 0]), float(alone[0, 0]))
 
     def number(self, value: float, variance: float, n: int) -> Number:
-        """The estimate with an interval that is symmetric about it."""
+        """Returns the estimate `value` with a symmetric interval of Student's t."""
         if self.freedom < 1:
             return Number(value=value, n=n)
         stderr = math.sqrt(variance)
@@ -113,10 +115,11 @@ class Clusters:
         return Number(value=value, stderr=stderr, low=value - half, high=value + half, n=n)
 
     def share(self, scores: Float[np.ndarray, " votes"]) -> Number:
-        """The mean of scores in [0, 1], with Wilson's interval for as many independent votes as have this variance.
+        """Returns the mean of scores in [0, 1] with Wilson's interval.
 
-        Where all scores are equal their variance says nothing: the votes then count as many as the raters or the
-        prompts, whichever are fewer.
+        The interval takes an effective number of votes: the number of independent votes whose mean would have the same
+        variance. If all scores are equal, the variance is 0 and gives no such number. The effective number is then that
+        of the raters or of the prompts, whichever is smaller.
         """
         n, value = len(scores), float(scores.mean())
         if self.freedom < 1:

@@ -1,4 +1,4 @@
-"""`rfjax votes`: its arguments; what people preferred in a study that `rfjax compare` made."""
+"""`rfjax votes`: counts the votes of a study that `rfjax compare` made, and prints which runs people preferred."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", metavar="DIR", type=as_path("DIR"), help="the study's folder, with its key.json")
     files = "the raters' files (default: DIR/votes/*.csv)"
     add("files", metavar="FILE.csv", nargs="*", type=as_path("FILE.csv"), help=files)
-    run = "the folder of a run that was compared: writes a record into it, for the results table; may be repeated"
+    run = "folder of a run that was compared: a record for the results table is written into it; may be repeated"
     add("--run", metavar="RUN", action="append", default=[], type=as_path("--run"), help=run)
     group = parser.add_argument_group("before anybody votes")
     power = "print the chance that the study finds a difference; reads no votes"
     group.add_argument("--power", action="store_true", help=power)
-    effects = "assumed standard deviation over {} of a difference, in log odds (default {})"
+    effects = "assumed standard deviation between {} of the difference of two runs, in log odds (default {})"
     group.add_argument("--rater-effect", type=float, metavar="SD", help=effects.format("raters", 0.3))
     group.add_argument("--prompt-effect", type=float, metavar="SD", help=effects.format("prompts", 0.8))
     group.add_argument(
-        "--ties", type=float, metavar="SHARE", help="assumed share of ties of equal images (default 0.2)"
+        "--ties", type=float, metavar="SHARE", help="assumed share of ties between equal images (default 0.2)"
     )
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Prints the study's power, or analyses its votes, prints and writes the result; returns 0.
+    """Prints the study's power (--power), or analyses its votes and prints and writes the result. Returns 0.
 
-    Raises `ConfigError` for a damaged study and for votes that cannot be counted (`reading.read_votes`).
+    Raises `ConfigError` for a damaged study, and for votes that cannot be counted (`reading.read_votes`).
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole

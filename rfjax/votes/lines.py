@@ -1,4 +1,4 @@
-"""The analysis of votes, and a design's power, as lines for a console and as tables for a spreadsheet."""
+"""Formats the analysis of votes, and a study's power, as lines for the console and as CSV tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def summary_lines(analysis: Mapping) -> list[str]:
     """The analysis for a console: raters, then each question's win rates, strengths and agreement."""
     lines = [f"study {analysis['study']}: {analysis['answers']:,} answers in {analysis['files']} file(s)"]
     if analysis["doubled"]:
-        lines.append(f"note: {analysis['doubled']:,} rows were handed in twice; each counts once")
+        lines.append(f"note: {analysis['doubled']:,} rows repeat another row; each vote counts once")
     if analysis["replaced"]:
         lines.append(f"note: {analysis['replaced']:,} answers were changed by their rater; the latest counts")
     lines += ["", *_rater_lines(analysis)]
@@ -120,10 +120,10 @@ def _csv(columns, rows):
 
 
 def power_lines(designs: Mapping[str, Mapping[str, Design]]) -> list[str]:
-    """The power of each comparison that a study will make, and what was assumed."""
+    """Lines with the power of each comparison that a study will make, and the assumptions behind it."""
     lines = []
     for question, comparisons in designs.items():
-        lines.append(f"{question}: chance that the 95 % interval leaves out one half, by the true win rate")
+        lines.append(f"{question}: chance that the 95 % interval excludes one half, by the true win rate")
         rows = [("  comparison", "raters", "prompts", "votes", *(f"{rate:.2f}" for rate in RATES), f"{WANTED:.0%} at")]
         for name, design in comparisons.items():
             found = design.detectable()

@@ -1,11 +1,15 @@
-"""The power of a preference study before anybody votes: the chance that an interval leaves out one half.
+"""Computes the power of a preference study before anybody votes.
 
-A vote follows Rao and Kupper's model; raters differ in their log odds with one standard deviation, prompts with
-another. Integrals over both give the parts of a vote's variance, v_raters + v_prompts + v_rest, and so the variance of
-a win rate, v_raters / raters + v_prompts / prompts + v_rest / votes. The study estimates it with
-V_raters + V_prompts - V_votes, floored at V_votes (`rfjax.votes.clusters`): the first two are about multiples of
-chi-squared with raters - 1 and prompts - 1 degrees of freedom. The power is the mean, over these, of the chance that
-the interval leaves out one half.
+The power is the chance that a win rate's 95 % interval excludes one half. It is computed in three steps.
+
+1. A vote follows Rao and Kupper's model. The difference in log odds has a random part for each rater and one for each
+   prompt, with given standard deviations. Integrals over both parts split the variance of one vote into
+   v_raters + v_prompts + v_rest. So a win rate has the variance
+   v_raters / raters + v_prompts / prompts + v_rest / votes.
+2. The study will not know this variance. It will estimate it by V_raters + V_prompts - V_votes, at least V_votes
+   (`rfjax.votes.clusters`). V_raters and V_prompts are taken as multiples of chi-squared variables with raters - 1 and
+   prompts - 1 degrees of freedom.
+3. The power is the chance that the interval excludes one half, averaged over these estimates of the variance.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What decides the power of one comparison of two runs. `votes` are those of all raters together."""
+    """What decides the power of one comparison of two runs. `votes` is the number of votes of all raters together."""
 
     raters: int
     prompts: int
@@ -41,15 +45,15 @@ class Design:
 
     @property
     def fixed_raters(self) -> bool:
-        """Whether the study will ask about these raters alone; their spread is then no error."""
+        """Whether intervals will hold for these raters alone; the spread between raters then adds no error."""
         return self.raters < LEAST_RATERS
 
     def _difference(self, rate: float) -> float:
-        """The difference of the runs' strengths at which the population's win rate is `rate`."""
+        """The difference of two runs' strengths at which the mean win rate, over all raters and prompts, is `rate`."""
         return float(optimize.brentq(lambda d: self._parts(d)[0] - rate, -60, 60))
 
     def _parts(self, difference: float) -> tuple[float, float, float, float]:
-        """The win rate, and what raters, prompts and the rest add to the variance of one vote."""
+        """Returns the win rate, and the parts of one vote's variance: v_raters, v_prompts, v_rest."""
         threshold = 2 * math.atanh(self.ties)  # at equal strengths a tie has the probability tanh(log theta / 2)
         raters, prompts = difference + self.rater_effect * _NODES, self.prompt_effect * _NODES
         d = raters[:, None] + prompts
@@ -62,7 +66,7 @@ class Design:
         return rate, of_raters, of_prompts, whole - of_raters - of_prompts
 
     def power(self, rate: float) -> float:
-        """The chance that the 95 % interval of a true win rate leaves out one half; nan if there is no interval."""
+        """The chance that the 95 % interval excludes one half, for a true win rate `rate`; nan without an interval."""
         smallest = self.prompts if self.fixed_raters else min(self.raters, self.prompts)
         if smallest < 2 or self.votes < 1:
             return math.nan
@@ -73,14 +77,14 @@ class Design:
         estimated = (of_prompts + rest) * _scaled_chi2(self.prompts - 1)
         if not self.fixed_raters:
             estimated = estimated + (of_raters + rest) * _scaled_chi2(self.raters - 1)[:, None] - one
-        # Wilson's interval leaves out 1/2 where the distance exceeds t times the error at 1/2.
+        # Wilson's interval excludes 1/2 if the win rate's distance from 1/2 exceeds t times the standard error at 1/2.
         half = stats.t.ppf(ENDS[1], smallest - 1) * np.sqrt(np.maximum(estimated, one) * 0.25 / (rate * (1 - rate)))
         error = math.sqrt(of_raters + of_prompts + rest)
         shift = rate - 0.5
         return float(np.mean(stats.norm.sf((half - shift) / error) + stats.norm.cdf((-half - shift) / error)))
 
     def detectable(self, wanted: float = WANTED) -> float | None:
-        """The smallest win rate above one half with this power; None if even 0.99 has less."""
+        """The smallest win rate above one half that has the power `wanted`; None if a win rate of 0.99 has less."""
         if not self.power(0.99) >= wanted:
             return None
         return float(optimize.brentq(lambda rate: self.power(rate) - wanted, 0.5 + 1e-9, 0.99))

@@ -1,4 +1,4 @@
-"""Judges raters by the checks among their pairs, and leaves out those who fail by a stated rule."""
+"""Judges raters by the checks among their pairs. Raters who fail the rule `RULE` are left out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from statistics import median
 from rfjax.votes.reading import Vote
 from rfjax.votes.study import PLAIN, REPEAT, KeyedStudy, purpose
 
-LEAST_CHECKS = 3  # answers to plain checks by which a rater is judged
-LEAST_RIGHT = 0.75  # of them, the share that must be right
-LEAST_VOTES = 20  # votes by which a rater who gives one answer is judged
-SAME_ANSWER = 0.95  # of them, the share of equal answers (left, right or tie) that is too much
+LEAST_CHECKS = 3  # a rater who answered fewer plain checks is not judged by them
+LEAST_RIGHT = 0.75  # share of plain checks that a rater must answer rightly
+LEAST_VOTES = 20  # a rater with fewer votes is not judged by equal answers
+SAME_ANSWER = 0.95  # a rater whose share of equal answers (left, right or tie) reaches this is left out
 RULE = (
     f"a rater is left out who is right in less than {LEAST_RIGHT:.0%} of at least {LEAST_CHECKS} plain checks, or who "
     f"gives one answer (left, right or tie) in at least {SAME_ANSWER:.0%} of at least {LEAST_VOTES} votes; answers to "
@@ -23,14 +23,18 @@ RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Rater:
-    """How one rater voted. `plain` and `repeats` count the answers to checks, `right` and `same` those that were right
-    and those that chose the same image again. `left_out` says why the rater's votes do not count; "" if they do."""
+    """How one rater voted.
+
+    `plain` counts the answers to plain checks, and `right` the right ones among them. `repeats` counts the answers to
+    repeated pairs, and `same` those that chose the same image again. `left_out` says why the rater's votes do not
+    count; "" if they count.
+    """
 
     rater: str
-    answers: int  # all that were handed in
-    asked: int  # all that the rater was asked for
-    votes: int  # of pairs that are no checks
-    seconds: float | None  # median of a vote
+    answers: int  # answers handed in, checks included
+    asked: int  # answers that the rater was asked for, checks included
+    votes: int  # answers on pairs that are not checks
+    seconds: float | None  # median time of a vote
     plain: int
     right: int
     repeats: int
@@ -44,7 +48,7 @@ class Rater:
 
 
 def judge(study: KeyedStudy, votes: Iterable[Vote]) -> list[Rater]:
-    """Reports every rater of the study, in its order, also those who handed in nothing."""
+    """Judges every rater of the study, in the study's order; raters who handed in nothing are included."""
     own: dict[str, list[Vote]] = {rater: [] for rater in study.raters}
     for vote in votes:
         own[vote.rater].append(vote)
@@ -86,5 +90,5 @@ def _judge_one(study: KeyedStudy, rater: str, votes: Sequence[Vote]) -> Rater:
 
 
 def _run(study: KeyedStudy, image: str | None) -> object:
-    """What an answer chose: the run of the image, since a repeated pair may have other blind names; None for a tie."""
+    """The run whose image an answer chose; None for a tie. Runs are compared, since a repeat may rename the images."""
     return None if image is None else study.run_of.get(image, image)

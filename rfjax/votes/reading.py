@@ -39,7 +39,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Joined:
-    """The votes that count, in an order that does not depend on the files', and what was joined."""
+    """The votes that count, sorted so that the order of files does not matter, with counts of what was joined."""
 
     votes: tuple[Vote, ...]
     files: int
@@ -48,7 +48,7 @@ class Joined:
 
 
 def vote_files(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
-    """The files of votes: those given, or every CSV of the study's folder `votes`. Raises `ConfigError` for none."""
+    """Returns the given files of votes, or all CSVs in the study's folder `votes`. Raises `ConfigError` if none."""
     found = list(given) or sorted((folder / VOTES).glob("*.csv"))
     if not found:
         remedy = "put the raters' files there, or name them after the folder"
@@ -59,9 +59,9 @@ def vote_files(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
 def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
     """Reads and joins files of votes, in any order.
 
-    Equal rows are one vote. Of different answers of one rater to one question of one pair, the latest counts. Raises
-    `ConfigError`, naming the file and the line, for a row of another study, an unknown rater, pair, question or choice,
-    images that are not the pair's, and two different answers at the same time.
+    Equal rows count as one vote. If a rater answered a question about a pair more than once, the latest answer counts.
+    Raises `ConfigError`, naming the file and the line, for a row of another study, for an unknown rater, pair, question
+    or choice, for images that are not the pair's, and for two different answers with the same time.
     """
     files = list(files)
     rows = [vote for path in files for vote in _read_file(study, path)]
@@ -80,7 +80,7 @@ def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
         else:
             raise ConfigError(
                 f"{before.where} and {vote.where} are two answers of rater {vote.rater} to {vote.question} of pair "
-                f"{vote.pair} at the same time; ask the rater which holds, and remove the other row"
+                f"{vote.pair} at the same time; ask the rater which is meant, and remove the other row"
             )
     votes = tuple(latest[place] for place in sorted(latest))
     return Joined(votes=votes, files=len(files), doubled=doubled, replaced=replaced)
@@ -102,7 +102,7 @@ def _read_file(study: KeyedStudy, path: Path) -> list[Vote]:
 
 
 def _parse(study: KeyedStudy, asked: dict[str, set[str]], row: dict[str, str], where: str) -> Vote:
-    """One vote of a file's row. Raises `ConfigError`, naming the line and the cell."""
+    """Reads the vote in one row of a file. Raises `ConfigError`, naming the line and the cell."""
     row = {name: cell.strip() for name, cell in row.items()}
     lacking = [name for name in VOTE_COLUMNS if not row.get(name)]
     if lacking:

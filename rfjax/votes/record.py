@@ -17,7 +17,7 @@ from rfjax.votes.study import KeyedStudy
 
 
 class MadeBy(TypedDict):
-    """What a study's key says of a side that a run made."""
+    """The entry in a study's key for a side whose images were sampled from a run."""
 
     run: str
     step: int
@@ -27,9 +27,9 @@ class MadeBy(TypedDict):
 
 
 def checkpoints_of(study: KeyedStudy, folders: Sequence[Path]) -> dict[str, Checkpoint]:
-    """{side: the checkpoint that made its images} for the folders of runs, each of which must be a side's.
+    """Finds which side of the study each run made. Returns {side: the checkpoint that made its images}.
 
-    Raises `ConfigError` for a folder that is no run's, and for a run that made no side's images.
+    Raises `ConfigError` for a folder that does not hold a run, and for a run that made no side's images.
     """
     sides: dict[str, tuple[str, MadeBy]] = {}
     for side, facts in study.facts.items():
@@ -49,16 +49,16 @@ def checkpoints_of(study: KeyedStudy, folders: Sequence[Path]) -> dict[str, Chec
         else:
             known = ", ".join(sides) or "none"
             raise ConfigError(
-                f"--run={folder} made no side's images, as far as key.json tells (runs: {known}); leave it out, or let "
+                f"--run={folder} made no side's images by key.json, which names the runs {known}; leave it out, or let "
                 "rfjax compare sample from the run"
             )
     return found
 
 
 def write_records(analysis: Mapping, checkpoints: Mapping[str, Checkpoint], *, seconds: float) -> list[Path]:
-    """Writes a record into the folder of each side's run, with its win rates and strengths by question.
+    """Writes each run's win rates and strengths, by question, as an evaluation record into the run's folder.
 
-    The record's corpus names the study, since win rates and strengths are relative to the study's other runs.
+    The record's field `corpus` names the study, because win rates and strengths are relative to the study's other runs.
     """
     paths = []
     for side, checkpoint in checkpoints.items():
@@ -74,7 +74,7 @@ def _values(question: Mapping, side: str):
     if not question["votes"]:
         return
     whole = [row for row in question["win_rates"] if row["subset"] == "all" and row["run"] == side]
-    against = [row for row in whole if row["against"] == OTHERS] or whole  # of two runs, the other is all others
+    against = [row for row in whole if row["against"] == OTHERS] or whole  # with two runs there is no row "all others"
     for row in against[:1]:
         yield _measured(preference.WIN_RATE, question["question"], row)
     for model in question["strengths"]:

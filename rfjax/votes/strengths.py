@@ -1,12 +1,12 @@
-"""Strengths of runs from comparisons: the models of Bradley and Terry, and of Rao and Kupper, with a side effect.
+"""Fits the strengths of runs to votes, by the models of Bradley and Terry and of Rao and Kupper, with a side effect.
 
 With d = strength of the left run - strength of the right run + side, and s the logistic function:
 
     Bradley and Terry (1952):  P(left) = s(d); a tie is half a win and half a loss.
     Rao and Kupper (1967):     P(left) = s(d - log theta), P(right) = s(-d - log theta), P(tie) = the rest.
 
-Strengths are in units of log odds and add up to zero. Both likelihoods are concave, so damped Newton steps from zero
-find the maximum where there is one.
+Strengths are in units of log odds and add up to zero. Both log likelihoods are concave, so damped Newton steps from
+zero find the maximum if it exists.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rfjax.votes.clusters import Clusters, Number
 
 ELO_PER_UNIT = 400 / math.log(10)  # a unit of strength on Elo's scale
 ELO_MEAN = 1000.0
-ADDED = 1.0  # votes added to each compared pair of runs where a maximum lies at infinity
+ADDED = 1.0  # votes that are added to each compared pair of runs if the likelihood has no finite maximum
 START_THRESHOLD = 0.5  # log theta before the first step
 ITERATIONS = 200
 
@@ -34,9 +34,9 @@ ITERATIONS = 200
 class Strengths:
     """Strengths of the runs under one model.
 
-    `strengths` and `differences` are in log odds; `side` is the advantage of the left image, None where it cannot be
-    told; `theta` is Rao and Kupper's, None for Bradley and Terry. `notes` say what was added or left out. A number
-    without an interval could be arbitrarily large for all that the votes say.
+    `strengths` and `differences` are in log odds. `side` is the advantage of the left image, or None if the votes do
+    not determine it. `theta` is the parameter of Rao and Kupper's model, None for Bradley and Terry's. `notes` say what
+    was added or left out. A number has no interval if the votes do not bound it.
     """
 
     model: str
@@ -50,7 +50,10 @@ class Strengths:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The rows of a fit: design [rows, k] of d, choices, weights, and whether there is a threshold log theta."""
+    """The data of a fit. A row is a vote: the coefficients of the parameters in d (`design`), its choice, its weight.
+
+    With `ties`, the model is Rao and Kupper's, and log theta is its last parameter.
+    """
 
     design: Float[np.ndarray, "rows k"]
     choice: Float[np.ndarray, " rows"]
@@ -74,7 +77,7 @@ class Problem:
     def slopes(
         self, parameters: Float[np.ndarray, " k"]
     ) -> tuple[Float[np.ndarray, "rows k"], Float[np.ndarray, "k k"]]:
-        """Each row's gradient of its log likelihood, not weighted, and the Hessian of the whole, weighted."""
+        """Returns (the gradient of each row's log likelihood, without weights; the Hessian of the weighted sum)."""
         d, threshold = self._split(parameters)
         if not self.ties:
             p = expit(d)
@@ -86,7 +89,7 @@ class Problem:
         of_tie = (1 - high) + low + 2 / math.expm1(2 * threshold)
         by_threshold = np.select([left, right], [low - 1, -high], of_tie)
         rows = np.column_stack([self.design * by_d[:, None], by_threshold])
-        # log s(u) bends by -s(u) s(-u); u is d - log theta, d + log theta, or both for a tie.
+        # The second derivative of log s(u) is -s(u) s(-u). u is d - log theta or d + log theta; a tie has both.
         bend_low, bend_high = np.where(right, 0, low * (1 - low)), np.where(left, 0, high * (1 - high))
         hessian = np.zeros((rows.shape[1],) * 2)
         for bend, sign in ((bend_low, -1.0), (bend_high, 1.0)):
@@ -104,7 +107,7 @@ def _log_expit(x):
 
 
 def maximise(problem: Problem) -> Float[np.ndarray, " k"]:
-    """The parameters of greatest likelihood. The problem must have a maximum (`has_maximum`)."""
+    """Finds the parameters of greatest likelihood. The problem must have a finite maximum (`has_maximum`)."""
     parameters = np.zeros(problem.design.shape[1] + problem.ties)
     if problem.ties:
         parameters[-1] = START_THRESHOLD
@@ -113,12 +116,12 @@ def maximise(problem: Problem) -> Float[np.ndarray, " k"]:
         rows, hessian = problem.slopes(parameters)
         gradient = problem.weight @ rows
         step = np.linalg.solve(hessian, -gradient)
-        if abs(gradient @ step) < 1e-16 * problem.weight.sum():  # the step is exact but for rounding
+        if abs(gradient @ step) < 1e-16 * problem.weight.sum():  # converged to rounding
             return parameters + step
         size = 1.0
         while size > 1e-12 and not (new := problem.likelihood(parameters + size * step)) > value:
             size /= 2
-        if size <= 1e-12:  # rounding allows no further gain
+        if size <= 1e-12:  # no shorter step raises the likelihood, because of rounding
             break
         parameters, value = parameters + size * step, new
     return parameters
@@ -127,7 +130,8 @@ def maximise(problem: Problem) -> Float[np.ndarray, " k"]:
 def has_maximum(problem: Problem) -> bool:
     """Whether the likelihood has its maximum at finite parameters.
 
-    It has none if some direction lowers no row's likelihood and raises one's. A linear programme looks for it.
+    It has none if the parameters can move in a direction along which no row's likelihood falls and at least one rises.
+    A linear programme looks for such a direction.
     """
     design, choice = problem.design, problem.choice
     one = np.ones(len(choice)) if problem.ties else None
@@ -146,13 +150,16 @@ def has_maximum(problem: Problem) -> bool:
 
 
 def unconnected_groups(ballots: Ballots) -> list[list[int]]:
-    """The runs that comparisons connect, in groups; runs without a comparison are groups of their own."""
+    """Groups the runs that comparisons connect, directly or through others. An uncompared run is a group of its own."""
     labels = _components(ballots, strongly=False)
     return [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
 
 
 def _components(ballots, strongly):
-    """A label for each run: equal where comparisons connect two runs, or where wins and ties lead both ways."""
+    """Labels the runs so that connected runs have equal labels.
+
+    Two runs are connected by comparisons. With `strongly`, there must be a chain of wins or ties in both directions.
+    """
     count = len(ballots.runs)
     beats = np.zeros((count, count))
     np.add.at(beats, (ballots.left, ballots.right), ballots.choice >= 0)
@@ -162,7 +169,7 @@ def _components(ballots, strongly):
 
 
 def fit_strengths(ballots: Ballots, model: str) -> Strengths:
-    """Fits one of `MODELS` to votes that connect all runs of `ballots` (`unconnected_groups` gives one group)."""
+    """Fits one of `MODELS`. The votes must connect all runs: `unconnected_groups` must return one group."""
     runs, notes = ballots.runs, []
     basis = _zero_sum_basis(len(runs))
     design = np.column_stack([basis[ballots.left] - basis[ballots.right], np.ones(len(ballots))])
@@ -175,20 +182,20 @@ def fit_strengths(ballots: Ballots, model: str) -> Strengths:
     decided, tied = bool((ballots.choice != 0).any()), bool((ballots.choice == 0).any())
     ties = model == RAO_KUPPER and tied and decided
     if not decided:
-        notes.append("every vote is a tie: the strengths are equal, and how surely so cannot be told")
+        notes.append("every vote is a tie: the strengths are equal, and have no intervals")
     elif model == RAO_KUPPER and not tied:
         notes.append("nobody chose a tie, so theta is 1 and the model is Bradley and Terry's")
     problem = of_votes = Problem(design, ballots.choice.astype(float), np.ones(len(ballots)), ties)
     finite = decided and has_maximum(problem)
-    groups = np.zeros(len(runs), int) if decided else np.arange(len(runs))  # an interval is within a group
+    groups = np.zeros(len(runs), int) if decided else np.arange(len(runs))  # only runs of one group have intervals
     if decided and not finite:
         groups = _components(ballots, strongly=True)
         notes.append(_separation_note(ballots, groups))
-        groups = groups if groups.any() else np.arange(len(runs))  # the side decides: no difference has an interval
+        groups = groups if groups.any() else np.arange(len(runs))  # the side explains all votes: no intervals at all
         problem = _with_added_votes(of_votes, ballots, basis, sided)
     parameters = maximise(problem)
     rows, hessian = problem.slopes(parameters)
-    influence = np.linalg.solve(-hessian, rows[: len(ballots)].T).T  # what each vote adds to the parameters
+    influence = np.linalg.solve(-hessian, rows[: len(ballots)].T).T  # each vote's term in the parameters' error
     clusters = Clusters(ballots.rater, ballots.prompt)
     whole, alone = clusters.meat(influence)
 
@@ -220,12 +227,12 @@ def fit_strengths(ballots: Ballots, model: str) -> Strengths:
 
 
 def _theta(threshold, ties, decided):
-    """Rao and Kupper's theta: 1 without ties, None where every vote is one."""
+    """Rao and Kupper's theta: 1 if there are no ties, None if every vote is a tie."""
     return math.exp(threshold) if ties else 1.0 if decided else None
 
 
 def _zero_sum_basis(count: int) -> Float[np.ndarray, "runs directions"]:
-    """Orthonormal directions in which strengths change and still add up to zero (Helmert's)."""
+    """An orthonormal basis of the strengths that add up to zero (Helmert's), one column for each direction."""
     basis = np.zeros((count, count - 1))
     for k in range(1, count):
         basis[:k, k - 1], basis[k, k - 1] = 1.0, -k
@@ -234,7 +241,7 @@ def _zero_sum_basis(count: int) -> Float[np.ndarray, "runs directions"]:
 
 
 def _with_added_votes(problem, ballots, basis, sided):
-    """The problem with `ADDED` votes more on each compared pair of runs: as many wins as losses, on either side."""
+    """Adds `ADDED` votes to each compared pair of runs, split evenly between wins and losses and between the sides."""
     pairs = sorted({(min(pair), max(pair)) for pair in zip(ballots.left.tolist(), ballots.right.tolist(), strict=True)})
     rows, choices = [], []
     for one, other in pairs:
@@ -251,7 +258,7 @@ def _with_added_votes(problem, ballots, basis, sided):
 
 
 def _separation_note(ballots, groups):
-    """Says which runs win or lose all comparisons with the others, and what was done."""
+    """Says why the likelihood has no finite maximum (such as a run that wins every comparison), and what was done."""
     done = (
         f"the best fit lies at infinity, so {ADDED:g} vote, half won and half lost, is added to each compared pair of "
         "runs; numbers without an interval follow from it"
@@ -288,6 +295,6 @@ def as_elo(strength: Number) -> Number:
 
 
 def wins_of(ballots: Ballots, run: int) -> tuple[Float[np.ndarray, " votes"], Bool[np.ndarray, " votes"]]:
-    """The scores of a run in its comparisons (1 win, 0.5 tie, 0 loss), and which of them were ties."""
+    """Returns (a run's score in each vote: 1 for a win, 0.5 for a tie, 0 for a loss; whether the vote was a tie)."""
     scores = np.where(ballots.left == run, ballots.score, 1 - ballots.score)
     return scores, ballots.choice == 0

@@ -1,4 +1,4 @@
-"""A preference study with its key, as its votes are counted: which run made which image, and which pairs are checks."""
+"""Reads a preference study with its key, to count votes: which run made which image, and which pairs are checks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ PREFERENCE, REPEAT, PLAIN = "preference", "repeat", "plain"  # what a pair is fo
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeyedStudy:
-    """A study whose images are known. `runs` are the sides' names in the order of the key. `run_of` gives the place in
-    `runs` of an image's side; images of noise have none. `compared` are the pairs that are no checks. `facts` say what
-    made the images of each side."""
+    """A study together with its key.
+
+    `runs` are the sides' names, in the order of the key. `run_of` maps an image to the index in `runs` of the side that
+    made it; images of noise are not in it. `compared` are the pairs that are not checks. `facts` say what made the
+    images of each side.
+    """
 
     folder: Path
     asked: study_files.Study
@@ -53,8 +56,8 @@ def purpose(pair: Pair) -> str:
 def read_keyed_study(folder: Path) -> KeyedStudy:
     """Reads a study and its key.
 
-    Raises `ConfigError` if a file is missing, is damaged or is another study's, if two sides have one name, and if a
-    pair that is no check does not show two sides.
+    Raises `ConfigError` if a file is missing, damaged or another study's, if two sides have the same name, and if a
+    pair that is not a check does not show images of two sides.
     """
     asked = study_files.read_study(folder)
     key = study_files.read_key(folder, asked)

@@ -40,7 +40,7 @@ DAMAGE = (
     (in_pair(0, "questions", ["beauty"]), "beauty"),
     (in_pair(0, "check", {}), "a check with neither or both"),
     (in_pair(0, "check", {"right": "0" * 12}), "the right image '000000000000'"),
-    (in_pair(0, "check", {"repeats": "0" * 12}), "a repeat of 000000000000, no pair like it"),
+    (in_pair(0, "check", {"repeats": "0" * 12}), "a repeat of 000000000000, which is no pair of the same images"),
 )
 
 
@@ -52,7 +52,8 @@ def test_a_repeat_of_a_check_is_refused(made, tmp_path):
     content["pairs"].append(again)
     (tmp_path / STUDY).write_text(json.dumps(content))
     with pytest.raises(
-        ConfigError, match=f"has in the pair 000000000000 a repeat of {repeat['pair']}, no pair like it"
+        ConfigError,
+        match=f"has in the pair 000000000000 a repeat of {repeat['pair']}, which is no pair of the same images",
     ):
         read_study(tmp_path)
 

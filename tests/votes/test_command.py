@@ -139,7 +139,7 @@ def test_no_votes_no_preference(voted, tmp_path):
 def test_refusals(voted, tmp_path, capsys):
     runs, folder = voted
     for words, said in (
-        ([folder, f"--run={runs / 'depth4'}"], "depth4 made no side's images, as far as key.json tells (runs: depth1"),
+        ([folder, f"--run={runs / 'depth4'}"], "depth4 made no side's images by key.json, which names the runs depth1"),
         ([folder, "--ties=0.3"], "--ties is assumed for --power; give --power as well"),
         ([folder, "--power", "--ties=1"], "--ties is 1; it must be at least 0, and ties below 1"),
         ([folder, "--power", f"--run={runs / 'depth1'}"], "--power reads no votes and writes no record"),

@@ -126,7 +126,7 @@ def test_ties_alone_give_no_interval():
         found = fit_strengths(ballots([(0, 1, 0, 9), (1, 0, 0, 9)]), model)
         assert found.differences["A", "B"].value == pytest.approx(0, abs=1e-12)
         assert found.differences["A", "B"].low is None and found.side.low is None and found.theta is None
-        assert found.notes == ("every vote is a tie: the strengths are equal, and how surely so cannot be told",)
+        assert found.notes == ("every vote is a tie: the strengths are equal, and have no intervals",)
 
 
 def test_unconnected_runs_are_found():

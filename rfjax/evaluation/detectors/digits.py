@@ -40,8 +40,8 @@ class Classifier:
     coefficients: Float[np.ndarray, "k 10"]
 
     def __call__(self, pictures: Float[np.ndarray, "m pixels"]):
-        """Returns two arrays: for each class a value, near 1 if the picture shows that class [m, 10]; and the squared
-        distance to the nearest known picture [m]."""
+        """Returns two arrays: for each class a value that is near 1 if the picture shows this class [m, 10]; and the
+        squared distance to the nearest known picture [m]."""
         distance = _squared_distances(pictures, self.known)
         return np.exp(-KERNEL_SCALE * distance) @ self.coefficients, distance.min(axis=1)
 

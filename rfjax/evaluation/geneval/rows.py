@@ -1,4 +1,4 @@
-"""Rows of JSON lines that users hand in, checked: an error names the file, the line, the value and the remedy. No numpy
+"""Checks the rows of users' JSON-lines files. An error names the file, the line, the value and the remedy. No numpy
 here."""
 
 from __future__ import annotations

@@ -44,10 +44,11 @@ def open_for_sampling(workdir: Path, overrides: Mapping[str, object], wanted: Wa
 
 
 def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
-    """The shape of a still's latents of the `size` (height, width); by default the first of the corpus's shapes.
+    """Returns the shape of the latents to sample: one frame of `size` (height, width), or by default the corpus's first
+    shape.
 
-    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training, and if the default has
-    several frames: samples are pictures.
+    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training. Also raises it if the
+    default shape has several frames, because only pictures are sampled.
     """
     frames, height, width, channels = run.corpus.shapes.latents
     if size is None:

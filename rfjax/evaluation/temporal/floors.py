@@ -1,5 +1,5 @@
-"""Floors: the scores that the same clips reach with their frames in another order. A score means what its name says
-only above them.
+"""Floors: the scores of the same clips with their frames in another order. Only a score above its floors shows that a
+model can do the task.
 
 If a clip is as correct backwards as forwards, it has not shown a task that is about order. The table `FLOORS` lists the
 floors of each task. It leaves out orders that change nothing: a still clip is the same in any order, and a bounce is

@@ -106,8 +106,8 @@ class Track:
 
     @cached_property
     def way(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """(places along the asked direction, places across it, the `allowed` distance along it); places are relative to
-        the first."""
+        """Returns (positions along the asked direction, positions across it, the `allowed` distance along it).
+        Positions are relative to the first."""
         step = STEPS[DIRECTIONS.index(self.item["motion"])]
         along, across = self.centres @ step, self.centres @ step[::-1]
         return along - along[0], across - across[0], float(self.allowed @ np.abs(step))

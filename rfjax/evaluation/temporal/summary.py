@@ -1,5 +1,5 @@
-"""The scores of many clips: tasks with their intervals (moving and still ones separately), floors, and the clauses that
-fail."""
+"""Summarises the scores of many clips: task scores with intervals (moving and still tasks separately), floors, and how
+often each clause fails."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads tables of metadata in a folder of images: metadata.csv and metadata.jsonl, as in Hugging Face's imagefolder.
 
-A row holds the columns of the image that its `file_name` names, relative to the table's folder. A row whose cells are
-ambiguous is left out, and reported by its line, so that no image gets another's columns.
+A row belongs to the image that its column `file_name` names, relative to the table's folder. A row whose cells cannot
+be assigned to columns with certainty is left out, and reported by its line number, so that no image gets wrong columns.
 """
 
 from __future__ import annotations

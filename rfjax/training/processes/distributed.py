@@ -360,11 +360,11 @@ def _is_of_connections(error: BaseException | None) -> bool:
 
 
 def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -> int:
-    """Leaves the job. Returns this process's exit `status` once all processes leave.
+    """Leaves the job. Waits until all processes leave, and returns this process's exit `status`.
 
-    It waits for all of them, because process 0 may have a report to write. After an error that this process may have
-    had `alone`, it waits `patience_seconds` and then ends the process: the others may be in a collective that waits for
-    it, and only its end tells them.
+    It waits because process 0 may still have a report to write. With `alone`, only this process may have failed. It
+    then waits at most `patience_seconds`, and ends the process: the others may be waiting for it in a collective, and
+    notice the failure only when it ends.
     """
     if _job is None:
         return status
