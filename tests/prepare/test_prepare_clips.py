@@ -179,3 +179,42 @@ def test_a_corpus_gives_clips_back_as_pixels(corpus):
     assert batch.latents.shape == (3, 4, 16, 16, 3)
     pixels = found.to_clips(batch.latents)
     assert pixels.shape == (3, 4, 16, 16, 3) and np.allclose(found.to_latents(pixels), batch.latents, atol=1e-6)
+
+
+def test_a_corpus_of_clips_trains_and_resumes_to_the_same_numbers(corpus, tmp_path):
+    """Catches a corpus whose clips come in another order after a kill, and a batch without its frames."""
+    from helpers.bucketed_tiny import pixelwise, stop_at
+    from helpers.training_tiny import rows, run_in
+    from rfjax.config import apply_overrides, from_dict
+    from rfjax.errors import Preempted
+    from rfjax.training.loop import train
+
+    settings = {
+        "data.corpus": "prepared",
+        "data.prepared.path": str(corpus),
+        "data.frames": 4,
+        "data.image_size": 16,
+        "data.channels": 3,
+        "data.context_tokens": 12,
+        "data.context_size": 20,
+        "data.pooled_size": 7,
+        "model.hidden": 16,
+        "model.head_size": 8,
+        "model.patch_size": 4,
+        "train.steps": 4,
+        "train.batch_size": 2,
+        "train.checkpoint_every": 2,
+        "train.log_every": 1,
+        "evaluation.geneval.prompts_per_task": 0,
+    }
+    config = apply_overrides(from_dict({}), settings)
+    clips = load_corpus(config.data, config.seed)
+
+    def run(name):
+        return run_in(tmp_path / name, config, clips, pixelwise(config))
+
+    train(run("whole"), log_seconds=1e9)
+    with pytest.raises(Preempted):
+        train(run("cut"), log_seconds=1e9, stop=stop_at(2))
+    train(run("cut"), log_seconds=1e9)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole") and len(rows(tmp_path / "whole")) == 4

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from operator import attrgetter
 
@@ -131,6 +132,12 @@ class PreparedCorpus:
     def _pixels(self, latents):
         raw = np.asarray(latents, np.float32) / np.float32(self.manifest.scale) + np.float32(self.manifest.shift)
         return self._autoencoder.images(raw)
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """Frames a second of the clips; None for images, and where the frames of each file were taken as stored."""
+        rule = self.manifest.facts["recipe"].get("clips")
+        return Fraction(rule["rate"]) if rule and rule["rate"] else None
 
     @property
     def _frozen(self):
