@@ -82,7 +82,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.temporal_attention": ("joint", "factorised"),
     "model.parametrization": ("standard", "mup", "completep"),
     "data.corpus": ("shapes", "digits", "random", "motion", "prepared"),
-    "data.world": ("first", "full"),
+    "data.world": ("first", "full", "digits"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.optimizer": ("adamw", "muon"),
     "train.role": ("run", "sweep"),

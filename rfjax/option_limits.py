@@ -14,6 +14,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "between": 1,
     "budget": 1e60,  # FLOPs
     "captions": 1000,
+    "clips": 10**5,  # of one file
     "clusters": 10**7,
     "compare.checks": 1,
     "compare.choose": 10**6,
@@ -27,6 +28,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "drop_largest_losses": 10**9,
     "fixed_images": 1e18,
     "flops_per_param_image": 1e12,
+    "frames": SIDE_END,
     "gpus_per_node": 1024,
     "grace": 10**6,  # seconds
     "images_per_prompt": 10**6,

@@ -1,4 +1,4 @@
-"""`rfjax sample`: samples images from captions, into one picture or a folder for `rfjax score`."""
+"""`rfjax sample`: samples images or clips from captions, into one file, or images into a folder for `rfjax score`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--sigmas", choices=("uniform", "diffusers"), help=sigmas)
     encoders = "for a prepared corpus: encode prompts with these alone, such as clip_l,clip_g; the others give zeros"
     parser.add_argument("--encoders", metavar="NAMES", help=encoders)
-    size = "in latent pixels, such as 40x24; any that the positions reach (default: the first shape of training)"
+    size = "sides of images in latent pixels, such as 40x24, that the positions reach (default: training's first shape)"
     parser.add_argument("--latent-size", metavar="HxW", help=size)
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="images or clips per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
-    out = "a PNG with one row per prompt (default samples.png), or that folder (default samples)"
+    out = "a .png, .npy, .webp or .mp4 with a row per prompt (default samples.png), or that folder (default samples)"
     parser.add_argument("--out", metavar="PATH", type=as_path("--out"), help=out)
 
 

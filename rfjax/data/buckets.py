@@ -174,6 +174,9 @@ class BucketedCorpus:
     def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n height width 3"]:
         return self.parts[0].to_images(latents)
 
+    def to_clips(self, latents: Float[np.ndarray, "n f h w c"]) -> Float[np.ndarray, "n frames height width 3"]:
+        return self.parts[0].to_clips(latents)
+
     def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n 1 h w c"]:
         return self.parts[0].to_latents(images)
 

@@ -66,6 +66,9 @@ class Corpus(Protocol):
     def to_images(self, latents: Float[ndarray, "n frames h w c"]) -> Float[ndarray, "n h w 3"]:
         """Pixels in [0, 1]. Raises `ConfigError` for latents of several frames."""
 
+    def to_clips(self, latents: Float[ndarray, "n f h w c"]) -> Float[ndarray, "n frames h w 3"]:
+        """Pixels in [0, 1] of every frame."""
+
     def to_latents(self, images: Float[ndarray, "n h w 3"]) -> Float[ndarray, "n 1 h w c"]:
         """Latents of one frame, of about zero mean and unit variance per channel."""
 

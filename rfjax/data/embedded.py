@@ -99,7 +99,10 @@ class SceneCorpus:
         return self.render(scenes.place(contents, u[:, 4:]), GROUND_TRUTH)[0].astype(np.float32)
 
     def to_images(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n h w 3"]:
-        images = np.asarray(stills(latents), np.float32) * np.float32(self.std) + np.float32(self.mean)
+        return self.to_clips(stills(latents)[:, None])[:, 0]
+
+    def to_clips(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n frames h w 3"]:
+        images = np.asarray(latents, np.float32) * np.float32(self.std) + np.float32(self.mean)
         return np.clip(images, 0.0, 1.0)
 
     def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 1 h w 3"]:

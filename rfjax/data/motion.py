@@ -1,4 +1,4 @@
-"""The corpus `motion`: clips in which the shapes of `shapes` move.
+"""The corpus `motion`: clips in which the shapes of `shapes`, or the scans of `digits`, move.
 
 A clip is a function of (seed, index). `motion_worlds` decides what happens in it, `motion_paths` where the objects are
 in each frame, and `motion_captions` what the caption says; this module draws the pixels. `MotionCorpus.clips` returns
@@ -23,7 +23,8 @@ from rfjax.data import hashing, motion_captions, motion_paths, motion_worlds, te
 from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import seed_facts, split_seed
-from rfjax.data.embedded import IMAGE_SIZES, OWN_SIZES, SPLITS
+from rfjax.data.digits import SCAN_SIDE, resampling, scans
+from rfjax.data.embedded import GROUND_TRUTH, IMAGE_SIZES, OWN_SIZES, SPLITS
 from rfjax.data.motion_paths import Layout
 from rfjax.data.motion_worlds import SIDE, TASKS, WORLDS, Contents, World
 from rfjax.data.scenes import BACKGROUNDS
@@ -41,8 +42,8 @@ class MotionCorpus:
     """Clips of one world, or stills if there is only one frame; see `corpus.Corpus` for the methods.
 
     The two splits are separate random streams of one generator. Training never shows a (class, colour, direction) of
-    `motion_worlds.HELD_OUT`; validation shows all. Indices and example ids are counted from `first`, so that the
-    buckets of one run can show different scenes.
+    `motion_worlds.held_out_triples`; validation shows all. Indices and example ids are counted from `first`, so that
+    the buckets of one run can show different scenes.
     """
 
     name: str
@@ -80,7 +81,7 @@ class MotionCorpus:
     def fingerprint(self) -> str:
         facts = (VERSION, self.world, WORLDS[self.world], self.frames, *seed_facts(self.seed), self.image_size)
         facts += (self.first,) * bool(self.first)
-        return hashlib.sha256(f"{facts!r}|{_encoder().fingerprint}".encode()).hexdigest()
+        return hashlib.sha256(f"{facts!r}|{self._encoder.fingerprint}".encode()).hexdigest()
 
     def clips(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
         """Returns (what happens in clips, where objects are in each frame, captions). Lengths: `SIDE` is a side."""
@@ -93,22 +94,23 @@ class MotionCorpus:
         world = self.drawn_from
         contents = motion_worlds.draw_contents(world, content, held_out=split != "train")
         placed = motion_paths.place(world, self.frames, contents, layout)
-        return contents, placed, motion_captions.captions(contents, wording, still=self.is_still)
+        spoken = {"vocabulary": world.vocabulary, "still": self.is_still}
+        return contents, placed, motion_captions.captions(contents, wording, **spoken)
 
     def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         _, layout, captions = self.clips(indices, split)
-        latents = self.to_latents(draw(layout, self.image_size))
+        latents = self.to_latents(self._draw(layout, split))
         return Batch(latents, *self.encode(captions), (indices + np.uint64(self.first)).astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         return self.clips(np.asarray(indices, np.uint64), split)[2]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        return _encoder()(captions)
+        return self._encoder(captions)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        known = motion_captions.words(self.drawn_from.tasks, still=self.is_still)
+        known = motion_captions.words(self.drawn_from.tasks, vocabulary=self.drawn_from.vocabulary, still=self.is_still)
         used = (word for caption in captions for word in caption.split())
         return [word for word in dict.fromkeys(used) if word.casefold() not in known]
 
@@ -121,9 +123,17 @@ class MotionCorpus:
         u = hashing.uniforms(
             hashing.key("ground truth", row["prompt"]), np.array([seed]), 1 + motion_paths.LAYOUT_SLOTS
         )
-        contents = motion_captions.contents_of_row(row, float(u[0, 0]))
-        clip = draw(motion_paths.place(self.drawn_from, self.frames, contents, u[:, 1:]), self.image_size)[0]
+        contents = motion_captions.contents_of_row(row, float(u[0, 0]), self.drawn_from.vocabulary)
+        clip = self._draw(motion_paths.place(self.drawn_from, self.frames, contents, u[:, 1:]), GROUND_TRUTH)[0]
         return clip[0] if self.is_still else clip
+
+    @property
+    def _encoder(self):
+        return _encoder(WORLDS[self.world].vocabulary)
+
+    def _draw(self, layout, split):
+        alpha = scan_alpha(layout, self.image_size, split) if self.drawn_from.of_scans else None
+        return draw(layout, self.image_size, alpha)
 
     def to_images(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n h w 3"]:
         return self.to_clips(stills(latents)[:, None])[:, 0]
@@ -140,8 +150,14 @@ class MotionCorpus:
         return scaled if scaled.ndim == 5 else scaled[:, None]
 
 
-def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]:
-    """Draws clips in [0, 1]: first the background, then the objects in their order, and the screen on top."""
+def draw(
+    layout: Layout, image_size: int, alphas: Float[np.ndarray, "objects n frames h w"] | None = None
+) -> Float[np.ndarray, "n frames h w 3"]:
+    """Draws clips in [0, 1]: first the background, then the objects in their order, and the screen on top.
+
+    `alphas` is how much of each pixel each object covers; by default it is that of shapes.
+    """
+    alphas = shape_alpha(layout, image_size) if alphas is None else alphas
     n, frames = layout.centre.shape[:2]
     scale = image_size / SIDE
     grid = np.arange(image_size) + 0.5
@@ -149,13 +165,7 @@ def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]
     clip = np.empty((n, frames, image_size, image_size, 3))
     clip[:] = (low + (high - low) * layout.background)[:, None, None, None, None]
     palette = np.array(VOCABULARY.palette)
-    for k in range(layout.present.shape[1]):
-        x = (grid - scale * layout.centre[:, :, k, 0, None])[:, :, None, :]
-        y = (grid - scale * layout.centre[:, :, k, 1, None])[:, :, :, None]
-        alpha = np.zeros(clip.shape[:-1])
-        for index, name in enumerate(CLASSES):
-            mine = layout.present[:, k] & (layout.classes[:, k] == index)
-            alpha[mine] = coverage(name, x[mine], y[mine], scale * layout.radius[mine, k][:, None, None, None])
+    for k, alpha in enumerate(alphas):
         clip += alpha[..., None] * (palette[layout.colors[:, :, k]][:, :, None, None] - clip)
     inside = np.clip(grid + 0.5 - scale * layout.screen[:, :2, None], 0, 1) - np.clip(
         grid + 0.5 - scale * layout.screen[:, 2:, None], 0, 1
@@ -164,13 +174,48 @@ def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]
     return (clip + screen * (SCREEN_COLOR - clip)).astype(np.float32)
 
 
-@cache
-def _encoder():
-    """The text encoder, made once per process.
+def shape_alpha(layout: Layout, image_size: int) -> Float[np.ndarray, "objects n frames h w"]:
+    """How much of each pixel each shape covers."""
+    scale, grid = image_size / SIDE, np.arange(image_size) + 0.5
+    alphas = np.zeros((layout.present.shape[1], *layout.centre.shape[:2], image_size, image_size))
+    for k, alpha in enumerate(alphas):
+        x = (grid - scale * layout.centre[:, :, k, 0, None])[:, :, None, :]
+        y = (grid - scale * layout.centre[:, :, k, 1, None])[:, :, :, None]
+        for index, name in enumerate(CLASSES):
+            mine = layout.present[:, k] & (layout.classes[:, k] == index)
+            alpha[mine] = coverage(name, x[mine], y[mine], scale * layout.radius[mine, k][:, None, None, None])
+    return alphas
 
-    Its tokenizer is trained on the captions of all worlds, so that a run in one world can start from one in another.
+
+def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray, "objects n frames h w"]:
+    """The same of scans of a split. A scan is drawn between pixels, and so blurred a little, as it moves on."""
+    scale, groups = image_size / SIDE, scans(split)
+    step = SCAN_SIDE / (2 * motion_paths.SCAN_HALF * scale)  # pixels of a scan in one of the picture
+    alphas = np.zeros((layout.present.shape[1], *layout.centre.shape[:2], image_size, image_size))
+    for k, alpha in enumerate(alphas):
+        mine = np.flatnonzero(layout.present[:, k])
+        drawn = zip(layout.classes[mine, k].tolist(), layout.variant[mine, k].tolist(), strict=True)
+        chosen = np.stack([groups[kind][int(u * len(groups[kind]))] for kind, u in drawn]) if len(mine) else None
+        if chosen is not None:
+            middles = SCAN_SIDE / 2 + (image_size / 2 - scale * layout.centre[mine, :, k]) * step
+            across, down = (
+                resampling(middles[..., axis].reshape(-1), SCAN_SIDE, image_size, step).reshape(
+                    len(mine), -1, image_size, SCAN_SIDE
+                )
+                for axis in (0, 1)
+            )
+            alpha[mine] = np.minimum(down @ chosen[:, None] @ across.swapaxes(2, 3), 1.0)
+    return alphas
+
+
+@cache
+def _encoder(vocabulary):
+    """The text encoder of a vocabulary, made once per process.
+
+    Its tokenizer is trained on the captions of all tasks, so that a run in one world can start from one in another
+    world of the same objects.
     """
-    return text.TextEncoder.fit(list(motion_captions.specimens(TASKS)), PIECES)
+    return text.TextEncoder.fit(list(motion_captions.specimens(TASKS, vocabulary=vocabulary)), PIECES)
 
 
 def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:

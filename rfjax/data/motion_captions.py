@@ -35,6 +35,7 @@ from rfjax.data.motion_worlds import (
     directions_of,
     is_held_out,
 )
+from rfjax.data.scenes import Vocabulary
 from rfjax.data.shapes import VOCABULARY
 
 OFFICIAL_SHARE = 0.5  # of training captions: these have the official wording throughout
@@ -91,16 +92,19 @@ WORDING_SLOTS = 6
 OFFICIAL = (0.0,) * WORDING_SLOTS
 
 
-def captions(contents: Contents, u: Float[np.ndarray, "n slots"], *, still: bool = False) -> list[str]:
+def captions(
+    contents: Contents, u: Float[np.ndarray, "n slots"], *, vocabulary: Vocabulary = VOCABULARY, still: bool = False
+) -> list[str]:
     """Writes a true caption of each clip or still. `u` are `WORDING_SLOTS` uniforms for each."""
-    return [sentence(clip, wording, still=still) for clip, wording in zip(plain(contents), u.tolist(), strict=True)]
+    clips = zip(plain(contents, vocabulary), u.tolist(), strict=True)
+    return [sentence(clip, wording, still=still) for clip, wording in clips]
 
 
-def plain(contents: Contents) -> list[dict]:
+def plain(contents: Contents, vocabulary: Vocabulary = VOCABULARY) -> list[dict]:
     """Converts contents to names: each clip's task, classes, colors, directions ("" for none), speed and relation."""
     names = {
-        "classes": VOCABULARY.classes,
-        "colors": VOCABULARY.colors,
+        "classes": vocabulary.classes,
+        "colors": vocabulary.colors,
         "directions": (*DIRECTIONS, ""),  # STILL is the last
     }
     pairs = {
@@ -183,7 +187,7 @@ def still_row(clip: dict) -> dict:
     }
 
 
-def contents_of_row(row: dict, speed: float) -> Contents:
+def contents_of_row(row: dict, speed: float, vocabulary: Vocabulary = VOCABULARY) -> Contents:
     """Makes contents of a clip or still that satisfy a row. If the row names no speed, the uniform `speed` decides."""
     task, include = next((own for own, tag in STILL_TAGS.items() if tag == row["tag"]), row["tag"]), row["include"]
     first = include[1] if task in RELATED else include[0]
@@ -193,8 +197,8 @@ def contents_of_row(row: dict, speed: float) -> Contents:
     ]
     fields = (
         TASKS.index(task),
-        [VOCABULARY.classes.index(item["class"]) for item in (first, second)],
-        [VOCABULARY.colors.index(hue) for hue in (first["color"], first.get("becomes", second["color"]))],
+        [vocabulary.classes.index(item["class"]) for item in (first, second)],
+        [vocabulary.colors.index(hue) for hue in (first["color"], first.get("becomes", second["color"]))],
         directions if task in PAIRS else [directions[0], STILL],
         SPEEDS.index(first["speed"]) if "speed" in first else int(len(SPEEDS) * speed),
         RELATIONS.index(first["position"][0]) if task == "position" else 0,
@@ -209,20 +213,20 @@ def evaluation_prompts(world: World, prompts_per_task: int, seed: int, *, still:
     """
     prompts = []
     for task in world.tasks:
-        everything = _all_contents(task)
+        everything = _all_contents(task, world.vocabulary)
         n = len(everything.task)
         order = np.argsort(hashing.uniforms(hashing.key("motion prompts", seed, task), np.arange(n), 1)[:, 0])
         chosen = order[np.arange(prompts_per_task) % n]
         contents = everything.rows(chosen)
-        rows = zip(plain(contents), is_held_out(contents).tolist(), strict=True)
+        rows = zip(plain(contents, world.vocabulary), is_held_out(contents, world.vocabulary).tolist(), strict=True)
         prompts += [still_row(clip) if still else row(clip, unseen) for clip, unseen in rows]
     return prompts
 
 
 @functools.cache
-def _all_contents(task: str) -> Contents:
+def _all_contents(task: str, vocabulary: Vocabulary) -> Contents:
     """The contents of a task's distinct prompts, in a fixed order."""
-    kinds, hues, ways = range(len(VOCABULARY.classes)), range(len(VOCABULARY.colors)), range(len(DIRECTIONS))
+    kinds, hues, ways = range(len(vocabulary.classes)), range(len(vocabulary.colors)), range(len(DIRECTIONS))
     moves = task not in AT_REST
     choices = itertools.product(
         itertools.permutations(kinds, 2) if task in PAIRS else ((kind, kind) for kind in kinds),
@@ -238,15 +242,17 @@ def _all_contents(task: str) -> Contents:
 
 
 @functools.lru_cache(maxsize=8)
-def words(tasks: tuple[str, ...], *, still: bool = False) -> frozenset[str]:
+def words(tasks: tuple[str, ...], *, vocabulary: Vocabulary = VOCABULARY, still: bool = False) -> frozenset[str]:
     """All words of the captions of these tasks, of clips or of stills."""
-    return frozenset(word for caption in specimens(tasks, still=still) for word in caption.split())
+    return frozenset(
+        word for caption in specimens(tasks, vocabulary=vocabulary, still=still) for word in caption.split()
+    )
 
 
-def specimens(tasks: Sequence[str], *, still: bool = False) -> Iterator[str]:
+def specimens(tasks: Sequence[str], *, vocabulary: Vocabulary = VOCABULARY, still: bool = False) -> Iterator[str]:
     """Captions that together contain every word of the tasks' captions, for training a tokenizer."""
     for task in tasks:
-        clips = plain(_all_contents(task))
+        clips = plain(_all_contents(task, vocabulary), vocabulary)
         for index in range(min(SPECIMENS, len(clips))):
             clip = clips[index * STRIDE % len(clips)]
             yield sentence(clip, still=still)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from rfjax.data.digits import drawn_side
 from rfjax.data.motion_worlds import SIDE, STEPS, STILL, TASKS, Contents, World
 from rfjax.data.shapes import CLASSES, RADII
 
@@ -28,6 +29,7 @@ HALVES = np.array([_HALVES[name] for name in CLASSES])
 
 EDGE = 0.25  # between a box and the picture's edge, but for a bounce, which touches it
 GAP = 1.5  # between two boxes
+SCAN_HALF = drawn_side(SIDE // 2) / 2  # half the side of every scan: as large as in a cell of `digits`
 SMALLEST, LARGEST = (share * SIDE / 2 for share in RADII)  # radii, as in a cell of `shapes`
 LARGEST_OF_TASK = {  # where the largest would not fit
     "permanence": SMALLEST,
@@ -52,6 +54,8 @@ class Layout:
     classes: Int[np.ndarray, "n 2"]
     colors: Int[np.ndarray, "n frames 2"]
     radius: Float[np.ndarray, "n 2"]
+    half: Float[np.ndarray, "n 2 2"]  # half the width and height of each object's box
+    variant: Float[np.ndarray, "n 2"]  # in [0, 1): which scan of its class, where scans move
     centre: Float[np.ndarray, "n frames 2 2"]  # x, y
     screen: Float[np.ndarray, "n 4"]  # x1, y1, x2, y2 of what hides objects; of no area where there is none
     background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
@@ -59,11 +63,6 @@ class Layout:
     def rows(self, places: Int[np.ndarray, " m"]) -> Layout:
         """The clips at `places`."""
         return Layout(*(field[places] for field in vars(self).values()))
-
-    @property
-    def half(self) -> Float[np.ndarray, "n 2 2"]:
-        """Half the width and height of each object's box."""
-        return HALVES[self.classes] * self.radius[..., None]
 
     @property
     def boxes(self) -> Float[np.ndarray, "n frames 2 4"]:
@@ -80,8 +79,12 @@ class Layout:
 def place(world: World, frames: int, contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
     """Makes layouts of clips in which the contents happen. `u` are `LAYOUT_SLOTS` uniforms for each clip."""
     largest = np.array([LARGEST_OF_TASK.get(name, LARGEST) for name in TASKS])[contents.task]
-    radius = _between(SMALLEST, largest[:, None], u[:, 0:2])
-    half = HALVES[contents.classes] * radius[..., None]
+    if world.of_scans:
+        radius = np.full((len(u), 2), SCAN_HALF)
+        half = np.repeat(radius[..., None], 2, axis=2)
+    else:
+        radius = _between(SMALLEST, largest[:, None], u[:, 0:2])
+        half = HALVES[contents.classes] * radius[..., None]
     path, turn = _relative_paths(world, frames, contents, half, u[:, 2:5])
 
     room_low = EDGE + half - path.min(axis=1)
@@ -101,6 +104,8 @@ def place(world: World, frames: int, contents: Contents, u: Float[np.ndarray, "n
         classes=contents.classes,
         colors=np.stack([first, second], axis=-1),
         radius=radius,
+        half=half,
+        variant=u[:, 0:2],
         centre=start[:, None] + path,
         screen=np.where(behind[:, None], _screen(contents, half), 0.0),
         background=u[:, 13],

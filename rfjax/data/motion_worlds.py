@@ -7,13 +7,15 @@ writes the captions, `motion_paths` places the objects, and `motion` draws the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from rfjax.data import digits
 from rfjax.data.geneval_names import RELATIONS
-from rfjax.data.scenes import pick
+from rfjax.data.scenes import Vocabulary, pick
 from rfjax.data.shapes import VOCABULARY
 
 SIDE = 16
@@ -39,17 +41,17 @@ TASKS = (
 PAIRS = ("position", "motion_binding", "relation_change")
 AT_REST = ("still", "position", "change")
 
-# A triple (class, colour, direction) that training never shows: the colour is as far behind the class in its list as
-# the direction in its list, so that every pair of two of the three is seen with all but one of the third, or with all.
-HELD_OUT = np.array(
-    [
-        [
-            [(kind + way) % len(VOCABULARY.colors) == color for way in range(4)]
-            for color in range(len(VOCABULARY.colors))
-        ]
-        for kind in range(len(VOCABULARY.classes))
-    ]
-)
+
+@functools.cache
+def held_out_triples(vocabulary: Vocabulary) -> Bool[np.ndarray, "classes colors 4"]:
+    """The triples (class, colour, direction) that training never shows. The colour is as far behind the class in its
+    list as the direction in its list, so that every pair of two of the three is seen with all but one of the third, or
+    with all."""
+    kind, color, way = np.ogrid[: len(vocabulary.classes), : len(vocabulary.colors), :4]
+    return (kind + way) % len(vocabulary.colors) == color
+
+
+HELD_OUT = held_out_triples(VOCABULARY)
 
 STILL_TASKS = ("still", "position")  # those that a single frame can show
 
@@ -66,6 +68,12 @@ class World:
     fast: tuple[float, float]
     mean: tuple[float, float, float]  # of training frames per channel, so that latents have about zero mean
     std: tuple[float, float, float]  # and unit variance
+    # What moves: shapes of many sizes, or scans of one size. A fingerprint has it through the tokenizer's.
+    vocabulary: Vocabulary = field(default=VOCABULARY, repr=False)
+
+    @property
+    def of_scans(self) -> bool:
+        return self.vocabulary is digits.VOCABULARY
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -107,6 +115,16 @@ WORLDS = {
         mean=(0.251, 0.241, 0.241),
         std=(0.166, 0.145, 0.154),
     ),
+    # As `first`, with the real scans of the corpus `digits`: those set aside are in validation and ground truth alone.
+    "digits": World(
+        frames=(4, 4),
+        shares=(("still", 0.2), ("motion", 0.4), ("speed", 0.4)),
+        slow=(1.8, 2.4),
+        fast=(5.1, 6.3),
+        mean=(0.245, 0.238, 0.238),
+        std=(0.121, 0.106, 0.112),
+        vocabulary=digits.VOCABULARY,
+    ),
 }
 
 
@@ -137,21 +155,21 @@ class Contents:
 def draw_contents(world: World, u: Float[np.ndarray, "n slots"], *, held_out: bool) -> Contents:
     """Draws the contents of clips of a world. `u` are `CONTENT_SLOTS` uniforms for each clip.
 
-    Without `held_out`, no object shows a (class, colour, direction) of `HELD_OUT`, not even on its way back from a
-    wall.
+    Without `held_out`, no object shows a (class, colour, direction) of `held_out_triples`, not even on its way back
+    from a wall.
     """
     tasks, shares = zip(*world.shares, strict=True)
     task = np.array([TASKS.index(name) for name in tasks])[
         np.searchsorted(np.cumsum(shares)[:-1], u[:, 0], side="right")
     ]
-    kinds = len(VOCABULARY.classes)
+    kinds, hues = len(world.vocabulary.classes), len(world.vocabulary.colors)
     first = (kinds * u[:, 1]).astype(int)
     classes = np.stack([first, (first + 1 + ((kinds - 1) * u[:, 2]).astype(int)) % kinds], axis=1)
     directions = directions_of(task, (4 * u[:, 3]).astype(int), (3 * u[:, 4]).astype(int))
     shown = shown_directions(task, directions)
-    allowed = ~(HELD_OUT[classes] & shown[:, :, None, :] & (not held_out)).any(axis=-1)
+    allowed = ~(held_out_triples(world.vocabulary)[classes] & shown[:, :, None, :] & (not held_out)).any(axis=-1)
     first_color = pick(allowed[:, 0], u[:, 5])
-    other = np.arange(len(VOCABULARY.colors)) != first_color[:, None]
+    other = np.arange(hues) != first_color[:, None]
     colors = np.stack([first_color, pick(allowed[:, 1] & other, u[:, 6])], axis=1)
     speed, relation = (2 * u[:, 7]).astype(int), (len(RELATIONS) * u[:, 8]).astype(int)
     return Contents(task, classes, colors, directions, speed, relation)
@@ -179,8 +197,8 @@ def shown_directions(task: Int[np.ndarray, " n"], directions: Int[np.ndarray, "n
     return shown
 
 
-def is_held_out(contents: Contents) -> Bool[np.ndarray, " n"]:
+def is_held_out(contents: Contents, vocabulary: Vocabulary = VOCABULARY) -> Bool[np.ndarray, " n"]:
     """Whether a clip shows a triple that training never shows."""
     colors = np.where(contents.of("change")[:, None], contents.colors[:, :1], contents.colors)
     shown = shown_directions(contents.task, contents.directions) & contents.present[..., None]
-    return (HELD_OUT[contents.classes, colors] & shown).any(axis=(1, 2))
+    return (held_out_triples(vocabulary)[contents.classes, colors] & shown).any(axis=(1, 2))

@@ -81,9 +81,12 @@ class RandomCorpus:
         raise ConfigError("the random corpus has no scenes to render; set config.data.corpus to shapes or digits")
 
     def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n h w 3"]:
+        return self.to_clips(stills(latents)[:, None])[:, 0]
+
+    def to_clips(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n frames h w 3"]:
         """The first three channels, with +-2 standard deviations mapped to [0, 1]."""
         channels = self.shapes.latents[-1]
-        first = np.asarray(stills(latents), np.float32)[..., [0, 1 % channels, 2 % channels]]
+        first = np.asarray(latents, np.float32)[..., [0, 1 % channels, 2 % channels]]
         return np.clip(0.5 + 0.25 * first, 0.0, 1.0)
 
     def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 1 h w c"]:

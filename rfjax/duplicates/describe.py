@@ -15,9 +15,10 @@ from jaxtyping import Shaped, UInt8
 from rfjax.data.prepared.records import pack, unpack
 from rfjax.duplicates.descriptors import Descriptor
 from rfjax.files import write_whole
+from rfjax.prepare.judge import judge
 from rfjax.prepare.part import LeftOut, Tell, map_in_order
 from rfjax.prepare.recipe import Recipe
-from rfjax.prepare.shard import AHEAD, judge
+from rfjax.prepare.shard import AHEAD
 from rfjax.prepare.sources import Drop, Record, Source
 
 ANY = "a caption of every image"  # a column that every record gets; used as the caption if images need none
@@ -102,7 +103,7 @@ def _look(record: Record | Drop, recipe: Recipe) -> _Looked | Drop:
     """Decodes a record, or returns why it is not compared."""
     if isinstance(record, Drop):
         return record
-    kept = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)
+    (kept,) = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)
     if isinstance(kept, Drop):
         return kept
     if any(end in kept.key for end in "\t\n\r"):

@@ -51,10 +51,10 @@ def write_clips(still: Path, playing: Path, clips: Float[np.ndarray, "n frames h
     return tile
 
 
-def webp_bytes(frames: Sequence[Float[np.ndarray, "height width 3"]]) -> bytes:
+def webp_bytes(frames: Sequence[Float[np.ndarray, "height width 3"]], milliseconds: int = FRAME_MILLISECONDS) -> bytes:
     """An animated WebP of frames in [0, 1], without loss; it plays forever, and rests on its last frame."""
     first, *others = (Image.fromarray(np.round(255 * frame).astype(np.uint8)) for frame in frames)
-    times = [FRAME_MILLISECONDS] * len(others) + [LAST_MILLISECONDS]
+    times = [milliseconds] * len(others) + [max(milliseconds, LAST_MILLISECONDS)]
     buffer = io.BytesIO()
     first.save(buffer, "WEBP", save_all=True, append_images=others, duration=times, loop=0, lossless=True)
     return buffer.getvalue()

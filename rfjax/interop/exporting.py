@@ -238,11 +238,22 @@ def _side_files(origin, layout, target) -> Mapping[Path, str]:
             "qk_norm": model.qk_norm,
             "dual_attention_blocks": model.dual_attention_blocks,
             "first_text_tokens": model.first_text_tokens if model.weight_sets == 3 else None,
+            **_settings_of_clips(model),
         }
         module = f"{model.backbone}.py"
         source = resources.files("rfjax.interop").joinpath("torch_modules", module).read_text()
         return {target / "config.json": text(settings), target / module: source}
     return {}
+
+
+def _settings_of_clips(model: ModelConfig) -> dict[str, object]:
+    """The settings that a network of images does not have, where they are set."""
+    found = {"temporal_patch_size": model.temporal_patch_size} if model.temporal_patch_size > 1 else {}
+    if model.temporal_attention != "joint":
+        found["temporal_attention"] = model.temporal_attention
+    if model.positions == "rotary":
+        found |= {"rotary_split": list(model.rotary_split), "rotary_theta": model.rotary_theta}
+    return found
 
 
 def _manifest(origin, layout, dtype, sha256) -> dict[str, object]:

@@ -46,15 +46,14 @@ _PREDICTION = (
 )
 _VELOCITY = "its samplers expect a rectified flow's velocity"
 _FRAMES = "this layout holds networks of single images"
-_VIDEO = "there is no PyTorch module for several frames; the weights are in the run's checkpoints"
-_TIME = "there is no PyTorch module for an attention over time; the weights are in the run's checkpoints"
-_ROTARY = "there is no PyTorch module for rotary positions; the weights are in the run's checkpoints"
+_VIDEO = "use --format plain, whose PyTorch module takes frames, an attention over time and rotary positions"
+_BACKBONE = _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT", _IN_CHECKPOINTS)
 _IMAGES = (
-    _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT", _IN_CHECKPOINTS),
-    _is("model.temporal_attention", lambda c, s: c.model.temporal_attention, "joint", _FRAMES, _TIME),
+    _BACKBONE,
+    _is("model.temporal_attention", lambda c, s: c.model.temporal_attention, "joint", _FRAMES, _VIDEO),
     _is("data.frames", lambda c, s: s.latents[0], 1, _FRAMES, _VIDEO),
     _is("model.temporal_patch_size", lambda c, s: c.model.temporal_patch_size, 1, _FRAMES, _VIDEO),
-    Demand("model.positions", lambda c, s: c.model.positions, _added_positions, "it adds positions", _ROTARY),
+    Demand("model.positions", lambda c, s: c.model.positions, _added_positions, "it adds positions", _VIDEO),
 )
 _MMDIT = (
     *_IMAGES,
@@ -81,7 +80,7 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         _is("data.pooled_size", lambda c, s: s.pooled, 2048, "its readers have the two CLIPs' pooled features"),
         Demand("model.qk_norm", lambda c, s: c.model.qk_norm, _qk_norm, _DUAL),
     ),
-    "plain": _IMAGES,
+    "plain": (_BACKBONE,),
 }
 _REMEDY = {
     "sd3": "use --format diffusers, or --format plain with the PyTorch module that is written beside it",

@@ -92,7 +92,7 @@ def import_checkpoint(
         notes += guesses
         shapes = plan_run(config).corpus.shapes
         _check_data(config, layout, found, shapes)
-        if config.model.positions == "rotary":
+        if config.model.positions == "rotary" and layout.name != "plain":
             given = f"config.model.positions is rotary, and the network of {source.path} adds its positions"
             raise ConfigError(f"{given}; set it to formula")
         ours = parameter_shapes(config.model, shapes)
@@ -106,9 +106,9 @@ def import_checkpoint(
             compare(expected, shapes_of(networks.average), f"the average (EMA) in {source.path}")
         _check_copies(reader, networks)
         get = _Verified(reader, networks.raw, layout, source.manifest)
-        grid = get(layout.positions)
+        grid = None if config.model.positions == "rotary" else get(layout.positions)
         stored = None
-        if not np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
+        if grid is not None and not np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
             fields = "config.model.position_tokens and position_span"
             notes.append(f"its positions are not those of {fields}: they are kept (config.model.positions=stored)")
             model = {**schema.to_dict(config)["model"], "positions": "stored"}

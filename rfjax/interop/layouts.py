@@ -139,12 +139,13 @@ def _keep_names(paths) -> dict[str, Row]:
 
 
 _FIRST = [path.replace("context/", "context_first/") for path in SD3.blocks if "context/" in path]
+_TIME = [f"image/time/{module}" for module in ("modulation", "qkv", "query_norm", "key_norm", "proj")]
 PLAIN = Layout(
     name="plain",
     block="blocks.{}.",
     positions="positions",
     outside=_keep_names(DIFFUSERS.outside),
-    blocks=_keep_names([*SD3.blocks, *_FIRST]),
+    blocks=_keep_names([*SD3.blocks, *_FIRST, *_TIME]),
 )
 
 LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
@@ -186,8 +187,8 @@ def positions_shape(model: ModelConfig) -> tuple[int, int, int]:
 def tensor_shapes(
     layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """Returns {name: shape} of every tensor of the layout, in the order of the network."""
-    tensors = {layout.prefix + layout.positions: positions_shape(model)}
+    """Returns {name: shape} of every tensor of the layout, in the order of the network. Rotary positions have none."""
+    tensors = {} if model.positions == "rotary" else {layout.prefix + layout.positions: positions_shape(model)}
     for source in sources(layout, model, shapes):
         tensors |= dict(zip(source.names, source.shapes, strict=True))
     return tensors

@@ -37,6 +37,13 @@ def add_arguments(parser) -> None:
     filters = ("lanczos", "bicubic")
     pictures.add_argument("--resample", choices=filters, default="lanczos", help="PIL's filter (default lanczos)")
     add_options(pictures, "--filter", "--drop-keys", "--corrupt-limit")
+    clips = parser.add_argument_group("clips")
+    frames = "read clips of N frames from video, GIF and animated WebP, instead of images"
+    clips.add_argument("--frames", type=int, metavar="N", help=frames)
+    rate = "frames a second, such as 8 or 30000/1001 (default: the pictures as stored)"
+    clips.add_argument("--fps", metavar="RATE", help=rate)
+    most = "at most so many clips of a file, one after the other from its beginning (default 1)"
+    clips.add_argument("--clips", type=int, metavar="N", help=most)
     captions = parser.add_argument_group("captions")
     add_options(captions, "--caption-column", "--synthetic-column", "--label-column", "--class-names")
     joined = "synthetic captions: what rfjax recaption wrote, or a .jsonl or .parquet of key and captions"
@@ -69,7 +76,8 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Makes the missing shards and then, unless the command is one task of several, the manifest."""
     from rfjax.data.prepared.text_encoders import parse_settings
-    from rfjax.prepare import given_keys, part, shard, storage, work
+    from rfjax.prepare import given_keys, libraries, part, shard, storage, work
+    from rfjax.prepare.clips import parse_rule
     from rfjax.prepare.reading import Reading, fields_given, open_captioned, read_keys
     from rfjax.prepare.recipe import Recipe, read_recipe
 
@@ -79,6 +87,9 @@ def run(args, overrides) -> int:
     task = work.parse_task(args.task, args.merge)
     if args.estimate and task.merges_only:
         raise ConfigError("--estimate is said before any work, and --merge ends it; give one of the two")
+    rule = parse_rule(args.frames, args.fps, args.clips)
+    if rule is not None and not task.merges_only:
+        libraries.require("av", "reading clips needs PyAV", extra="video")
     reading = Reading(**fields_given(Reading, args))
     source, columns = open_captioned(reading)
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
@@ -86,6 +97,7 @@ def run(args, overrides) -> int:
     chosen |= {"text_settings": parse_settings(args.text_setting)}
     chosen |= {"autoencoder": "" if args.autoencoder == "vae" else args.autoencoder}
     chosen |= {"text_precision": "" if args.text_precision in (None, args.precision) else args.text_precision}
+    chosen |= {"clips": rule}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
     folder = args.out
     unmet = given_keys.known_before(source, given := _given_keys(args, source, ours))
@@ -143,7 +155,7 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
         "folder": str(args.models.absolute()),
         "variant": args.models_variant or "",
         "parts": made["models"],
-        "made_with": libraries.surroundings(args.device or ""),
+        "made_with": libraries.surroundings(args.device or "", ("av",) if ours.clips else ()),
     }
     found = merge.write_manifest(
         folder,
@@ -152,7 +164,8 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
         source=source,
         models=models,
         encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
-        buckets=ours.buckets,
+        buckets=ours.shapes,
+        time_reduction=made["latents"].get("time_reduction", 1),
         reduction=made["latents"]["reduction"],
         channels=made["latents"]["channels"],
         **scaling,
@@ -289,6 +302,11 @@ def _load_models(args, ours):
                 f"--buckets has {height}x{width}; both sides" if args.buckets is not None else f"--size is {height}; it"
             )
             raise ConfigError(f"{given} must be divisible by {models.reduction}, the autoencoder's reduction")
+    if ours.clips is not None and (rest := (ours.clips.frames - 1) % models.time_reduction):
+        fewer, more = ours.clips.frames - rest, ours.clips.frames - rest + models.time_reduction
+        counts = f"1 + {models.time_reduction}k frames, and would cut or pad others"
+        good = " or ".join(str(count) for count in (fewer, more) if count > 1)
+        raise ConfigError(f"--frames is {ours.clips.frames}; the autoencoder takes {counts}: give {good}")
     return models
 
 
@@ -296,6 +314,8 @@ def _models_facts(models) -> dict:
     """Returns what recipe.json stores about the frozen models: identity, text encoders, form of the latents."""
     latents = {"reduction": models.reduction, "channels": models.latent_channels}
     latents |= {"shift": models.shift, "scale": models.scale}
+    if models.time_reduction > 1:
+        latents["time_reduction"] = models.time_reduction
     return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}
 
 

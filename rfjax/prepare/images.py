@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255, 255)
 INTEGERS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 DARK = "16-bit with no value above 255: black"
+STRIP_FRAMES = 6  # of a clip's thumbnail
 PNG_MARK, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # a PNG's first bytes; the offset of its bits per sample
 
 
@@ -36,7 +37,7 @@ class CorruptImage(ValueError):
 class Picture:
     """A decoded image, cut and resized to a bucket's sides."""
 
-    pixels: UInt8[np.ndarray, "rows columns 3"]
+    pixels: UInt8[np.ndarray, "*frames rows columns 3"]  # only a clip has frames
     width: int  # of the original, turned upright
     height: int
     converted: tuple[str, ...]  # names of the conversions it needed
@@ -104,7 +105,7 @@ def _open_rgb(data):
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
                 _scale_transparent_colour(image, data)
-                image, how = _rgb(_upright(image), of_png=data.startswith(PNG_MARK))
+                image, how = to_rgb(_upright(image), of_png=data.startswith(PNG_MARK))
                 yield image, converted + how
     except CorruptImage:
         raise
@@ -118,12 +119,24 @@ def _open_rgb(data):
         raise CorruptImage(f"{type(error).__name__}: {error}") from None
 
 
-def thumbnail(pixels: UInt8[np.ndarray, "height width 3"], side: int) -> bytes:
-    """Returns a JPEG of a picture, reduced so that its longer side has `side` pixels."""
-    rows, columns = (max(1, round(side * length / max(pixels.shape[:2]))) for length in pixels.shape[:2])
+def thumbnail(pixels: UInt8[np.ndarray, "*frames height width 3"], side: int) -> bytes:
+    """Returns a JPEG of a picture, reduced so that its longer side has `side` pixels; of a clip, some of its frames
+    side by side."""
+    frames = film_strip(pixels) if pixels.ndim == 4 else pixels[None]
+    rows, columns = (max(1, round(side * length / max(frames.shape[1:3]))) for length in frames.shape[1:3])
+    small = Image.new("RGB", (columns * len(frames), rows))
+    for number, frame in enumerate(frames):
+        small.paste(Image.fromarray(frame).resize((columns, rows), Image.Resampling.LANCZOS), (columns * number, 0))
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
+    small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def film_strip(
+    frames: Shaped[np.ndarray, "frames height width 3"], most: int = STRIP_FRAMES
+) -> Shaped[np.ndarray, "shown height width 3"]:
+    """At most `most` frames of a clip, evenly spread, its first and last among them."""
+    return frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
 
 
 def _upright(image):
@@ -147,7 +160,7 @@ def _scale_transparent_colour(image, data):
         image.info["transparency"] = tuple(part >> 8 for part in colour)
 
 
-def _rgb(image, of_png):
+def to_rgb(image, of_png):
     """Returns the image as RGB, and the names of the conversions. A PNG's integers have 16 bits in any mode of PIL."""
     if image.mode in INTEGERS:
         return _rgb_of_integers(image, declared=image.mode != "I" or of_png)

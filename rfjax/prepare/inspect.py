@@ -14,6 +14,7 @@ from rfjax.data.prepared.manifest import COPY_AGAIN, Manifest
 from rfjax.data.prepared.records import FACTS_OF, unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import RfjaxError
+from rfjax.prepare.images import film_strip
 
 MADE_BY = "rfjax inspect"  # stored in the PNG, so that the command recognises its own picture
 
@@ -59,27 +60,34 @@ def _unpacked(record, kind, where):
 
 
 def picture(rows, decoded=None) -> bytes:
-    """Returns a PNG of the images: each one's thumbnail, its decoded latent if given, and its first caption."""
+    """Returns a PNG of the images: each one's thumbnail, its decoded latent if given, and its first caption.
+
+    A clip's thumbnail is a strip of its frames; decoded frames are below it.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
-    wide = min(len(rows), 4)
+    strips = rows[0][-1].ndim == 4
+    wide = min(len(rows), 2 if strips else 4)
     high = -(-len(rows) // wide)
-    figure = Figure(figsize=(3.0 * wide * (1 if decoded is None else 1.6), 3.2 * high), layout="constrained")
+    sizes = (6.0, 1.7 if decoded is None else 2.7) if strips else (3.0 * (1 if decoded is None else 1.6), 3.2)
+    figure = Figure(figsize=(sizes[0] * wide, sizes[1] * high), layout="constrained")
     for number, (_, _, _, captions, small, _) in enumerate(rows):
         axes = figure.add_subplot(high, wide, number + 1)
         shown = Image.open(io.BytesIO(small)).convert("RGB")
         if decoded is None:
             pixels = np.asarray(shown) / 255.0
         else:
-            height, width = decoded[number].shape[:2]
+            below = np.concatenate(list(film_strip(decoded[number])), axis=1) if strips else decoded[number]
+            height, width = below.shape[:2]
             large = shown.resize((width, height), Image.Resampling.BICUBIC)
-            pixels = np.concatenate([np.asarray(large) / 255.0, decoded[number]], axis=1)
+            pixels = np.concatenate([np.asarray(large) / 255.0, below], axis=0 if strips else 1)
         axes.imshow(pixels)
         axes.set_axis_off()
         first = next(iter(captions.values()))
-        axes.set_title(textwrap.fill(textwrap.shorten(first, 90), 34).replace("$", r"\$"), fontsize=7)
+        title = textwrap.fill(textwrap.shorten(first, 90), 68 if strips else 34)
+        axes.set_title(title.replace("$", r"\$"), fontsize=7)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's font lacks some scripts; captions are printed as well

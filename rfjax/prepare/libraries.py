@@ -1,4 +1,4 @@
-"""Imports the libraries of the extra `prepare`, with a remedy if one is missing, and lists their versions."""
+"""Imports the libraries of `prepare` and `video`, with a remedy if one is missing, and lists their versions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from rfjax.errors import ConfigError
 LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")  # a manifest names them
 
 
-def require(module: str, need: str):
-    """Imports a module. If it is missing, raises `ConfigError` with the clause `need` and the command to install it."""
+def require(module: str, need: str, extra: str = "prepare"):
+    """Imports a module. If it is missing, raises `ConfigError` with the clause `need` and the command to install it,
+    by the `extra` that has it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{need}: pip install 'rfjax[prepare]' ({error})") from None
+        raise ConfigError(f"{need}: pip install 'rfjax[{extra}]' ({error})") from None
 
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
@@ -30,6 +31,7 @@ def versions(libraries: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def surroundings(device: str) -> dict[str, str]:
-    """Returns what a manifest records besides the models: Python's version, the device, the libraries' versions."""
-    return {"python": platform.python_version(), "device": device or "default"} | versions(LIBRARIES)
+def surroundings(device: str, more: Sequence[str] = ()) -> dict[str, str]:
+    """Returns what a manifest records besides the models: Python's version, the device, the libraries' versions, those
+    of `more` libraries too."""
+    return {"python": platform.python_version(), "device": device or "default"} | versions((*LIBRARIES, *more))

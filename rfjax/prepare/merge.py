@@ -32,16 +32,18 @@ def write_manifest(
     source: Mapping,
     models: Mapping,
     encoders: Sequence[StoredEncoder],
-    buckets: Sequence[tuple[int, int]],
+    buckets: Sequence[tuple[int, ...]],
     reduction: int,
     channels: int,
+    time_reduction: int = 1,
     shift: float,
     scale: float,
     scaling: str,
 ) -> Manifest:
     """Merges the shards' facts, in their order, and writes manifest.json; returns the manifest.
 
-    `buckets` are (height, width) in pixels; a latent's sides are these divided by `reduction`. If `scaling` is
+    `buckets` are (height, width) in pixels, with the frames of clips before; a latent's sides are these divided by
+    `reduction`, and its frames 1 + (frames - 1) / `time_reduction`. If `scaling` is
     "measured", the given `shift` and `scale` are replaced by the mean and 1 / standard deviation of the training
     latents over all channels (Rombach et al. 2022 measure only the scale). Raises `RfjaxError` if no image is left, if
     the latents to measure are all equal, and for facts that contradict each other.
@@ -71,12 +73,12 @@ def write_manifest(
         shift, scale = moments["mean"], 1.0 / moments["std"]
 
     def describe(pixels):
-        name = bucket_name(pixels)
+        name, frames = bucket_name(pixels), [1 + (frames - 1) // time_reduction for frames in pixels[:-2]]
         inside = {split: [unit for unit in some if unit["bucket"] == name] for split, some in of_split.items()}
         return {
             "name": name,
             "pixels": list(pixels),
-            "latents": [pixels[0] // reduction, pixels[1] // reduction, channels],
+            "latents": [*frames, *(side // reduction for side in pixels[-2:]), channels],
             "splits": {split: _count(some) for split, some in inside.items()},
         }
 

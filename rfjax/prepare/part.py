@@ -19,6 +19,7 @@ CORRUPT = "corrupt"
 NO_CAPTION = "no caption"
 NO_TEXT = "caption that is no text"
 UNDECODABLE = "caption in no encoding that can be told"
+UNREADABLE = "unreadable"
 OWN_REASONS = frozenset({CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE})
 SPARED = 10  # so many corrupt images never stop a part: a share of few images says little
 Looked = TypeVar("Looked")

@@ -15,7 +15,7 @@ from rfjax.prepare import captions, joined_captions
 from rfjax.prepare.captions import TEMPLATE, CaptionColumns
 from rfjax.prepare.filters import Filter, parse_filter
 from rfjax.prepare.options import check_range
-from rfjax.prepare.sources import CAPTION_COLUMNS, Source, open_source
+from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Source, open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class Reading:
     label_column: str | None = None
     class_names: str | Path | None = None
     template: str = TEMPLATE
+    frames: int | None = None  # of a clip; None: images are read
 
     def filters(self) -> tuple[Filter, ...]:
         """Parses the comparisons of --filter."""
@@ -79,7 +80,10 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
     """Opens the source, and finds the columns that captions come from. Checks all options before loading anything."""
     check_range(reading, ("shard_size",), 1)
     check_template(reading.template)
-    source = open_source(reading.source, shard_size=reading.shard_size, caption_column=reading.caption_column)
+    suffixes = IMAGES if reading.frames is None else CLIPS
+    source = open_source(
+        reading.source, shard_size=reading.shard_size, caption_column=reading.caption_column, suffixes=suffixes
+    )
     _check_columns(reading, source)
     label = reading.label_column or source.label
     if reading.class_names is not None and label is None:

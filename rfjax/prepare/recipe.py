@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rfjax.files import write_whole
 from rfjax.inputs.json_files import read_json
 from rfjax.limits import SIDE_END
 from rfjax.prepare.captions import CaptionColumns
+from rfjax.prepare.clips import ClipRule
 from rfjax.prepare.filters import Filter
 from rfjax.prepare.options import check_range
 
@@ -33,11 +34,12 @@ class LatentForm(TypedDict):
     channels: int
     shift: float
     scale: float
+    time_reduction: NotRequired[int]  # a clip's frames less one, over its latent's less one; left out if it is 1
 
 
 DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it decides when to stop, not what is made until then
 # Written only where set, so that older folders keep their recipe.
-WRITTEN_WHERE_SET = ("validation_keys", "autoencoder", "text_settings", "text_precision")
+WRITTEN_WHERE_SET = ("validation_keys", "autoencoder", "text_settings", "text_precision", "clips")
 _WORDS = {"source.listing": "the hash of the source's file names and sizes (source.listing)"}
 
 
@@ -63,12 +65,19 @@ class Recipe:
     validation_keys: frozenset[str] = frozenset()  # if any, these are the validation images, and no others
     autoencoder: str = ""  # "identity": pixels; "": the model in the folder
     text_settings: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)  # encoder -> field -> value
+    clips: ClipRule | None = None  # how clips are cut from files; None: images
 
     def __post_init__(self):
         check_range(self, ("t5_tokens", "batch_size", "shard_size"), 1)
         check_range(self, ("thumbnail",), 8)
         check_buckets(self.buckets)
         check_range(self, ("validation_share", "corrupt_limit"), 0, 1)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The buckets in pixels: (height, width), or (frames, height, width) of clips."""
+        frames = () if self.clips is None else (self.clips.frames,)
+        return tuple((*frames, *bucket) for bucket in self.buckets)
 
     def split_of(self, key: str) -> str:
         """Returns "train" or "validation", from the record's key alone: a growing corpus moves no image across."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypedDict, runtime_checkable
 
@@ -18,14 +18,12 @@ from rfjax.data.prepared.records import pack
 from rfjax.data.prepared.text_precision import to_stored
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
-from rfjax.inputs.text import UndecodableText
 from rfjax.prepare import images
-from rfjax.prepare.captions import NoText, reading_notes
-from rfjax.prepare.filters import first_refusal
-from rfjax.prepare.images import CorruptImage, Picture
-from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, LeftOut, Tell, listed, map_in_order
+from rfjax.prepare.clips import Clip
+from rfjax.prepare.judge import Kept, judge
+from rfjax.prepare.part import LeftOut, Tell, map_in_order
 from rfjax.prepare.recipe import Recipe
-from rfjax.prepare.sources import Drop, Record, Source
+from rfjax.prepare.sources import Source
 
 AHEAD = 4  # batches decoded ahead of the models
 
@@ -39,22 +37,6 @@ class Models(Protocol):
     def latents(self, images): ...
     def text(self, captions): ...
     def token_counts(self, captions): ...
-
-
-@dataclass(frozen=True)
-class Kept:
-    """An image that goes into the shard."""
-
-    key: str
-    picture: Picture
-    original: tuple[str, ...]
-    synthetic: tuple[str, ...]
-    done: float | int
-    notes: tuple[str, ...] = ()  # what was done to read its captions; counted together with conversions of pictures
-
-    @property
-    def bucket(self) -> str:
-        return bucket_name(self.picture.pixels.shape)
 
 
 class Sums(TypedDict):
@@ -103,11 +85,11 @@ def make_shard(
     Calls `tell` after each image. Raises `RfjaxError` if too many images are corrupt or a file cannot be written. Then
     no file of the shard is left.
     """
-    name, window = path.name, AHEAD * recipe.batch_size
+    name, window = path.name, 2 * threads if recipe.clips else AHEAD * recipe.batch_size
     left_out, converted, truncated = LeftOut(name), Counter(), Counter()
     last = path.with_name(f"{name}.json")
     with folder_moved_when_whole(last, files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
-        buckets = [bucket_name(pixels) for pixels in recipe.buckets]
+        buckets = [bucket_name(pixels) for pixels in recipe.shapes]
         writers = {
             (bucket, split): _UnitWriter(inside, (name, bucket, split), recipe, models, truncated)
             for bucket in buckets
@@ -115,7 +97,8 @@ def make_shard(
         }
         batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # each batch has one shape
         judged = map_in_order(pool, lambda record: judge(record, recipe), source.records(part), window)
-        for image in left_out.sift(judged, tell, recipe.corrupt_limit):
+        every = itertools.chain.from_iterable(judged)
+        for image in left_out.sift(every, tell, recipe.corrupt_limit):
             converted.update((*image.picture.converted, *image.notes))
             batch = batches[image.bucket]
             batch.append(image)
@@ -137,37 +120,11 @@ def make_shard(
     return facts
 
 
-def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
-    """Decodes a record, or returns why it is dropped. The cheapest checks come first."""
-    if isinstance(record, Drop):
-        return record
-    if record.key in recipe.dropped_keys:
-        return Drop(record.key, listed(recipe.dropped_keys[record.key]), "", record.done)
-    try:
-        original, synthetic = recipe.columns.of(record.metadata)
-        notes = reading_notes(recipe.columns, record.metadata)
-    except UndecodableText as error:
-        return Drop(record.key, UNDECODABLE, str(error), record.done)
-    except NoText as error:
-        return Drop(record.key, NO_TEXT, str(error), record.done)
-    if not original and not synthetic:
-        return Drop(record.key, NO_CAPTION, "", record.done)
-    if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
-        return Drop(record.key, reason, "", record.done)
-    try:
-        picture = images.decode(record.image, recipe.buckets, recipe.resample)
-    except CorruptImage as error:
-        return Drop(record.key, CORRUPT, str(error), record.done)
-    if reason := first_refusal((test for test in recipe.filters if test.measured), picture.columns):
-        return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
-    return Kept(record.key, picture, original, synthetic, record.done, tuple(notes))
-
-
 def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple, _UnitWriter]) -> None:
     """Encodes and writes a batch of images, all of one bucket."""
     bucket = batch[0].bucket
     latents = models.latents(np.stack([image.picture.pixels for image in batch]))
-    splits = [recipe.split_of(image.key) for image in batch]
+    splits = [recipe.split_of(image.record) for image in batch]
     for split in SPLITS:
         members = [image for image, its_split in zip(batch, splits, strict=True) if its_split == split]
         writers[bucket, split].add_captions([text for image in members for text in (*image.original, *image.synthetic)])
@@ -234,6 +191,7 @@ class _UnitWriter:
             "height": image.picture.height,
             "original": [self._rows[text] for text in image.original],
             "synthetic": [self._rows[text] for text in image.synthetic],
+            **({"start": image.picture.start} if isinstance(image.picture, Clip) else {}),
         }
         self._write("images", pack(arrays, facts))
 

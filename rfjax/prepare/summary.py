@@ -20,19 +20,26 @@ def summary(found: Manifest) -> list[str]:
     buckets, latents = found.buckets, facts["latents"]
     gigabytes = sum(file["bytes"] for file in found.every_file()) / 1e9
     train, validation = (facts["splits"][split] for split in ("train", "validation"))
+    rule = facts["recipe"].get("clips")
+    what = "images" if rule is None else "clips"
     several = f" of the first of {len(buckets)} buckets" if len(buckets) > 1 else ""
     lines = [
-        f"{found.folder}: {train['images']:,} training and {validation['images']:,} validation images, "
+        f"{found.folder}: {train['images']:,} training and {validation['images']:,} validation {what}, "
         f"{train['captions'] + validation['captions']:,} captions stored ({facts['captions']['original']:,} original, "
         f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {gigabytes:.3g} GB",
         f"source: {facts['source']['kind']} {facts['source']['location']}",
         f"latents{several}: {'x'.join(map(str, buckets[0].stored))}, shift {found.shift!r}, scale {found.scale!r} "
         f"({latents['scaling']})",
     ]
+    if rule is not None:
+        rate = f"{rule['rate']} frames a second" if rule["rate"] else "the frames as stored"
+        lines.append(f"clips of {rule['frames']} frames, {rate}, at most {rule['most']} of a file")
     for bucket in buckets if len(buckets) > 1 else ():
-        counts = f"{bucket.images['train']:,} training and {bucket.images['validation']:,} validation images"
+        counts = f"{bucket.images['train']:,} training and {bucket.images['validation']:,} validation {what}"
         sides, note = "x".join(map(str, bucket.stored)), rarity_note(bucket.images["train"], train["images"])
-        lines.append(f"  {bucket.name} (height x width): latents {sides}, {counts}{note}")
+        lines.append(
+            f"  {bucket.name} ({'' if rule is None else 'frames x '}height x width): latents {sides}, {counts}{note}"
+        )
     for split, statistics in latents["statistics"].items():
         mean, std = statistics["all"]["mean"], statistics["all"]["std"]
         seen = f"{(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}"
@@ -48,7 +55,7 @@ def summary(found: Manifest) -> list[str]:
             lines.append(f"{title}: {list_counts(counts)}")
     if not validation["images"] and facts["recipe"].get("validation_share"):
         share = f"--validation-share {facts['recipe']['validation_share']:g}"
-        lines.append(f"no image was set aside for validation: {share} of {train['images']:,} images came to none")
+        lines.append(f"no {what[:-1]} was set aside for validation: {share} of {train['images']:,} {what} came to none")
     lines += [f"{title}: {list_counts(facts[title])}" for title in ("dropped", "converted") if facts[title]]
     examples = min(validation["images"], 512) if validation["images"] > 1 else 0
     config = {

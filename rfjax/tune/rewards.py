@@ -125,8 +125,8 @@ def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
 
     A user's function is called with images [n, h, w, 3] in [0, 1] and their n captions, and returns n finite numbers,
     which must be in the file's RANGE = (low, high) if it has one. `field` is the config's field that holds the name,
-    for messages. Raises `ConfigError` for a missing file or function, and for a corpus that the reward cannot judge. The
-    returned function raises `RfjaxError` if its values are not n finite numbers in that range.
+    for messages. Raises `ConfigError` for a missing file or function, and for a corpus that the reward cannot judge.
+    The returned function raises `RfjaxError` if its values are not n finite numbers in that range.
     """
     if name in REWARDS:
         row = REWARDS[name]

@@ -269,3 +269,29 @@ def test_a_world_is_written_where_it_is_set_and_read_by_motion_alone():
     with pytest.raises(ConfigError, match="data.world is 'ful'.*did you mean full"):
         apply_overrides(Config(), {"data.corpus": "motion", "data.world": "ful"})
     assert set(motion_captions.TEMPLATES) == set(TASKS)
+
+
+def test_scans_move_as_the_truth_says_and_only_those_of_their_split():
+    """Catches a scan drawn elsewhere than its box, one that changes on its way, and validation's scans in training."""
+    data = DataConfig(corpus="motion", world="digits", frames=4, image_size=20)
+    digits_corpus = load_corpus(data, 0)
+    _, layout, captions = digits_corpus.clips(np.arange(40), "train")
+    alpha = motion.scan_alpha(layout, 20, "train")[0]
+    grid, scale = np.arange(20) + 0.5, 20 / SIDE
+    ink = alpha.sum((2, 3))
+    centres = np.stack([alpha.sum(2) @ grid, alpha.sum(3) @ grid], axis=-1) / ink[..., None]
+    moved = np.diff(centres, axis=1) - scale * layout.velocity[:, :, 0]
+    assert np.abs(moved).max() < 0.1 and np.ptp(ink, axis=1).max() < 0.05 * ink.min()
+    assert (np.abs(centres - scale * layout.centre[:, :, 0]) < 2.5).all()  # in its box, wherever its strokes are
+    other = motion.scan_alpha(layout, 20, "validation")[0]
+    assert (np.abs(alpha - other).max((1, 2, 3)) > 0.3).all()
+    batch = digits_corpus.examples(np.arange(40), "train")
+    assert batch.latents.shape == (40, 4, 20, 20, 3) and abs(batch.latents.mean()) < 0.15
+    assert any("seven" in caption for caption in captions) and not digits_corpus.unknown_words(captions)
+    assert digits_corpus.unknown_words(["a video of a red square"]) == ["square"]
+
+
+def test_worlds_of_shapes_are_what_they_were():
+    """Catches a tokenizer or a hash that changes because scans move, too: runs on shapes would not go on."""
+    found = load_corpus(DataConfig(corpus="motion", world="first", frames=4, image_size=16), 0).fingerprint
+    assert found == "b34d4ab370f5909927fe79c5e25f50b666585e91d73e74c9ed2897292dd4ff53"

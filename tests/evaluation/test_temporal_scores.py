@@ -138,3 +138,16 @@ def test_clips_are_written_to_play_and_to_print(tmp_path):
         assert np.abs(frame.astype(int) - still[t * tile : (t + 1) * tile]).max() <= 1
         assert playing.info["duration"] == (LAST_MILLISECONDS if t == 3 else FRAME_MILLISECONDS)
     assert webp_bytes([strip(clips[:, 0])[0]] * 2)[:4] == io.BytesIO(b"RIFF").read()
+
+
+def test_scans_that_move_are_found_by_the_detector_of_digits():
+    """Catches the detector of shapes on scans, boxes at whole pixels, in which a slow object jumps, and a floor as high
+    as the truth. The detector has not seen the scans of ground truth."""
+    corpus = load_corpus(DataConfig(corpus="motion", world="digits", frames=4, image_size=20), 0)
+    rows = corpus.evaluation_prompts(20, 0)
+    clips = np.stack([corpus.render_prompt(row, n) for n, row in enumerate(rows)])
+    seen = scores.look_at(clips, detect_clips(clips, scans=True))
+    found = by_name(scores.clip_scores(seen, list(range(len(rows))), rows, replicates=20))
+    assert min(found["temporal", task].value for task in WORLDS["digits"].tasks) >= 0.95
+    assert found["temporal_floor_reversed", "all_moving"].value <= 0.05
+    assert found["temporal", "direction_right"].value == 1.0

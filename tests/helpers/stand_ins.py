@@ -18,7 +18,7 @@ ENCODERS = (
 class StandIns:
     """What `rfjax.data.prepared.frozen.load` gives, with numbers that a test can compute itself."""
 
-    encoders, latent_channels, reduction, shift, scale = ENCODERS, 3, 8, 0.25, 2.0
+    encoders, latent_channels, reduction, shift, scale, time_reduction = ENCODERS, 3, 8, 0.25, 2.0, 1
 
     def __init__(self, before=lambda: None):
         self._before = before  # called before each batch of images
@@ -28,8 +28,8 @@ class StandIns:
 
     def latents(self, images):
         self._before()
-        n, height, width = images.shape[:3]
-        return images.reshape(n, height // 8, 8, width // 8, 8, 3).mean((2, 4), dtype=np.float32) / 255
+        *n, height, width = images.shape[:-1]
+        return images.reshape(*n, height // 8, 8, width // 8, 8, 3).mean((-4, -2), dtype=np.float32) / 255
 
     def text(self, captions):
         return features(captions)

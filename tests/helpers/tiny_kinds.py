@@ -1,7 +1,13 @@
 """Frozen models of kinds that SD3 does not have, of the real classes with tiny random weights."""
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKLFlux2, AutoencoderTiny
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKLFlux2,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
@@ -105,12 +111,63 @@ def tiny():
     )
 
 
+def wan():
+    """Frames by 4 and sides by 4, where Wan 2.1 has sides by 8."""
+    torch.manual_seed(12)
+    return AutoencoderKLWan(
+        base_dim=8,
+        z_dim=3,
+        dim_mult=[1, 1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[0.3, -0.2, 0.1],
+        latents_std=[1.5, 0.7, 2.0],
+        scale_factor_spatial=4,
+    )
+
+
+def wan_residual():
+    """As Wan 2.2: pictures in patches of 2x2, frames by 4, and other blocks."""
+    torch.manual_seed(13)
+    return AutoencoderKLWan(
+        base_dim=8,
+        z_dim=3,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[0.3, -0.2, 0.1],
+        latents_std=[1.5, 0.7, 2.0],
+        scale_factor_spatial=8,
+        is_residual=True,
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+    )
+
+
+def hunyuan():
+    torch.manual_seed(14)
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 3,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.9,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=4,
+        mid_block_add_attention=True,
+    )
+
+
 AUTOENCODERS = {"AutoencoderKLFlux2": flux2, "AutoencoderDC": deep_compression, "AutoencoderTiny": tiny}
+OF_CLIPS = {"wan": wan, "wan_residual": wan_residual, "hunyuan": hunyuan}
 
 
 def save_kinds(folder, autoencoder):
-    """A folder with one autoencoder, by the name of its class, a sentence encoder and a language model."""
-    scatter(AUTOENCODERS[autoencoder](), 11).save_pretrained(folder / "vae")
+    """A folder with one autoencoder of the tables above, a sentence encoder and a language model."""
+    scatter({**AUTOENCODERS, **OF_CLIPS}[autoencoder](), 11).save_pretrained(folder / "vae")
     save_bert(folder / "text_encoder_minilm")
     save_decoder(folder / "text_encoder_llm")
     return folder

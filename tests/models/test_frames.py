@@ -142,11 +142,12 @@ def test_a_run_of_frames_is_planned_with_their_tokens():
 
 
 def test_samples_of_a_run_of_frames_are_stills_that_are_asked_for():
-    """Catches a picture of a clip, and a size that is taken for a clip's."""
+    """Catches a clip among the images of a folder for scorers, and a size that is taken for a clip's."""
     run = plan_run(apply_overrides(Config(), {"data.corpus": "random", "model.depth": 2, "data.frames": 5}))
-    with pytest.raises(ConfigError, match="latents of 5 frames, and a picture has one; give --latent-size=16x16"):
+    with pytest.raises(ConfigError, match="latents of 5 frames, and a folder .* images; give --latent-size=16x16"):
         latents_shape(run, None)
-    assert latents_shape(run, (16, 8)) == (1, 16, 8, 3)
+    assert latents_shape(run, (16, 8), clips=True) == (1, 16, 8, 3)
+    assert latents_shape(run, None, clips=True) == (5, 16, 16, 3)
 
 
 @pytest.mark.parametrize(

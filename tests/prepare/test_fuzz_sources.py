@@ -12,9 +12,9 @@ import pytest
 from helpers.coloured_pictures import COLOURS, colour_of, picture
 from helpers.photographs import add_member
 from rfjax.errors import RfjaxError
+from rfjax.prepare.judge import judge
 from rfjax.prepare.reading import Reading, open_captioned
 from rfjax.prepare.recipe import Recipe
-from rfjax.prepare.shard import judge
 from rfjax.prepare.sources import Drop
 
 NOT_FOR_IMAGES = "no image"  # a sample of a tar without one: nothing that came in as an image
@@ -124,7 +124,7 @@ def check(seed, tmp_path):
     recipe, kept, dropped = Recipe(columns=columns, buckets=((8, 8),)), 0, 0
     for part in range(len(source.sizes)):
         for record in source.records(part):
-            found = judge(record, recipe)
+            (found,) = judge(record, recipe)
             if isinstance(found, Drop):
                 dropped += found.reason != NOT_FOR_IMAGES or kind == "parquet"
                 continue

@@ -14,9 +14,9 @@ from helpers.coloured_pictures import COLOURS, colour_of, picture
 from helpers.photographs import add_member
 from helpers.small_sources import write_parquet, write_tar
 from rfjax.errors import ConfigError
+from rfjax.prepare.judge import Kept, judge
 from rfjax.prepare.reading import Reading, open_captioned
 from rfjax.prepare.recipe import Recipe
-from rfjax.prepare.shard import Kept, judge
 from rfjax.prepare.sources import Drop
 
 
@@ -26,7 +26,7 @@ def judged(where, **options):
     recipe, kept, drops = Recipe(columns=columns, buckets=((16, 16),)), {}, Counter()
     for part in range(len(source.sizes)):
         for record in source.records(part):
-            found = judge(record, recipe)
+            (found,) = judge(record, recipe)
             if isinstance(found, Drop):
                 drops[found.reason] += 1
                 continue

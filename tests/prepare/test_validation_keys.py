@@ -5,6 +5,7 @@ import numpy as np
 from helpers import photographs
 from helpers.stand_ins import data_config, prepare
 from rfjax.data.corpus import load_corpus
+from rfjax.prepare.clips import ClipRule
 from rfjax.prepare.recipe import WRITTEN_WHERE_SET, Recipe
 
 
@@ -39,6 +40,9 @@ def test_a_recipe_has_new_settings_only_where_they_are_set():
     """Catches a folder prepared by an older rfjax that the same command no longer goes on with."""
     assert not set(WRITTEN_WHERE_SET) & Recipe().facts().keys()
     given = Recipe(
-        validation_keys=frozenset("a"), autoencoder="identity", text_settings={"minilm": {"tokens": 3}}
+        validation_keys=frozenset("a"),
+        autoencoder="identity",
+        text_settings={"minilm": {"tokens": 3}},
+        clips=ClipRule(5),
     ).facts()
     assert set(WRITTEN_WHERE_SET) <= given.keys() and given["validation_keys"]["count"] == 1

@@ -1,7 +1,9 @@
 """The kinds of autoencoders, as a table: what each stores, and how its class of diffusers encodes and decodes.
 
 A row turns images in [-1, 1] into the latents that a record stores, and back. The row `identity` stores the pixels
-themselves and needs no model. Images and latents are in PyTorch's order: batch, channels, height, width.
+themselves and needs no model. Images and latents are in PyTorch's order: batch, channels, height, width. Clips have
+their frames before the height. An autoencoder of images encodes a clip frame by frame; one of clips takes an image as a
+clip of one frame.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
+
+import numpy as np
 
 from rfjax.errors import ConfigError
 from rfjax.inputs.json_files import read_json
@@ -29,11 +33,13 @@ class Kind:
     channels: Callable
     encode: Callable  # (model, images in [-1, 1]) -> latents
     decode: Callable  # (model, latents) -> images in [-1, 1]
+    # of the loaded model: a clip's frames less one, divided by its latent's less one; None: it takes images
+    time_reduction: Callable | None = None
 
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """An autoencoder that is ready: functions from arrays to arrays, and the form of its latents."""
+    """An autoencoder that is ready: functions from arrays of images or of clips, and the form of its latents."""
 
     encode: Callable
     decode: Callable
@@ -41,6 +47,7 @@ class Autoencoder:
     channels: int
     shift: float
     scale: float
+    time_reduction: int = 1  # it takes clips of 1 + time_reduction * k frames
 
 
 def _posterior_mean(model, images):
@@ -78,6 +85,24 @@ def _decode_flux2(model, latents):
     return _decoded(model, raw.reshape(n, model.config.latent_channels, height * high, width * wide))
 
 
+def _wan_statistics(model, like):
+    """Mean and deviation of each channel, which the model has in its config.json."""
+    given = (model.config.latents_mean, model.config.latents_std)
+    return (like.new_tensor(numbers).view(1, -1, 1, 1, 1) for numbers in given)
+
+
+def _encode_wan(model, clips):
+    """Latents of WanPipeline: each channel normalised."""
+    raw = _posterior_mean(model, clips)
+    mean, deviation = _wan_statistics(model, raw)
+    return (raw - mean) / deviation
+
+
+def _decode_wan(model, latents):
+    mean, deviation = _wan_statistics(model, latents)
+    return _decoded(model, latents * deviation + mean)
+
+
 KINDS = {
     "AutoencoderKL": Kind(
         stored="the posterior's mean (SD, SD3, FLUX.1)",
@@ -111,6 +136,24 @@ KINDS = {
         encode=lambda model, images: model.encode(images).latents,
         decode=_decoded,
     ),
+    "AutoencoderKLWan": Kind(
+        stored="the posterior's mean, each channel normalised by the statistics in config.json (Wan 2.1, 2.2)",
+        scaled=False,
+        reduction=lambda model: 2 ** (len(model.config.dim_mult) - 1) * (model.config.patch_size or 1),
+        channels=lambda model: model.config.z_dim,
+        encode=_encode_wan,
+        decode=_decode_wan,
+        time_reduction=lambda model: 2 ** sum(model.config.temperal_downsample),
+    ),
+    "AutoencoderKLHunyuanVideo": Kind(
+        stored="the posterior's mean (HunyuanVideo)",
+        scaled=True,
+        reduction=lambda model: model.config.spatial_compression_ratio,
+        channels=lambda model: model.config.latent_channels,
+        encode=_posterior_mean,
+        decode=_decoded,
+        time_reduction=lambda model: model.config.temporal_compression_ratio,
+    ),
     IDENTITY: Kind(
         stored="pixels in [-1, 1]; there is no model",
         scaled=False,
@@ -139,14 +182,36 @@ def load_autoencoder(folder: Path, model: str, place) -> Autoencoder:
     if not hasattr(diffusers, model):
         raise ConfigError(f"this diffusers has no {model}; install a newer one: pip install -U 'rfjax[prepare]'")
     loaded = place.model(getattr(diffusers, model), folder / FOLDER, torch_dtype=place.dtype)
+    of_any = _frame_by_frame if kind.time_reduction is None else _with_time
     return Autoencoder(
-        encode=place.arrays(lambda images: kind.encode(loaded, place.tensor(images))),
-        decode=place.arrays(lambda latents: kind.decode(loaded, place.tensor(latents))),
+        encode=of_any(place.arrays(lambda images: kind.encode(loaded, place.tensor(images)))),
+        decode=of_any(place.arrays(lambda latents: kind.decode(loaded, place.tensor(latents)))),
         reduction=kind.reduction(loaded),
         channels=kind.channels(loaded),
         shift=scaling["shift_factor"] or 0.0,
         scale=scaling["scaling_factor"],
+        time_reduction=1 if kind.time_reduction is None else kind.time_reduction(loaded),
     )
+
+
+def _frame_by_frame(of_images: Callable) -> Callable:
+    """Makes a function of images one that also takes clips. It sees the frames of one clip at a time."""
+
+    def run(values):
+        if values.ndim == 4:
+            return of_images(values)
+        return np.stack([of_images(clip.swapaxes(0, 1)).swapaxes(0, 1) for clip in values])
+
+    return run
+
+
+def _with_time(of_clips: Callable) -> Callable:
+    """Makes a function of clips one that also takes images."""
+
+    def run(values):
+        return of_clips(values) if values.ndim == 5 else of_clips(values[:, :, None])[:, :, 0]
+
+    return run
 
 
 def pixels() -> Autoencoder:

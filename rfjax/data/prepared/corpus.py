@@ -11,6 +11,7 @@ import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from operator import attrgetter
 
@@ -119,14 +120,25 @@ class PreparedCorpus:
         raise ConfigError("a prepared corpus has no scenes to render; set config.data.corpus to shapes or digits")
 
     def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n height width 3"]:
-        raw = np.asarray(stills(latents), np.float32) / np.float32(self.manifest.scale) + np.float32(
-            self.manifest.shift
-        )
+        return self._pixels(stills(latents))
+
+    def to_clips(self, latents: Float[np.ndarray, "n f h w c"]) -> Float[np.ndarray, "n frames height width 3"]:
+        return self._pixels(latents)
+
+    def to_latents(self, images: Float[np.ndarray, "n *frames height width 3"]) -> Float[np.ndarray, "n f h w c"]:
+        raw = self._autoencoder.latents(np.asarray(images, np.float32))
+        scaled = (raw - np.float32(self.manifest.shift)) * np.float32(self.manifest.scale)
+        return scaled if scaled.ndim == 5 else scaled[:, None]
+
+    def _pixels(self, latents):
+        raw = np.asarray(latents, np.float32) / np.float32(self.manifest.scale) + np.float32(self.manifest.shift)
         return self._autoencoder.images(raw)
 
-    def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n 1 h w c"]:
-        raw = self._autoencoder.latents(np.asarray(images, np.float32))
-        return ((raw - np.float32(self.manifest.shift)) * np.float32(self.manifest.scale))[:, None]
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """Frames a second of the clips; None for images, and where the frames of each file were taken as stored."""
+        rule = self.manifest.facts["recipe"].get("clips")
+        return Fraction(rule["rate"]) if rule and rule["rate"] else None
 
     @property
     def _frozen(self):

@@ -39,17 +39,18 @@ class FrozenModels:
     _encode: Callable
     _decode: Callable
     _tokens: dict[str, Callable]
+    time_reduction: int = 1  # clips have 1 + time_reduction * k frames, and their latents 1 + k
 
     def latents(
-        self, images: Float[np.ndarray, "n height width 3"] | UInt8[np.ndarray, "n height width 3"]
-    ) -> Float[np.ndarray, "n h w c"]:
-        """Float32 posterior means, neither shifted nor scaled, of images in [0, 1] or in bytes."""
+        self, images: Float[np.ndarray, "n *frames height width 3"] | UInt8[np.ndarray, "n *frames height width 3"]
+    ) -> Float[np.ndarray, "n *f h w c"]:
+        """Float32 posterior means, neither shifted nor scaled, of images or clips in [0, 1] or in bytes."""
         unit = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
-        return self._encode((2 * unit - 1).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+        return np.moveaxis(self._encode(np.moveaxis(2 * unit - 1, -1, 1)), 1, -1)
 
-    def images(self, raw: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n height width 3"]:
-        """Decodes raw latents to images in [0, 1]."""
-        return np.clip(self._decode(raw.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1) / 2 + 0.5, 0.0, 1.0)
+    def images(self, raw: Float[np.ndarray, "n *f h w c"]) -> Float[np.ndarray, "n *frames height width 3"]:
+        """Decodes raw latents to images or clips in [0, 1]."""
+        return np.clip(np.moveaxis(self._decode(np.moveaxis(raw, -1, 1)), 1, -1) / 2 + 0.5, 0.0, 1.0)
 
     def text(self, captions: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
         """Returns `NAME.context` [n, tokens, channels] and, if it has one, `NAME.pooled` [n, size] of each encoder, in
@@ -155,7 +156,7 @@ def _chosen_encoders(folder, names) -> dict[str, text_encoders.Slot]:
 
 def _models(latents, encoders, facts, text, tokens) -> FrozenModels:
     form = (latents.channels, latents.reduction, latents.shift, latents.scale)
-    return FrozenModels(encoders, *form, facts, text, latents.encode, latents.decode, tokens)
+    return FrozenModels(encoders, *form, facts, text, latents.encode, latents.decode, tokens, latents.time_reduction)
 
 
 def pixel_models() -> FrozenModels:

@@ -58,9 +58,9 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
 
 @dataclass(frozen=True)
 class Bucket:
-    """An aspect bucket: the height and width that all its images have, and its numbers of images and captions."""
+    """An aspect bucket: the sides that all its images or clips have, and its numbers of images and captions."""
 
-    pixels: tuple[int, int]  # height, width
+    pixels: tuple[int, ...]  # height, width; of clips (frames, height, width)
     latents: tuple[int, ...]  # frames, height, width, channels; may be given as (height, width, channels) of an image
     images: Mapping[str, int]  # by split
     captions: Mapping[str, int]  # stored captions, by split

@@ -112,8 +112,15 @@ class ModelsFacts(TypedDict):
     parts: dict[str, ModelFacts]  # each also has the key `class`, which cannot be the name of a field
 
 
+class ClipFacts(TypedDict):
+    frames: int
+    rate: str
+    most: int
+
+
 class RecipeFacts(TypedDict):
     compute_dtype: str
+    clips: NotRequired[ClipFacts]
     text_settings: NotRequired[dict[str, dict[str, int | str]]]
 
 
@@ -133,8 +140,8 @@ class ManifestFacts(TypedDict):
 
 
 def bucket_name(pixels: Sequence[int]) -> str:
-    """An image's HEIGHTxWIDTH in pixels, as text."""
-    return f"{pixels[0]}x{pixels[1]}"
+    """An image's HEIGHTxWIDTH in pixels, as text; a clip's FRAMESxHEIGHTxWIDTH."""
+    return "x".join(map(str, pixels))
 
 
 def unit_file(shard: str, bucket: str, split: str, kind: str) -> str:
@@ -165,10 +172,11 @@ def check(facts: Mapping) -> None:
     buckets = {bucket["name"]: bucket for bucket in facts["buckets"]}
     for number, bucket in enumerate(facts["buckets"]):
         where = f"buckets[{number}]"
-        for key, sides in (("pixels", (2,)), ("latents", (3, 4))):
+        for key, sides in (("pixels", (2, 3)), ("latents", (3, 4))):
             if len(bucket[key]) not in sides or min(bucket[key]) < 1:
                 numbers = " or ".join(map(str, sides))
                 raise WrongJson(f"{where}.{key} is {bucket[key]}; it has {numbers} numbers of at least 1")
+        _equal(f"the number of sides in {where}.latents", len(bucket["latents"]), len(bucket["pixels"]) + 1)
         _equal(f"{where}.name", bucket["name"], bucket_name(bucket["pixels"]))
     if not buckets:
         raise WrongJson("buckets is empty")
@@ -176,7 +184,7 @@ def check(facts: Mapping) -> None:
     forms = {
         (p / q, b["latents"][-1])
         for b in buckets.values()
-        for p, q in zip(b["pixels"], b["latents"][-3:-1], strict=True)
+        for p, q in zip(b["pixels"][-2:], b["latents"][-3:-1], strict=True)
     }
     if len(forms) > 1:
         said = "; ".join(f"{b['name']}: {b['latents']}" for b in buckets.values())

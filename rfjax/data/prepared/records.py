@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from safetensors.numpy import save
@@ -27,6 +27,7 @@ class ImageFacts(TypedDict):
     height: int
     original: list[int]  # numbers of captions in the captions' file of the same unit
     synthetic: list[int]
+    start: NotRequired[float]  # of a clip: seconds since its file's first picture
 
 
 class TextFacts(TypedDict):

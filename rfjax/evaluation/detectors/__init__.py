@@ -10,6 +10,7 @@ neither the prompt nor the layout.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 
@@ -30,7 +31,8 @@ def detector_for(corpus: Corpus) -> Detector:
     """The detector of a corpus. Raises `ConfigError` for a corpus that has none."""
     if corpus.name.partition(":")[0] in CLIP_CORPORA:
         if corpus.shapes.latents[0] == 1:
-            return importlib.import_module("rfjax.evaluation.detectors.clips").detect_stills
+            module = importlib.import_module("rfjax.evaluation.detectors.clips")
+            return functools.partial(module.detect_stills, scans=corpus.drawn_from.of_scans)
         remedy = "config.evaluation.geneval.prompts_per_task=0, and score clips by config.evaluation.temporal instead"
         raise ConfigError(f"the {corpus.name} corpus has clips, and GenEval scores images; set {remedy}")
     if corpus.name not in DETECTORS:

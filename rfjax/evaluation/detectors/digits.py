@@ -15,10 +15,10 @@ from functools import cache
 import numpy as np
 import scipy.linalg
 import scipy.ndimage
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rfjax.data.digits import CLASSES, SCAN_SIDE, VOCABULARY, drawn_scans, drawn_side, resampling
-from rfjax.evaluation.detectors.segmentation import collect, find_blobs
+from rfjax.evaluation.detectors.segmentation import Blobs, collect, find_blobs
 
 MASK_ALPHA = 0.25  # low, because thin strokes fall apart above it
 PICTURE_SIDE = 12
@@ -49,6 +49,12 @@ class Classifier:
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
     """Finds digits in images in [0, 1] of 16 to 32 pixels a side. The package's docstring describes the result."""
     images = np.asarray(images)
+    blobs, best, score = find(images)
+    return collect(len(images), blobs, best, score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
+
+
+def find(images: Float[np.ndarray, "n h w 3"]) -> tuple[Blobs, Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Returns the blobs of images, the likeliest class of each, and scores."""
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
     pictures = canonical(blobs.window, blobs.centroid - blobs.origin, cell)
@@ -56,7 +62,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
     error = distance / np.maximum(pictures.sum(axis=1), 1e-9) + blobs.residual
     second, first = np.sort(values, axis=1)[:, -2:].T
     score = _sigmoid((first - second) / LEAD_TEMPERATURE) * _sigmoid((REJECT_ERROR - error) / REJECT_TEMPERATURE)
-    return collect(len(images), blobs, np.argmax(values, axis=1), score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
+    return blobs, np.argmax(values, axis=1), score
 
 
 def canonical(

@@ -6,6 +6,7 @@ presence says that all is done.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,9 +71,10 @@ def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent:
 def _write(run, evaluation, prompts, ids, clips, null, spent, began):
     """Detects, judges and records, in process 0 alone."""
     settings, own = run.config.evaluation.temporal, ids[:, 0].tolist()
-    found = detect_clips(clips)
+    detect = functools.partial(detect_clips, scans=run.corpus.drawn_from.of_scans)
+    found = detect(clips)
     seen = look_at(clips, found)
-    values = clip_scores(seen, own, prompts, look_at(null), seed=settings.seed)
+    values = clip_scores(seen, own, prompts, look_at(null, detect(null)), seed=settings.seed)
     judged = [result.as_image() for result in judge_all(seen, [prompts[index] for index in own])]
     extra = {"prompt_scores": prompt_scores(judged), "clips_per_prompt": settings.clips_per_prompt}
     rows = (
@@ -83,7 +85,7 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
     _write_pictures(run, evaluation, prompts, ids, clips, spent)
 
     def ceiling(key, truth, own):
-        return make_record(key, truth_scores(look_at(truth), own, prompts, seed=settings.seed))
+        return make_record(key, truth_scores(look_at(truth, detect(truth)), own, prompts, seed=settings.seed))
 
     write_ceiling(run, CEILING, settings, prompts, CEILING_CLIPS, ceiling)
     seconds = time.monotonic() - began

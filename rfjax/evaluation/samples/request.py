@@ -43,18 +43,19 @@ def open_for_sampling(workdir: Path, overrides: Mapping[str, object], wanted: Wa
     return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
 
 
-def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
+def latents_shape(run: Run, size: tuple[int, int] | None, *, clips: bool = False) -> tuple[int, ...]:
     """Returns the shape of the latents to sample: one frame of `size` (height, width), or by default the corpus's first
     shape.
 
-    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training. Also raises it if the
-    default shape has several frames, because only pictures are sampled.
+    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training. Unless `clips` can be
+    written, it is also raised if the default shape has several frames.
     """
     frames, height, width, channels = run.corpus.shapes.latents
     if size is None:
-        if frames > 1:
-            given = f"{run.name} was trained on latents of {frames} frames, and a picture has one"
-            raise ConfigError(f"{given}; give --latent-size={height}x{width} to sample stills")
+        if frames > 1 and not clips:
+            given = f"{run.name} was trained on latents of {frames} frames, and a folder for scorers holds images"
+            stills = f"give --latent-size={height}x{width} to sample stills"
+            raise ConfigError(f"{given}; {stills}, or --prompt for clips")
         return run.corpus.shapes.latents
     latents = (1, *size, channels)
     try:

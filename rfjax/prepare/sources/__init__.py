@@ -17,10 +17,10 @@ from rfjax.inputs.walk import walk_files
 
 @dataclass(frozen=True)
 class Record:
-    """One encoded image, with all that is known about it."""
+    """One encoded image or file of clips, with all that is known about it."""
 
     key: str  # the same each time the source is read
-    image: bytes
+    image: bytes | Path  # a path only where a folder is read for clips: they may be too large to be held
     metadata: Mapping[str, object] = field(default_factory=dict)  # columns, including the caption's
     done: float | int = 0  # how much of the part's size is read, this record included
 
@@ -54,6 +54,7 @@ class Source(Protocol):
 
 
 IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
+CLIPS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp")
 # Names of columns that hold captions. If a source has several, the first in this order is used.
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 # Suffixes of tables. In a folder of images only metadata.csv and metadata.jsonl are read.
@@ -75,7 +76,7 @@ OTHER_KINDS = {
     ".npy": "write its arrays as PNG",
     ".h5": "write its arrays as PNG",
 }
-# name -> module whose `open_source(location, shard_size, caption_column)` reads it
+# name -> module whose `open_source(location, shard_size, caption_column, suffixes)` reads it
 SOURCES = {
     "folder": "rfjax.prepare.sources.folder",
     "webdataset": "rfjax.prepare.sources.webdataset",
@@ -84,8 +85,10 @@ SOURCES = {
 }
 
 
-def open_source(text: str, *, shard_size: int, caption_column: str | None) -> Source:
+def open_source(text: str, *, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES) -> Source:
     """Opens the source that a command line names: `KIND:WHERE`, or a path whose kind its files tell.
+
+    Files with these `suffixes` are read, those of `IMAGES` or of `CLIPS`.
 
     Raises `ConfigError` if it does not exist, holds no images or is of no known kind.
     """
@@ -94,26 +97,28 @@ def open_source(text: str, *, shard_size: int, caption_column: str | None) -> So
         where = local_text(where, "SOURCE")
     else:
         where = local_text(text, "SOURCE")
-        kind = _kind_of(where)
-    return importlib.import_module(SOURCES[kind]).open_source(where, shard_size, caption_column)
+        kind = _kind_of(where, suffixes)
+    return importlib.import_module(SOURCES[kind]).open_source(where, shard_size, caption_column, suffixes)
 
 
-def _kind_of(text):
+def _kind_of(text, suffixes):
     path = Path(text)
     kinds = {".tar": "webdataset", ".parquet": "parquet"}
     if path.suffix.lower() in kinds:
         return kinds[path.suffix.lower()]
     if path.is_dir():
         top = {Path(name).suffix.lower() for name in walk_files(path, kinds, deep=False).names}
-        return next((kind for suffix, kind in kinds.items() if suffix in top), None) or _kind_below(path, kinds)
+        return next((kind for suffix, kind in kinds.items() if suffix in top), None) or _kind_below(
+            path, kinds, suffixes
+        )
     kinds = ", ".join(f"{kind}:WHERE" for kind in SOURCES)
     raise ConfigError(f"no source at {text}: give a folder of images, .tar or .parquet files, or {kinds}")
 
 
-def _kind_below(path, kinds):
+def _kind_below(path, kinds, suffixes):
     """Finds the kind of a folder with no tars or Parquet files directly in it, from the files deeper down."""
-    deeper = {Path(name).suffix.lower() for name in walk_files(path, {*kinds, *IMAGES}).names}
-    if deeper & set(IMAGES):
+    deeper = {Path(name).suffix.lower() for name in walk_files(path, {*kinds, *suffixes}).names}
+    if deeper & set(suffixes):
         return "folder"
     return next((kind for suffix, kind in kinds.items() if suffix in deeper), "folder")
 

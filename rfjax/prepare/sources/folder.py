@@ -8,7 +8,7 @@ column `folder`, its folder's name, which is a class if images are sorted by cla
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,10 +16,9 @@ from rfjax.errors import ConfigError
 from rfjax.inputs.files import read_bytes
 from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.walk import walk_files
-from rfjax.prepare.sources import IMAGES, OTHER_KINDS, TABLE_SUFFIXES, Drop, Record, listing_hash
+from rfjax.prepare.sources import CLIPS, IMAGES, OTHER_KINDS, TABLE_SUFFIXES, Drop, Record, listing_hash
 from rfjax.prepare.sources.metadata_tables import NO_CAPTIONS, TABLES, UNREAD_TABLES, read_tables
 
-SUFFIXES = set(IMAGES)
 CAPTIONS = (".caption", ".txt")  # if an image has both, the last is used
 SIDECARS = {*CAPTIONS, ".json"}
 SHARED = "files of captions or columns that several images share"
@@ -35,6 +34,7 @@ class FolderSource:
     columns: Mapping[str, Mapping[str, object]] = field(repr=False)  # path -> the columns of its row in a table
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what was not read
     noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what may be a mistake
+    by_path: bool = False  # records name the files and do not hold them
     kind: str = "folder"
     label: str | None = None
     class_names: None = None
@@ -68,7 +68,7 @@ class FolderSource:
                     **self.columns.get(name, {}),
                     **self._sidecars(name),
                 }
-                yield Record(name, read_bytes(path), metadata, done)
+                yield Record(name, path if self.by_path else read_bytes(path), metadata, done)
             except (OSError, ValueError) as error:
                 yield Drop(name, "unreadable", f"{type(error).__name__}: {error}", done)
 
@@ -94,17 +94,22 @@ def _base(name: str) -> str:
     return PurePosixPath(name).name
 
 
-def open_source(where: str, shard_size: int, caption_column: str | None) -> FolderSource:
-    root = Path(where)
+def open_source(
+    where: str, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES
+) -> FolderSource:
+    root, what = Path(where), "clips" if suffixes is CLIPS else "images"
     if not root.is_dir():
-        raise ConfigError(f"no folder at {where}; give a folder of images")
-    walk = walk_files(root, SUFFIXES | SIDECARS | TABLE_SUFFIXES, others={*OTHER_KINDS, ".tar"})
-    images = [row for row in walk.files if _suffix(row[0]) in SUFFIXES]
+        raise ConfigError(f"no folder at {where}; give a folder of {what}")
+    others = {*OTHER_KINDS, ".tar", *IMAGES} - set(suffixes)
+    walk = walk_files(root, {*suffixes, *SIDECARS, *TABLE_SUFFIXES}, others=others)
+    images = [row for row in walk.files if _suffix(row[0]) in suffixes]
     tables = [row for row in walk.files if _base(row[0]) in TABLES]
     beside = [row for row in walk.files if _suffix(row[0]) in SIDECARS]
     if not images:
         held = "".join(f"; {line}" for line in walk.describe_passed_over()) + _other_kinds(root)
-        raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}{held}")
+        if what == "images" and walk_files(root, CLIPS).files:
+            held += "; to read clips, give --frames"
+        raise ConfigError(f"no {what} in {where}; their names must end in one of {', '.join(sorted(suffixes))}{held}")
     names = [name for name, _ in images]
     stems = Counter(map(_stem, names))
     sidecars: dict[str, dict[str, str]] = {}
@@ -124,7 +129,7 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Fold
         noticed.pop(NO_CAPTIONS, None)
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
     listing = listing_hash([*images, *beside, *tables])
-    return FolderSource(str(root), listing, parts, sidecars, metadata.columns, passed_over, noticed)
+    return FolderSource(str(root), listing, parts, sidecars, metadata.columns, passed_over, noticed, what == "clips")
 
 
 def _other_kinds(root: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +10,10 @@ from typing import NamedTuple
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.json_files import parse_json
 from rfjax.prepare.libraries import require
-from rfjax.prepare.sources import CAPTION_COLUMNS, Drop, Record, files_of, listing_hash, others_in
+from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Drop, Record, files_of, listing_hash, others_in
 
 IMAGE_COLUMNS = ("image", "jpg", "image_bytes", "bytes", "img")
+CLIP_COLUMNS = ("video", "mp4", "clip", "webm", "gif", "webp", "bytes")
 ROWS_AT_ONCE = 64
 _READ = "is read beside images; then give folder:FOLDER, or take the Parquet file out"
 
@@ -87,7 +88,10 @@ def _class_columns(schema) -> dict[str, tuple[str, ...]]:
         return {}
 
 
-def open_source(where: str, shard_size: int, caption_column: str | None) -> ParquetSource:
+def open_source(
+    where: str, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES
+) -> ParquetSource:
+    what, wanted = ("clips", CLIP_COLUMNS) if suffixes is CLIPS else ("images", IMAGE_COLUMNS)
     require("pyarrow.parquet", "reading Parquet needs pyarrow")
     import pyarrow.parquet
 
@@ -98,16 +102,16 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
                 names, rows, found = file.schema_arrow.names, file.metadata.num_rows, _class_columns(file.schema_arrow)
         except (pyarrow.ArrowException, OSError) as error:
             raise ConfigError(f"{path} cannot be read: {error}; replace it, or leave it out") from None
-        column = next((name for name in IMAGE_COLUMNS if name in names), None)
+        column = next((name for name in wanted if name in names), None)
         if column is None:
-            known = ", ".join(IMAGE_COLUMNS)
+            known = ", ".join(wanted)
             links = any("url" in name.lower() for name in names)
             hint = "; fetch what its URLs name first, for example by img2dataset" if links else ""
             if "file_name" in names:
                 hint = (
                     f"; write it as metadata.jsonl (pandas' to_json(..., orient='records', lines=True)), which {_READ}"
                 )
-            raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}{hint}")
+            raise ConfigError(f"{path} has no column of {what}, named one of {known}; it has {', '.join(names)}{hint}")
         if caption_column and not {caption_column, caption_column.partition(".")[0]} & set(names):
             raise ConfigError(
                 f"--caption-column is {caption_column}, and {path} has no such column; it has {', '.join(names)}"

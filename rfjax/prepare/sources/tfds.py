@@ -6,13 +6,13 @@ Images stay encoded as stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.prepare.libraries import require
-from rfjax.prepare.sources import CAPTION_COLUMNS, Drop, Record, listing_hash
+from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Drop, Record, listing_hash
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def _plain(value):
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def open_source(where: str, shard_size: int, caption_column: str | None) -> TfdsSource:
+def open_source(
+    where: str, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES
+) -> TfdsSource:
+    if suffixes is CLIPS:
+        raise ConfigError(f"clips of TFDS are not read, and the source is tfds:{where}; write its files into a folder")
     tfds = require("tensorflow_datasets", "reading TFDS needs tensorflow-datasets, without TensorFlow")
     name, _, split = where.partition(":")
     split = split or "train"

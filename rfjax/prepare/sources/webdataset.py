@@ -8,15 +8,15 @@ reason: its name occurs twice, its key has several images, or its member is no p
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rfjax.errors import RfjaxError
 from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.walk import SYSTEM_FOLDERS, UNREAD, UNREAD_SUFFIXES
-from rfjax.prepare.sources import Drop, Record, files_of, listing_hash, others_in
-from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS, SUFFIXES
+from rfjax.prepare.sources import IMAGES, Drop, Record, files_of, listing_hash, others_in
+from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS
 
 SIDECAR_BYTES = 2**24  # larger files are not sidecars
 TWICE = "name that stands twice in the tar"
@@ -36,7 +36,7 @@ class Member:
 
     @property
     def is_image(self) -> bool:
-        return self.suffix in SUFFIXES
+        return self.suffix not in SIDECARS
 
     @property
     def end(self) -> int:
@@ -54,6 +54,7 @@ class WebDatasetSource:
     label: str | None = None
     class_names: None = None
     noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    suffixes: Sequence[str] = IMAGES  # of the images, or of the files of clips
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         path, broken, last, left_out = self.paths[part], None, None, False
@@ -62,7 +63,7 @@ class WebDatasetSource:
             with tarfile.open(path, "r:*") as tar:
                 try:
                     for info in tar:
-                        found = _member(info)
+                        found = _member(info, self.suffixes)
                         if isinstance(found, Member):
                             members.append(found)
                             last = found.key
@@ -106,7 +107,7 @@ def _as_text(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _member(info: tarfile.TarInfo) -> Member | tuple[str, str] | None:
+def _member(info: tarfile.TarInfo, suffixes: Sequence[str]) -> Member | tuple[str, str] | None:
     """Classifies a member of a tar: returns a `Member` to use, (reason, detail) to report, or None to ignore it."""
     path = PurePosixPath(info.name)
     if info.isdir():
@@ -114,19 +115,19 @@ def _member(info: tarfile.TarInfo) -> Member | tuple[str, str] | None:
     if not info.isreg() or path.is_absolute() or ".." in path.parts:
         return "unsafe member of a tar", "its name leaves the tar's folder" if info.isreg() else "a link or a device"
     suffix = path.suffix.lower()
-    if suffix in UNREAD_SUFFIXES - SUFFIXES and not path.name.startswith("."):
+    if suffix in {*UNREAD_SUFFIXES, *IMAGES} - set(suffixes) and not path.name.startswith("."):
         return UNREAD, suffix
-    if suffix not in SUFFIXES | SIDECARS:
+    if suffix not in {*suffixes, *SIDECARS}:
         return None
     folders = path.parts[:-1]
     if path.name.startswith(".") or any(f.startswith(".") or f.lower() in SYSTEM_FOLDERS for f in folders):
         return (
-            ("hidden file", "its name begins with a dot, or its folder is the system's") if suffix in SUFFIXES else None
+            ("hidden file", "its name begins with a dot, or its folder is the system's") if suffix in suffixes else None
         )
     try:
         info.name.encode()
     except UnicodeEncodeError:
-        return ("name that is not UTF-8", "") if suffix in SUFFIXES else None
+        return ("name that is not UTF-8", "") if suffix in suffixes else None
     if suffix in SIDECARS and info.size > SIDECAR_BYTES:
         return None
     first = path.name.partition(".")[0]
@@ -204,11 +205,13 @@ def _read(tar: tarfile.TarFile, member: Member) -> bytes:
     return content
 
 
-def open_source(where: str, shard_size: int, caption_column: str | None) -> WebDatasetSource:
+def open_source(
+    where: str, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES
+) -> WebDatasetSource:
     paths = files_of(where, ".tar")
     try:
         sizes = [path.stat().st_size for path in paths]
     except OSError as error:
         raise RfjaxError(f"cannot read {error.filename}: {error.strerror}; replace it, or leave it out") from None
     listing = listing_hash((path.name, size) for path, size in zip(paths, sizes, strict=True))
-    return WebDatasetSource(where, listing, tuple(paths), tuple(sizes), others_in(where, ".tar"))
+    return WebDatasetSource(where, listing, tuple(paths), tuple(sizes), others_in(where, ".tar"), suffixes=suffixes)

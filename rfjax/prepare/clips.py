@@ -1,0 +1,149 @@
+"""Cuts clips of a fixed number of frames from files of moving pictures, by a stated rule.
+
+Clips begin at the file's first picture and follow each other without gap or overlap. At a rate, frame k of a file is
+the picture that is on the screen k/rate seconds after its first one, so a clip plays as fast as its file. Without a
+rate, frames are the pictures as stored, which must then be equally far apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageOps
+
+from rfjax.errors import ConfigError
+from rfjax.prepare.clip_files import Shown, Unfit, opened, pictures
+from rfjax.prepare.images import FILTERS, Picture, nearest_bucket
+from rfjax.prepare.options import check_range
+
+FASTEST = 1000  # frames a second
+EARLY = Fraction(1, 4)  # share of a frame's time by which a picture may come late: times are stored rounded
+VARIABLE, SLOW = "variable frame rate", "fewer pictures than half the frames"
+LONGER, REPEATED = "longer than its clips", "pictures shown in several frames"
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """How clips are cut from a file."""
+
+    frames: int
+    rate: str = ""  # frames a second, as a fraction; "": the pictures as stored
+    most: int = 1  # clips of one file
+
+    def __post_init__(self):
+        check_range(self, ("frames",), 2)
+        if self.most < 1:
+            raise ConfigError(f"--clips is {self.most}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Clip(Picture):
+    """A clip, cut and resized to a bucket's sides; `pixels` are [frames, rows, columns, 3]."""
+
+    start: float  # seconds since the file's first picture
+
+
+def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRule | None:
+    """The rule that --frames, --fps and --clips give; None without --frames. Raises `ConfigError` for other values."""
+    if frames is None:
+        for option, value in (("--fps", rate), ("--clips", most)):
+            if value is not None:
+                raise ConfigError(f"{option} is {value}, and is for clips; give --frames, too, or leave it out")
+        return None
+    try:
+        number = Fraction(rate) if rate is not None else None
+    except (ValueError, ZeroDivisionError):
+        number = Fraction(0)
+    if number is not None and not 0 < number <= FASTEST:
+        given = f"--fps is {rate!r}; it must be frames a second, above 0 and at most {FASTEST}"
+        raise ConfigError(f"{given}, such as 8 or 30000/1001")
+    return ClipRule(frames, "" if number is None else str(number), 1 if most is None else most)
+
+
+def too_few(frames: int) -> str:
+    """The reason under which a file that is too short for one clip is counted."""
+    return f"fewer than {frames} frames"
+
+
+def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], resample: str) -> list[Clip]:
+    """Cuts the clips of a file, at least one, each resized to cover its bucket (height, width) and cropped evenly.
+
+    No more of the file is decoded than its clips need. Raises `CorruptImage` for a file that cannot be read as far as
+    that, `Unfit` for one that gives no clip, and `OSError` if the system cannot open it.
+    """
+    with opened(file) as stream:
+        rate = Fraction(rule.rate) if rule.rate else None
+        timed = _as_stored(pictures(stream)) if rate is None else _at_rate(pictures(stream), rate)
+        return _clips(timed, rule, buckets, FILTERS[resample])
+
+
+def _clips(timed, rule, buckets, filter_):
+    clips, frames, notes, start, sides, distinct, last = [], [], {}, Fraction(0), (0, 0), 0, None
+    longer = False
+    for time, shown in timed:
+        if len(clips) == rule.most:
+            longer = True
+            break
+        if not frames:
+            start, distinct, last, notes = time, 0, None, {}
+        if shown is not last:
+            (image, how), last = shown.make(), shown
+            notes |= dict.fromkeys(how)
+            distinct += 1
+            sides = image.size
+            rows, columns = buckets[nearest_bucket(*sides, buckets)]
+            if sides[0] < columns or sides[1] < rows:
+                notes["enlarged"] = None
+            picture = np.asarray(ImageOps.fit(image, (columns, rows), filter_))
+        else:
+            notes[REPEATED] = None
+        frames.append(picture)
+        if len(frames) == rule.frames:
+            if 2 * distinct < rule.frames:
+                raise Unfit(SLOW, f"{distinct} pictures for {rule.frames} frames from {float(start):g} s on")
+            clips.append(Clip(np.stack(frames), *sides, tuple(notes), float(start)))
+            frames = []
+    if not clips:
+        raise Unfit(too_few(rule.frames), f"it has {len(frames)}")
+    if longer or frames:  # counted once for each file
+        whole = clips[-1]
+        clips[-1] = Clip(whole.pixels, whole.width, whole.height, (*whole.converted, LONGER), whole.start)
+    return clips
+
+
+def _at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:
+    """Yields (time, the picture on the screen at that time) at 0, 1/rate, 2/rate, ... seconds.
+
+    A picture that comes less than `EARLY` of a frame's time later counts as being there. The last one stays as long as
+    the file says, or as long as the one before it.
+    """
+    number, current, lasted = 0, None, 1 / rate
+    for each in shown:
+        while current is not None and (number + EARLY) / rate < each.start:
+            yield number / rate, current
+            number += 1
+        lasted = each.start - current.start if current is not None else lasted
+        current = each
+    if current is not None:
+        end = current.start + (current.lasts or lasted)
+        while (number + EARLY) / rate < end:
+            yield number / rate, current
+            number += 1
+
+
+def _as_stored(shown: Iterator[Shown]) -> Iterator[tuple[Fraction, Shown]]:
+    """Yields (time, picture) of all pictures. Raises `Unfit` if two of their distances differ by more than rounding."""
+    before = least = most = None
+    for each in shown:
+        if before is not None:
+            apart = each.start - before.start
+            least, most = (apart, apart) if least is None else (min(least, apart), max(most, apart))
+            if most - least > each.tick:
+                apart = f"pictures are {float(least):.4g} to {float(most):.4g} s apart"
+                raise Unfit(VARIABLE, f"{apart}; --fps gives frames at one rate")
+        before = each
+        yield each.start, each

@@ -1,0 +1,78 @@
+"""Decides what a record of a source gives: an image, the clips cut from it, or the reason why it is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rfjax.data.prepared.manifest_facts import bucket_name
+from rfjax.inputs.text import UndecodableText
+from rfjax.prepare import clips, images
+from rfjax.prepare.captions import NoText, reading_notes
+from rfjax.prepare.clip_files import Unfit
+from rfjax.prepare.filters import first_refusal
+from rfjax.prepare.images import CorruptImage, Picture
+from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, UNREADABLE, listed
+from rfjax.prepare.recipe import Recipe
+from rfjax.prepare.sources import Drop, Record
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An image or a clip that goes into the shard."""
+
+    key: str
+    picture: Picture
+    original: tuple[str, ...]
+    synthetic: tuple[str, ...]
+    done: float | int
+    notes: tuple[str, ...] = ()  # what was done to read its captions; counted together with conversions of pictures
+    record: str = ""  # the record's key, which decides the split: clips of one file are never in two splits
+
+    def __post_init__(self):
+        object.__setattr__(self, "record", self.record or self.key)
+
+    @property
+    def bucket(self) -> str:
+        return bucket_name(self.picture.pixels.shape[:-1])
+
+
+def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
+    """Decodes a record. Returns its image, or its clips if the recipe has a rule for them, or the reason why it is
+    dropped. The cheapest checks come first."""
+    if isinstance(record, Drop):
+        return [record]
+    if record.key in recipe.dropped_keys:
+        return [Drop(record.key, listed(recipe.dropped_keys[record.key]), "", record.done)]
+    try:
+        original, synthetic = recipe.columns.of(record.metadata)
+        notes = tuple(reading_notes(recipe.columns, record.metadata))
+    except UndecodableText as error:
+        return [Drop(record.key, UNDECODABLE, str(error), record.done)]
+    except NoText as error:
+        return [Drop(record.key, NO_TEXT, str(error), record.done)]
+    if not original and not synthetic:
+        return [Drop(record.key, NO_CAPTION, "", record.done)]
+    if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
+        return [Drop(record.key, reason, "", record.done)]
+    try:
+        if recipe.clips is None:
+            pictures = [images.decode(record.image, recipe.buckets, recipe.resample)]
+        else:
+            pictures = clips.cut(record.image, recipe.clips, recipe.buckets, recipe.resample)
+    except CorruptImage as error:
+        return [Drop(record.key, CORRUPT, str(error), record.done)]
+    except Unfit as error:
+        return [Drop(record.key, error.reason, str(error), record.done)]
+    except OSError as error:
+        if recipe.clips is None:  # images are read by their source
+            raise
+        return [Drop(record.key, UNREADABLE, f"{type(error).__name__}: {error}", record.done)]
+    if reason := first_refusal((test for test in recipe.filters if test.measured), pictures[0].columns):
+        return [Drop(record.key, reason, f"{pictures[0].width}x{pictures[0].height}", record.done)]
+    numbered = recipe.clips is not None and recipe.clips.most > 1
+    keys = [f"{record.key}#{number}" if numbered else record.key for number in range(len(pictures))]
+    return [
+        Kept(key, picture, original, synthetic, record.done, notes, record.key)
+        for key, picture in zip(keys, pictures, strict=True)
+    ]

@@ -1,0 +1,220 @@
+"""`rfjax prepare --frames` with stand-ins for the frozen models: corpora of clips, and what becomes of bad files."""
+
+import numpy as np
+import pytest
+
+from helpers.small_sources import write_parquet, write_tar
+from helpers.stand_ins import StandIns, data_config, prepare
+from helpers.tiny_clips import VP9, animation, greys, numbers, sound, turned, video
+from rfjax.cli import main
+from rfjax.data.corpus import load_corpus
+from rfjax.data.prepared import frozen, manifest
+from rfjax.data.prepared.records import unpack
+from rfjax.data.prepared.shards import Shards
+
+CLIPS = ("--size=16", "--frames=4", "--fps=10", "--batch-size=4", "--shard-size=5", "--precision=float32")
+WHOLE = {
+    "a.mp4": video(greys(12)),
+    "b.webm": video(greys(12, first=3), "webm", **VP9),
+    "c.gif": animation(greys(12, first=1), "GIF"),
+    "d.webp": animation(greys(12, first=2)),
+    "e.mp4": turned(video(greys(4, 15, 17), rate=10)),
+    "f.mp4": video(greys(24, first=2), rate=20),
+}
+BAD = {
+    "audio.mp4": (sound(), "no video"),
+    "cut.mp4": (video(greys(8))[:700], "corrupt"),
+    "empty.webm": (b"", "corrupt"),
+    "short.mp4": (video(greys(3)), "fewer than 4 frames"),
+    "slides.gif": (animation(greys(4), "GIF", 2000), "fewer pictures than half the frames"),
+    "still.webp": (animation(greys(1)), "fewer than 4 frames"),
+    "text.mp4": (b"words", "corrupt"),
+}
+
+
+def fill(folder, files):
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        (folder / name).with_suffix(".txt").write_text(f"a clip of {name}")
+    return folder
+
+
+def records(folder, split="train", bucket="4x16x16"):
+    files = manifest.read(folder).files(split, bucket, "images")
+    shards = Shards([folder / name for name in files.names], files.counts)
+    return [unpack(record) for record in shards.read(np.arange(len(shards)))]
+
+
+def digests(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class Pixels(StandIns):
+    """Stand-ins for text alone; latents are pixels."""
+
+    reduction, shift, scale = 1, 0.0, 1.0
+
+    def __init__(self, before=lambda: None):
+        super().__init__(before)
+        self.facts["vae"]["class"] = "identity"
+
+    def latents(self, images):
+        self._before()
+        return frozen.pixel_models().latents(images)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("clips") / "in", {**WHOLE, **{name: data for name, (data, _) in BAD.items()}})
+
+
+@pytest.fixture(scope="module")
+def corpus(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("corpus") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        words = (source, f"--out={out}", "--clips=2", "--validation-share=0.4", *CLIPS)
+        assert prepare(patch, *words, models=Pixels()) == 0
+    return out
+
+
+def test_clips_are_stored_with_their_frames_and_bad_files_are_counted(corpus):
+    """Catches frames of another clip, a file that is left out without a word, and a file with clips in both splits."""
+    facts = manifest.read(corpus).facts
+    reasons = [reason for _, reason in BAD.values()]
+    assert facts["dropped"] == {reason: reasons.count(reason) for reason in reasons}
+    assert facts["buckets"][0]["pixels"] == [4, 16, 16] and facts["buckets"][0]["latents"] == [4, 16, 16, 3]
+    assert facts["recipe"]["clips"] == {"frames": 4, "rate": "10", "most": 2} and "av" in facts["models"]["made_with"]
+    assert facts["converted"]["turned upright"] == 1 and facts["converted"]["longer than its clips"] == 5
+    found, splits = {}, {}
+    for split in ("train", "validation"):
+        for arrays, about in records(corpus, split):
+            name, number = about["key"].split("#")
+            pixels = (arrays["latents"] + 1) * 127.5
+            found[about["key"]] = numbers(pixels)
+            splits.setdefault(name, set()).add(split)
+            assert about["start"] == pytest.approx(0.4 * int(number))
+    assert splits.keys() == WHOLE.keys() and all(len(its) == 1 for its in splits.values())
+    for name, first, step in (("a.mp4", 0, 1), ("b.webm", 3, 1), ("c.gif", 1, 1), ("d.webp", 2, 1), ("f.mp4", 2, 2)):
+        for number in range(2):
+            start = first + 4 * number * step
+            assert found[f"{name}#{number}"] == list(range(start, start + 4 * step, step))
+    assert found["e.mp4#0"] == [0, 1, 2, 3] and "e.mp4#1" not in found
+
+
+def test_a_tar_and_a_parquet_file_give_what_the_folder_gives(monkeypatch, tmp_path):
+    names = [name for name in WHOLE if name != "e.mp4"]
+    members = [(name, WHOLE[name]) for name in names]
+    texts = [(f"{name.split('.')[0]}.txt", f"a clip of {name}".encode()) for name in names]
+    write_tar(tmp_path / "t.tar", [*members, *texts])
+    write_parquet(
+        tmp_path / "p.parquet",
+        {"video": [WHOLE[name] for name in names], "caption": [f"a clip of {name}" for name in names]},
+    )
+    fill(tmp_path / "folder", {name: WHOLE[name] for name in names})
+    stored = []
+    for where in ("folder", "t.tar", "p.parquet"):
+        out = tmp_path / f"out-{where}"
+        given = (tmp_path / where, f"--out={out}", "--validation-share=0", *CLIPS)
+        assert prepare(monkeypatch, *given, models=Pixels()) == 0
+        stored.append([arrays["latents"] for arrays, _ in records(out)])
+    assert np.array_equal(stored[0], stored[1]) and np.array_equal(stored[0], stored[2]) and len(stored[0]) == 5
+
+
+def test_preparations_of_clips_that_are_killed_end_in_the_same_bytes(monkeypatch, source, corpus, tmp_path):
+    """Catches clips whose order depends on the threads, or on where the work was taken up again."""
+    words = (source, f"--out={tmp_path / 'out'}", "--clips=2", "--validation-share=0.4", *CLIPS)
+    for at in (1, 2, 2):
+        left = [at]
+
+        def before(left=left):
+            left[0] -= 1
+            if not left[0]:
+                raise MemoryError
+
+        assert prepare(monkeypatch, *words, models=Pixels(before)) == 1
+    assert prepare(monkeypatch, *words, "--threads=1", models=Pixels()) == 0
+    assert digests(tmp_path / "out") == digests(corpus)
+
+
+def test_a_folder_of_clips_needs_frames_and_one_of_images_none(monkeypatch, source, tmp_path, capsys):
+    only = fill(tmp_path / "only", {"a.mp4": WHOLE["a.mp4"]})
+    assert prepare(monkeypatch, only, f"--out={tmp_path / 'a'}") == 2
+    assert "to read clips, give --frames" in capsys.readouterr().err
+    assert prepare(monkeypatch, source, f"--out={tmp_path / 'b'}", "--fps=8") == 2
+    assert "give --frames, too" in capsys.readouterr().err
+    causal = Pixels()
+    causal.time_reduction = 4
+    assert prepare(monkeypatch, source, f"--out={tmp_path / 'c'}", "--frames=16", "--size=16", models=causal) == 2
+    assert "takes 1 + 4k frames, and would cut or pad others: give 13 or 17" in capsys.readouterr().err
+    assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_pictures_beside_clips_are_said_to_be_left_out(monkeypatch, tmp_path, capsys):
+    files = fill(tmp_path / "in", {"a.mp4": WHOLE["a.mp4"], "b.jpg": b"a still"})
+    assert prepare(monkeypatch, files, f"--out={tmp_path / 'out'}", *CLIPS, models=Pixels()) == 0
+    assert "b.jpg" in capsys.readouterr().err
+
+
+def test_inspect_shows_clips_as_strips(corpus, tmp_path, capsys):
+    """Catches a picture of the first frame alone, which shows no motion."""
+    from PIL import Image
+
+    arrays, _ = records(corpus)[0]
+    import io
+
+    assert Image.open(io.BytesIO(bytes(arrays["thumbnail"]))).size == (4 * 64, 64)
+    assert main(["inspect", str(corpus), f"--out={tmp_path / 'strips.png'}"]) == 0
+    said = capsys.readouterr().out
+    assert "every file is as it was written" in said and "--config.data.frames=4" in said
+    assert "clips of 4 frames, 10 frames a second, at most 2 of a file" in said
+    assert (tmp_path / "strips.png").stat().st_size > 1000
+
+
+def test_a_corpus_gives_clips_back_as_pixels(corpus):
+    config = data_config(corpus)
+    config = type(config)(**{**vars(config), "image_size": 16, "frames": 4})
+    found = load_corpus(config, 0)
+    batch = found.examples(np.arange(3), "train")
+    assert batch.latents.shape == (3, 4, 16, 16, 3)
+    pixels = found.to_clips(batch.latents)
+    assert pixels.shape == (3, 4, 16, 16, 3) and np.allclose(found.to_latents(pixels), batch.latents, atol=1e-6)
+
+
+def test_a_corpus_of_clips_trains_and_resumes_to_the_same_numbers(corpus, tmp_path):
+    """Catches a corpus whose clips come in another order after a kill, and a batch without its frames."""
+    from helpers.bucketed_tiny import pixelwise, stop_at
+    from helpers.training_tiny import rows, run_in
+    from rfjax.config import apply_overrides, from_dict
+    from rfjax.errors import Preempted
+    from rfjax.training.loop import train
+
+    settings = {
+        "data.corpus": "prepared",
+        "data.prepared.path": str(corpus),
+        "data.frames": 4,
+        "data.image_size": 16,
+        "data.channels": 3,
+        "data.context_tokens": 12,
+        "data.context_size": 20,
+        "data.pooled_size": 7,
+        "model.hidden": 16,
+        "model.head_size": 8,
+        "model.patch_size": 4,
+        "train.steps": 4,
+        "train.batch_size": 2,
+        "train.checkpoint_every": 2,
+        "train.log_every": 1,
+        "evaluation.geneval.prompts_per_task": 0,
+    }
+    config = apply_overrides(from_dict({}), settings)
+    clips = load_corpus(config.data, config.seed)
+
+    def run(name):
+        return run_in(tmp_path / name, config, clips, pixelwise(config))
+
+    train(run("whole"), log_seconds=1e9)
+    with pytest.raises(Preempted):
+        train(run("cut"), log_seconds=1e9, stop=stop_at(2))
+    train(run("cut"), log_seconds=1e9)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole") and len(rows(tmp_path / "whole")) == 4
