@@ -18,6 +18,7 @@ from rfjax.errors import ConfigError
 SAFE = {"trust_remote_code": False}  # for everything that transformers loads: no code from a folder is run
 PREFIX = "text_encoder_"
 POOLED = ("mean", "first", "last", "none")
+CHAT = "chat"  # as a template: the tokenizer's own chat template, with the caption as the user's message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Settings:
 
     tokens: int = 77
     layer: int = -1  # of the hidden states; -1 is the last, 0 the embeddings
-    template: str = "{}"  # the text that the encoder sees; {} is the caption
+    template: str = "{}"  # the text that the encoder sees, {} is the caption; or `CHAT`
     skip: int = 0  # tokens left out at the beginning, such as those of the template
     padding: str = "right"
     pooled: str = "mean"  # the mean over tokens, the first token, the last token, or none
@@ -199,7 +200,7 @@ def settings_of(name: str, kind: str, given: Mapping[str, int | str]) -> Setting
     wrong = [
         ("tokens", found.tokens, "at least 1", found.tokens >= 1),
         ("skip", found.skip, "at least 0 and below tokens", 0 <= found.skip < found.tokens),
-        ("template", found.template, "a text with one {} for the caption", found.template.count("{}") == 1),
+        ("template", found.template, f"{CHAT}, or a text with one {{}} for the caption", _has_place(found.template)),
         ("padding", found.padding, "left or right", found.padding in ("left", "right")),
         ("pooled", found.pooled, " or ".join(POOLED), found.pooled in POOLED),
     ]
@@ -207,6 +208,33 @@ def settings_of(name: str, kind: str, given: Mapping[str, int | str]) -> Setting
         if not holds:
             raise ConfigError(f"--text-setting {name}.{field} is {value!r}; it must be {must}")
     return found
+
+
+def _has_place(template: str) -> bool:
+    return template == CHAT or template.count("{}") == 1
+
+
+def written_out(template: str, tokenizer, where: Path) -> str:
+    """Returns the template as a text with one {} for the caption.
+
+    A chat's begins without the tokenizer's first token if the tokenizer adds that token itself. Raises `ConfigError`
+    for a tokenizer without a chat template, or with one that has no single place for the caption.
+    """
+    if template != CHAT:
+        return template
+    asked = f"--text-setting asks for the template {CHAT}, and the tokenizer {where}"
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{asked} has no chat template; write the template out, with {{}} for the caption")
+    message = [{"role": "user", "content": "{}"}]
+    try:
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # whatever a template of the folder raises
+        raise ConfigError(f"{asked} has one that fails: {error}; write the template out") from None
+    if text.count("{}") != 1:
+        raise ConfigError(f"{asked} makes {text[:80]!r} of one message; write the template out")
+    first = tokenizer.bos_token or ""
+    adds = bool(first) and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(first) if adds else text
 
 
 def load_text_encoder(folder: Path, name: str, slot: Slot, kind: str, model_class: str, place, **given):
@@ -232,8 +260,10 @@ def load_text_encoder(folder: Path, name: str, slot: Slot, kind: str, model_clas
         tokenizer.padding_side = settings.padding
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 
+    template = written_out(settings.template, tokenizer, folder / slot.tokenizer)
+
     def wrapped(captions):
-        return [settings.template.replace("{}", caption) for caption in captions]
+        return [template.replace("{}", caption) for caption in captions]
 
     def features(captions):
         padded = tokenizer(

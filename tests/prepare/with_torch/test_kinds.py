@@ -151,6 +151,23 @@ def test_a_template_is_seen_and_its_tokens_can_be_left_out(kinds):
     )
 
 
+def test_a_chat_template_is_the_tokenizers_own(kinds):
+    """Catches a chat without the mark of the answer, one whose first token comes twice, and a tokenizer without any."""
+    tokenizer = AutoTokenizer.from_pretrained(kinds / "text_encoder_llm")
+    with pytest.raises(ConfigError, match="has no chat template; write the template out"):
+        text_encoders.written_out("chat", tokenizer, kinds)
+    say = "[CLS] photo {{ messages[0]['content'] }}{% if add_generation_prompt %} moon{% endif %}"
+    tokenizer.chat_template = say
+    assert text_encoders.written_out("chat", tokenizer, kinds) == "[CLS] photo {} moon"
+    minilm = AutoTokenizer.from_pretrained(kinds / "text_encoder_minilm")  # puts [CLS] before every text
+    minilm.chat_template, minilm.bos_token = say, "[CLS]"
+    assert text_encoders.written_out("chat", minilm, kinds) == " photo {} moon"
+    assert text_encoders.settings_of("llm", "decoder", {"template": "chat"}).template == "chat"
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{{ messages[0]['content'] }}"
+    with pytest.raises(ConfigError, match="of one message; write the template out"):
+        text_encoders.written_out("chat", tokenizer, kinds)
+
+
 @pytest.mark.parametrize(
     "autoencoder", ["identity", *(pytest.param(name, marks=pytest.mark.full) for name in REFERENCES)]
 )
