@@ -66,15 +66,14 @@ SETTINGS = {
 }
 
 
-def command(*arguments, **settings):
+def command(*arguments):
     words = [sys.executable, "-P", "-m", "rfjax", *map(str, arguments)]
-    words += [f"--config.{name}={value}" for name, value in settings.items()]
     print("rfjax", *words[4:], flush=True)
     return subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
-def rfjax(*arguments, **settings):
-    if command(*arguments, **settings).wait():
+def rfjax(*arguments):
+    if command(*arguments).wait():
         raise SystemExit(f"rfjax {arguments[0]} failed")
 
 
@@ -107,6 +106,18 @@ def few_tokens(models: Path) -> None:
     for part in ("tokenizer", "tokenizer_2"):
         path = models / part / "tokenizer_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": TOKENS}))
+
+
+def write_config(path: Path, settings: dict[str, object]) -> None:
+    nested: dict = {}
+    for name, value in settings.items():
+        *sections, field = name.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[field] = value
+    lines = ("from ml_collections import ConfigDict", "", "", "def get_config():", f"    return ConfigDict({nested!r})")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -146,7 +157,7 @@ def main():
     rfjax("inspect", root / "corpus", "--samples=16")
     data = {
         "data.corpus": "prepared",
-        "data.prepared.path": root / "corpus",
+        "data.prepared.path": str(root / "corpus"),
         "data.frames": FRAMES,
         "data.image_size": SIDE,
         "data.channels": 3,
@@ -157,7 +168,8 @@ def main():
         "evaluation.validation.examples": 0,
     }
     began = time.monotonic()
-    rfjax("train", f"--workdir={root / 'run'}", **data, **SETTINGS, **{"train.steps": args.steps})
+    write_config(root / "config.py", {**data, **SETTINGS, "train.steps": args.steps})
+    rfjax("train", f"--config={root / 'config.py'}", f"--workdir={root / 'run'}")
     seconds = round(time.monotonic() - began)
     for suffix in ("npy", "webp"):
         prompts = [f"--prompt={caption}" for caption in captions]

@@ -22,7 +22,7 @@ READERS = (local_path, local_text, mounted_text, source_text)
 # The options whose value is text and no path. A new option must be given one of READERS, or be named here.
 WORDS = {
     "--accelerator --account --buckets --caption-column --coordinator --corpus --device --encoders --filter",
-    "--gcloud --image --label-column --latent-size --metric --model-mean --model-output --model-std",
+    "--fps --gcloud --image --label-column --latent-size --metric --model-mean --model-output --model-std",
     "--models-variant --namespace --negative --on --partition --point --project --prompt --questions --rename",
     "--runtime-version --sampler --sampling-steps --sbatch --service-account --setup --synthetic-column --target",
     "--task --template --text-setting --time --volume --weights --zone",
