@@ -17,7 +17,7 @@ from rfjax.evaluation import control_measures, mlperf_loss, preference
 from rfjax.evaluation.image_folders import compbench
 from rfjax.laws import study_fits
 from rfjax.laws.fit_points import check, rename_hint
-from rfjax.results import columns, many_runs, merge, results_folder, run_files
+from rfjax.results import columns, columns_page, many_runs, merge, results_folder, run_files
 from rfjax.results.foreign_table import read_table
 from rfjax.scorers import distances
 
@@ -368,7 +368,9 @@ def test_a_disk_that_refuses_leaves_the_old_table(tmp_path, run, monkeypatch):
 
 def test_the_documentation_is_what_the_code_says():
     path = Path(__file__).parents[2] / "docs" / "results_table.md"
-    assert path.read_text() == columns.markdown(), "run: python -m rfjax.results.columns > docs/results_table.md"
+    assert path.read_text() == columns_page.markdown(), (
+        "run: python -m rfjax.results.columns_page > docs/results_table.md"
+    )
 
 
 def test_table_and_fits_need_no_jax():
