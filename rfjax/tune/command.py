@@ -21,7 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
     parser.add_argument("--method", choices=CHOICES["method"], help="default: dpo, or the config's")
     votes = "for dpo: learn from the pairs of this study of `rfjax votes`, in place of the run's own images"
-    parser.add_argument("--votes", metavar="DIR", type=as_text("--votes"), help=votes)
+    parser.add_argument("--votes", metavar="DIR", type=as_path("--votes"), help=votes)
     config = "a file whose get_config() returns fields of the tuning's config, or the name of a shipped one: preference"
     parser.add_argument("--config", metavar="FILE", type=as_text("--config"), help=config)
     parser.add_argument("--no-evaluation", action="store_true", help="leave validation and GenEval to `rfjax eval`")
@@ -36,7 +36,7 @@ def run(args, overrides) -> int:
     if args.method is not None:
         overrides = {"method": args.method} | overrides
     if args.votes is not None:
-        overrides = {"votes.folder": args.votes} | overrides
+        overrides = {"votes.folder": str(args.votes)} | overrides
     tune = config.load(args.config, overrides)
     evaluate = not args.no_evaluation
     if study.is_study(Path(args.run)):
