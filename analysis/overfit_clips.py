@@ -121,7 +121,9 @@ def write_config(path: Path, settings: dict[str, object]) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    """SHA-256 of each file, but for the picture of `rfjax inspect`."""
+    files = (path for path in sorted(folder.iterdir()) if path.suffix != ".png")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def prepare(folder: Path, out: Path, kills: int) -> None:

@@ -71,6 +71,8 @@ def test_latents_and_clips_are_those_of_the_librarys_pipeline(name, tmp_path):
     scaled = (raw - models.shift) * models.scale
     assert raw.shape == (2, 3, 16 // reduction, 24 // reduction, models.latent_channels)
     assert np.abs(scaled - expected.permute(0, 2, 3, 4, 1).numpy()).max() < 1e-5 and scaled.std() > 0.05
+    long = models.latents(clips(17)[:1, :, :8, :8])
+    assert long.shape[1] == 5 and models.images(long).shape[1] == 17  # HunyuanVideo's: in pieces of 16 frames
     again = models.images(raw)
     assert again.shape == pixels.shape and np.abs(again - seen).max() < 1e-5 and again.std() > 1e-3
 
