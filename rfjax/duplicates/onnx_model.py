@@ -26,7 +26,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 @dataclass(frozen=True)
 class Input:
-    """What a model takes: its input's name and type, the order of its axes, and sizes that it leaves open (None)."""
+    """A model's input: its name and type, whether channels are the last axis, and its sizes. A size is None if the model
+    leaves it open."""
 
     name: str
     dtype: type
@@ -152,9 +153,10 @@ class OnnxModel:
 
 
 def _channels_last(shape) -> bool | None:
-    """Whether an input's shape has the three channels last; None if it has them neither there nor second.
+    """Returns True if the three channels are an input's last axis, False if its second, None if they are neither.
 
-    Where both could be, as in an input of open sizes, they are second, as PyTorch exports them.
+    If either axis could be the channels, because both are 3 or both are open, it is the second: PyTorch exports that
+    order.
     """
     if len(shape) != 4:
         return None

@@ -24,7 +24,8 @@ MANY = 40  # with more points than this, one moves the minimum little: refits st
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """The error of each run predicted from all others; None for a run whose others do not determine the law."""
+    """The relative error of each run's loss, predicted by a refit without this run, its whole trunk or its fold. It is
+    None if the runs that remain do not determine the law."""
 
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1

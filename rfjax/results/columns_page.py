@@ -62,8 +62,8 @@ its hash (docs/questions.md); without `_by_MODEL` by the published model |
 --mlperf-levels`) |
 | `temporal_motion`, `temporal_speed`, `temporal_still`, ... | temporal GenEval per task: share of clips that are \
 right; `temporal_all_moving` and `temporal_all_still` are means over tasks (docs/motion.md) |
-| `temporal_direction_right`, `temporal_frames_right` | soft measures: share of clips whose colour goes the asked way, \
-and share of frames with the right class and colour |
+| `temporal_direction_right`, `temporal_frames_right` | soft measures, averaged over clips: share of the moving \
+objects whose colour goes the asked way, and share of frames with the right class and colour |
 | `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | pixels a frame that the colour goes along the asked \
 way; with `_slow` and `_fast` over the prompts that say so |
 | `temporal_held_out_motion`, `temporal_seen_direction_right`, ... | temporal scores over the prompts with \
@@ -85,9 +85,9 @@ in `long.csv` only.
 """
 
 _MANY = f"""\
-If there are more than {MANY_RUNS} such runs, each has a row for itself, and a row with each of {ANCHORS} anchors: runs
-that are spread over the losses. Fits approximate the covariance of two other runs from their covariances with the
-anchors.
+With more than {MANY_RUNS} runs, not all pairs are written. {ANCHORS} runs, spread over the range of losses, are the
+anchors. Each run has a row with itself (its variance) and one with each anchor. Fits approximate the covariance of two
+runs that are no anchors from their covariances with the anchors.
 """
 
 

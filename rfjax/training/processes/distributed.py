@@ -147,8 +147,11 @@ def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
-    """Returns `jitted`; with many processes, a function that calls it and first compiles it, by `compiled`, for each
-    new set of shapes."""
+    """Makes a function that waits for all processes when it compiles, so that none times out while another compiles.
+
+    With one process it is `jitted` itself. With many, it compiles by `compiled` at the first call with each set of
+    shapes, and then calls the compiled program.
+    """
     programs = {}
 
     def call(*arguments):
