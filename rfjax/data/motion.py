@@ -212,8 +212,8 @@ def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray,
 def _encoder(vocabulary):
     """The text encoder of a vocabulary, made once per process.
 
-    Its tokenizer is trained on the captions of all tasks, not of one world's. So worlds with the same vocabulary share an
-    encoder, and a run in one of them can start from the weights of a run in another.
+    Its tokenizer is trained on the captions of all tasks, not of one world's. So worlds with the same vocabulary share
+    an encoder, and a run in one of them can start from the weights of a run in another.
     """
     return text.TextEncoder.fit(list(motion_captions.specimens(TASKS, vocabulary=vocabulary)), PIECES)
 
