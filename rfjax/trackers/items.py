@@ -103,7 +103,8 @@ def _rows(workdir: Path) -> Iterator[dict]:
 
 
 def values_of_row(row: Mapping) -> dict[str, float | int]:
-    """Returns a row's numbers by name, without nulls and the step: `loss`, `loss_by_t/0.5`, `group_norms/blocks`, ..."""
+    """Returns a row's numbers by name: `loss`, `loss_by_t/0.5`, `group_norms/blocks`, ... Nulls and the step are left
+    out."""
     values = {}
     for name, value in row.items():
         if isinstance(value, list):
