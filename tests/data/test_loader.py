@@ -40,7 +40,7 @@ def test_threads_change_neither_batches_nor_order(corpus):
         name, shapes, fingerprint = corpus.name, corpus.shapes, corpus.fingerprint
         captions, encode, unknown_words = corpus.captions, corpus.encode, corpus.unknown_words
         evaluation_prompts, render_prompt = corpus.evaluation_prompts, corpus.render_prompt
-        to_images, to_latents = corpus.to_images, corpus.to_latents
+        to_images, to_clips, to_latents = corpus.to_images, corpus.to_clips, corpus.to_latents
         parts, made_with = property(lambda self: (self,)), {}
 
         def examples(self, indices, split):

@@ -44,5 +44,6 @@ def test_a_recipe_has_new_settings_only_where_they_are_set():
         autoencoder="identity",
         text_settings={"minilm": {"tokens": 3}},
         clips=ClipRule(5),
+        text_precision="int8",
     ).facts()
     assert set(WRITTEN_WHERE_SET) <= given.keys() and given["validation_keys"]["count"] == 1
