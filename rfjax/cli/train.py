@@ -32,6 +32,7 @@ def run(args, overrides) -> int:
     from rfjax.study.run import run_config
     from rfjax.study.size import describe, size_of
     from rfjax.training import branches
+    from rfjax.training.optimizer import warmup_advice
     from rfjax.training.run_folder import check_run_folder
 
     check_run_folder(args.workdir)
@@ -55,8 +56,9 @@ def run(args, overrides) -> int:
         given = f"config.train.branches is {config.train.branches}, which is several runs"
         raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")
     say(describe(str(args.workdir), config, size_of(config)))
-    if line := loop_advice(config, platform_of(jax.devices()[0])):
-        say(line)
+    for line in (loop_advice(config, platform_of(jax.devices()[0])), warmup_advice(config.train)):
+        if line:
+            say(line)
     run_config(config, args.workdir, init_from=args.init, **place, evaluate=not args.no_evaluation)
     say(f"trained: {args.workdir}")
     return 0

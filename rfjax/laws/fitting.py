@@ -5,7 +5,7 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 (Hoffmann et al. 2022, section 3.3; Besiroglu et al. 2024):
 
 * residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits`
-  has the others). Runs that share fewer than 8 trunks are no independent points: they are fitted
+  has the others). Runs that share trunks are no independent points: up to 100 of them are fitted
   by generalised least squares (`rfjax.laws.trunk_likelihood`), unless a loss is named;
 * log x is centred before fitting; many starts, and the count of those that agree is reported;
 * n <= k points, a variable with too few distinct values, or parameters the data cannot tell
@@ -50,7 +50,7 @@ EXAMPLE_DRAWS = 400
 class FitOptions:
     """How a law is fitted; the same options serve any table and law."""
 
-    loss: Loss | None = None  # None: Huber's, and generalised least squares for runs that share few trunks
+    loss: Loss | None = None  # None: Huber's, and generalised least squares for runs that share trunks
     column: str = "loss"  # of the table, with the losses
     resamples: int = RESAMPLES
     seed: int = 0
@@ -102,7 +102,7 @@ class Fit:
     parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
     draws: Float[np.ndarray, "draws k"] | None = None
     noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
-    scatter: Scatter | None = None  # of runs that share few trunks: the noise between these and within
+    scatter: Scatter | None = None  # of runs that share trunks: the noise between these and within
     generalised: bool = False  # fitted by generalised least squares, with the ratio of these two noises
     left_out: LeftOut | None = None
     trunk_out: LeftOut | None = None  # where runs share trunks: each predicted without its whole trunk
@@ -303,7 +303,7 @@ def _residual_sd(law, parameters, z, log_loss, loss):
 def _estimates(law, parameters, draws, of_examples, drawn, ends):
     """The parameters with percentile intervals; `ends` has those that are known in another way, by parameter.
 
-    Of runs that share few trunks the intervals are widened to hold the estimate, which is of another misfit if the
+    Of runs that share trunks the intervals are widened to hold the estimate, which is of another misfit if the
     user named one.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.

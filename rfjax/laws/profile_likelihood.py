@@ -58,7 +58,7 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
     """Profiles E or an exponent of an identifiable fit.
 
     Raises `ConfigError` for a fit that is not identifiable, and for a coefficient: it is the value of a term at x = 1,
-    far outside all data. Raises it also if runs share few trunks: this likelihood is that of independent runs, and the
+    far outside all data. Raises it also if runs share trunks: this likelihood is that of independent runs, and the
     fit's own intervals already come from the likelihood of runs that share trunks.
     """
     law = fit.law

@@ -2,9 +2,9 @@
 
 With 8 runs or more, and 5 more than parameters, runs are resampled. With fewer, a resample has too few distinct points,
 and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is itself drawn with n -
-k degrees of freedom, so the noise has a t distribution. If runs share trunks, a trunk is one sample: 8 trunks or more
-are resampled whole; with fewer, the noise has two parts, between trunks and within (`rfjax.laws.trunks`), and refits
-are by generalised least squares (`rfjax.laws.trunk_likelihood`). Tests measure the coverage of each method.
+k degrees of freedom, so the noise has a t distribution. If runs share trunks, the noise has two parts, between trunks
+and within (`rfjax.laws.trunks`), and refits are by generalised least squares (`rfjax.laws.trunk_likelihood`). If asked
+for, or with more than 100 runs, 8 trunks or more are resampled whole. Tests measure the coverage of each method.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rfjax.laws.minimiser import minimise
 from rfjax.laws.misfits import Loss
 from rfjax.laws.trunk_likelihood import generalised_refits
 from rfjax.laws.trunks import Scatter, are_shared, scatter
+from rfjax.results.many_runs import are_many
 
 MIN_RUNS_TO_RESAMPLE = 8
 # With nine runs and five parameters, resampling runs covers an exponent only 85 times in 100.
@@ -40,7 +41,7 @@ class Draws(NamedTuple):
     noise: Float[np.ndarray, " draws"]  # standard deviation of residuals in each draw, in their units
     method: str
     unconverged: int
-    scatter: Scatter | None = None  # if runs share trunks, and these are too few to resample
+    scatter: Scatter | None = None  # if runs share trunks, and these were not resampled
 
 
 def draw(
@@ -73,7 +74,7 @@ def draw(
     many = units >= MIN_RUNS_TO_RESAMPLE and freedom >= MIN_FREEDOM_TO_RESAMPLE
     if method == "runs" and shared and not many:
         raise ConfigError(f"intervals over runs need {MIN_RUNS_TO_RESAMPLE} trunks, not {units}; leave them at auto")
-    if method == "runs" or (method == "auto" and many):
+    if method == "runs" or (method == "auto" and many and (not shared or are_many(n))):
         weights, data = resampled_counts(rng, law, log_x, resamples, trunks), log_loss
         over = f"{units} trunks, whole" if shared else "runs"
         said = f"bootstrap over {over}, {resamples:,} resamples (those that cannot decide the law drawn again)"

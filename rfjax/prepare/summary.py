@@ -53,10 +53,16 @@ def summary(found: Manifest) -> list[str]:
     for title, name in (("not read", "passed_over"), ("noticed", "noticed")):
         if counts := facts["source"].get(name):
             lines.append(f"{title}: {list_counts(counts)}")
-    if not validation["images"] and facts["recipe"].get("validation_share"):
+    if validation["images"] < 2 and facts["recipe"].get("validation_share"):
         share = f"--validation-share {facts['recipe']['validation_share']:g}"
-        lines.append(f"no {what[:-1]} was set aside for validation: {share} of {train['images']:,} {what} came to none")
+        came = "none" if not validation["images"] else "1, and a validation loss needs 2"
+        lines.append(
+            f"no validation loss: {share} of {train['images'] + validation['images']:,} {what} came to {came}; prepare "
+            "into another folder with a larger share, or with --validation-keys"
+        )
     lines += [f"{title}: {list_counts(facts[title])}" for title in ("dropped", "converted") if facts[title]]
+    if facts["dropped"]:
+        lines.append(f"each that was dropped is named in {found.folder}/shard-*.dropped.jsonl")
     examples = min(validation["images"], 512) if validation["images"] > 1 else 0
     config = {
         "data.corpus": "prepared",

@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=float, metavar="FLOPS", help=budget, **many)
     fixed = "images of every run in the fixed-steps design, beside the optimum (default: the most of any run)"
     add("--fixed-images", type=float, metavar="N", help=fixed)
-    loss = (
-        "the misfit to minimise (default huber, of log residuals; for branches of few trunks generalised least squares)"
-    )
+    loss = "the misfit to minimise (default huber, of log residuals; for branches generalised least squares)"
     add("--loss", choices=LOSS_NAMES, help=loss)
     add("--delta", type=float, metavar="D", help="delta of Huber's loss (default 0.001)")
     metric = "a score to correlate with the loss and to predict from it; may be repeated"
@@ -39,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--profile",
         action="store_true",
-        help="add profile likelihoods of E and the exponents (not for branches of few trunks)",
+        help="add profile likelihoods of E and the exponents (not for branches)",
     )
     ways = "bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)"
     add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help=ways)

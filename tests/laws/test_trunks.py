@@ -64,8 +64,12 @@ def test_the_likelihood_is_that_of_the_mixed_model():
 
 
 def test_planted_noise_is_found():
-    found = fit(branched(1, 0.03, 0.004, sizes=np.geomspace(1e5, 1e7, 7)), POWER, resamples=5, held_out=False)
+    many = branched(1, 0.03, 0.004, sizes=np.geomspace(1e5, 1e7, 7))
+    found = fit(many, POWER, resamples=5, held_out=False, intervals="runs")
     assert found.scatter is None and "8 trunks, whole" in found.method  # as many as can be resampled
+    assert fit(many, POWER, resamples=5, held_out=False).scatter.trunks == 8
+    crowd = pd.concat([many.assign(run=many["run"] + f"-{n}", trunk=many["trunk"] + f"-{n}") for n in range(4)])
+    assert fit(crowd, POWER, resamples=5, held_out=False).scatter is None  # 128 runs: covariances would grow too large
     table = branched(2, 0.03, 0.004)
     found = fit(table, PARAMETRIC, resamples=150, held_out=False)
     between, within = (found.scatter.to_json()[name] for name in ("between", "within"))
@@ -131,7 +135,7 @@ def test_estimates_and_left_out_runs_are_those_of_generalised_least_squares():
 
 
 def test_a_trunk_is_one_sample():
-    """Catches few trunks that are resampled all the same, and a loss that the user names and that is not taken."""
+    """Catches trunks that are resampled although they are few, and a loss that the user names and that is not taken."""
     table = branched(0, 0.03, 0.004)
     alone = fit(table.drop(columns="trunk"), PARAMETRIC, resamples=80, held_out=False)
     together = fit(table, PARAMETRIC, resamples=80, held_out=False)

@@ -8,7 +8,7 @@ import pytest
 from rfjax.config import Config, TrainConfig
 from rfjax.config_rules import READ_BY_SCHEDULES
 from rfjax.limits import CHOICES
-from rfjax.training.optimizer import SCHEDULES, decayed, learning_rate, make_optimizer
+from rfjax.training.optimizer import SCHEDULES, decayed, learning_rate, make_optimizer, warmup_advice
 
 PEAK, STEPS, WARMUP, END = 3e-3, 100, 10, 0.1
 
@@ -69,6 +69,14 @@ def test_the_table_says_which_schedules_read_a_field():
 def test_no_warmup_starts_at_the_peak():
     rate = learning_rate(TrainConfig(learning_rate=PEAK, warmup_steps=0))
     assert float(rate(jnp.int32(0))) == pytest.approx(PEAK)
+
+
+def test_a_warmup_that_outlasts_a_short_run_is_said():
+    """Catches a trial of 40 steps of a config with 100 steps of warm-up, which trains at a fortieth of its rate."""
+    short = TrainConfig(steps=40, warmup_steps=100, schedule="constant", learning_rate=2e-3)
+    assert "highest learning rate is 0.0008" in warmup_advice(short) and "warmup_steps=4" in warmup_advice(short)
+    assert warmup_advice(dataclasses.replace(short, steps=200)) is None
+    assert warmup_advice(dataclasses.replace(short, warmup_steps=-1)) is None
 
 
 def test_updates_are_adamw_after_clipping():
