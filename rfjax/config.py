@@ -23,7 +23,6 @@ from rfjax import config_sections as sections
 from rfjax.config_rules import check, check_is_read
 from rfjax.config_sections import WRITTEN_WHERE_SET
 from rfjax.inputs.paths import local_text
-from rfjax.inputs.typed_values import parse_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,14 +351,6 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
 
     Raises `ConfigError` as `from_dict` does, and for a key that the resulting learning-rate schedule does not read.
     """
-    nested = to_dict(config)
-    for key, value in overrides.items():
-        annotation = sections.annotation_of(Config, key)
-        *names, last = key.split(".")
-        target = nested
-        for name in names:
-            target = target.setdefault(name, {})  # a section at its defaults may be left out
-        target[last] = parse_value(annotation, value, f"config.{key}") if isinstance(value, str) else value
-    made = from_dict(nested)
+    made = from_dict(sections.with_overrides(Config, to_dict(config), overrides))
     check_is_read(overrides, [made.train.schedule])
     return made

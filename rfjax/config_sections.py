@@ -1,6 +1,7 @@
 """Converts configs, which are nested frozen dataclasses, to and from nested dicts and dotted keys.
 
-It knows no field: `cls` and `root` are the dataclass of a whole config, such as `rfjax.config.Config`. No JAX here.
+It knows no field: `cls` and `root` are the dataclass of a whole config, such as `rfjax.config.Config`. If it has an
+attribute `OWNER`, messages about unknown keys say whose they are. No JAX here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rfjax.errors import ConfigError
-from rfjax.inputs.typed_values import convert_value
+from rfjax.inputs.typed_values import convert_value, parse_value
 
 # Metadata of a field that `written` leaves out at its default.
 WRITTEN_WHERE_SET = {"written": "where set"}
@@ -87,6 +88,22 @@ def annotation_of(root: type, key: str) -> Any:
     return cls
 
 
+def with_overrides(root: type, nested: dict, overrides: Mapping[str, object]) -> dict:
+    """Replaces the values of dotted keys in the nested dict of a config, and returns it. A text is parsed by its
+    field's type.
+
+    Raises `ConfigError` as `annotation_of` does, and for a text that is no value of the type.
+    """
+    for key, value in overrides.items():
+        annotation = annotation_of(root, key)
+        *names, last = key.split(".")
+        target = nested
+        for name in names:
+            target = target.setdefault(name, {})  # a section at its defaults may be left out
+        target[last] = parse_value(annotation, value, f"config.{key}") if isinstance(value, str) else value
+    return nested
+
+
 def _unknown(root, key):
     keys = list(flatten(root()))
     near = difflib.get_close_matches(key, keys, 1, 0.5)
@@ -94,4 +111,4 @@ def _unknown(root, key):
         leaves = {other.rsplit(".", 1)[-1]: other for other in reversed(keys)}  # of equal names the first counts
         near = [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
     hint = f"; did you mean config.{near[0]}?" if near else f"; the fields are: {', '.join(keys)}"
-    return f"unknown config key config.{key}{hint}"
+    return f"unknown config key config.{key}{getattr(root, 'OWNER', '')}{hint}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rfjax.errors import ConfigError
@@ -193,9 +193,10 @@ def check_latents(model, latents) -> None:
             raise ConfigError(f"{tokens}, more than config.model.position_grid={grid}; raise it to {side // patch}")
 
 
-def check_choice(field: str, value: str | int) -> None:
-    """Raises `ConfigError` with the nearest choice for a value that is not a choice of the field."""
-    allowed = CHOICES[field]
+def check_choice(field: str, value: str | int, allowed: Sequence[str | int] | None = None) -> None:
+    """Raises `ConfigError` with the nearest choice for a value that is not among the allowed ones: by default
+    `CHOICES` of the field."""
+    allowed = CHOICES[field] if allowed is None else allowed
     if value not in allowed:
         near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -7,9 +7,7 @@ for runs. No JAX here.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -19,8 +17,7 @@ from rfjax import config_sections as sections
 from rfjax.config import Config, SamplerConfig
 from rfjax.config_files import load_file, returned_config
 from rfjax.errors import ConfigError
-from rfjax.inputs.typed_values import parse_value
-from rfjax.limits import BATCH_END, COUNT_END, DECAY, SEED, Range
+from rfjax.limits import BATCH_END, COUNT_END, DECAY, SEED, Range, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +98,8 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
+    OWNER = " of a tuning"  # in messages about unknown keys; no field
+
     method: str = "dpo"  # a row of `methods.METHODS`
     seed: int = 0
     weights: str = "ema"  # the base run's weights that are tuned: ema | raw
@@ -201,11 +200,7 @@ RANGES: dict[str, Range] = {
 def check(tune: TuneConfig) -> None:
     """Raises `ConfigError` naming the first field outside its limits, its value, and what it may be."""
     for key, allowed in CHOICES.items():
-        value = attrgetter(key)(tune)
-        if value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"config.{key} is {value!r}; it must be one of {', '.join(allowed)}{hint}")
+        check_choice(key, attrgetter(key)(tune), allowed)
     for key, allowed in RANGES.items():
         value = attrgetter(key)(tune)
         if value not in allowed:
@@ -233,7 +228,6 @@ def check(tune: TuneConfig) -> None:
 
 def from_dict(values: Mapping) -> TuneConfig:
     """Builds and checks the config that a nested mapping describes. Raises as `rfjax.config.from_dict` does."""
-    _check_keys(TuneConfig, values, "")
     tune = sections.build(TuneConfig, values)
     check(tune)
     return tune
@@ -249,19 +243,9 @@ def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
 
     `overrides` maps dotted keys to texts, which replace the fields' values.
     """
-    values = {}
-    if path is not None:
-        values = returned_config(load_file(path), path)
-        values = values.to_dict() if hasattr(values, "to_dict") else dict(values)
-    _check_keys(TuneConfig, values, "")
-    for key, text in overrides.items():
-        annotation = _annotation(key)
-        *sections, last = key.split(".")
-        target = values
-        for section in sections:
-            target = target.setdefault(section, {})
-        target[last] = parse_value(annotation, text, f"config.{key}") if isinstance(text, str) else text
-    return from_dict(values)
+    values = {} if path is None else returned_config(load_file(path), path)
+    nested = to_dict(sections.build(TuneConfig, values))
+    return from_dict(sections.with_overrides(TuneConfig, nested, overrides))
 
 
 def differences(a: TuneConfig, b: TuneConfig) -> list[str]:
@@ -297,35 +281,3 @@ def run_config(base: Config, tune: TuneConfig) -> Config:
     temporal = dataclasses.replace(base.evaluation.temporal, every=0)
     evaluation = dataclasses.replace(base.evaluation, every=0, geneval_every=0, temporal=temporal)
     return dataclasses.replace(base, name=f"{base.name}-{tune.method}", train=train, evaluation=evaluation)
-
-
-def _check_keys(cls, values, prefix):
-    """Raises `ConfigError` for the first unknown key, with the nearest known one."""
-    hints = typing.get_type_hints(cls)
-    for key, value in dict(values).items():
-        if key not in hints:
-            raise ConfigError(_unknown(f"{prefix}{key}"))
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _check_keys(hints[key], value, f"{prefix}{key}.")
-
-
-def _annotation(key):
-    """The type of the field that a dotted key names."""
-    cls = TuneConfig
-    for part in key.split("."):
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-        if part not in hints:
-            raise ConfigError(_unknown(key))
-        cls = hints[part]
-    if dataclasses.is_dataclass(cls):
-        fields = ", ".join(typing.get_type_hints(cls))
-        raise ConfigError(f"config.{key} is a section; name one of its fields: {fields}")
-    return cls
-
-
-def _unknown(key):
-    keys = list(flatten(TuneConfig()))
-    near = difflib.get_close_matches(key, keys, 1, 0.5)
-    near = near or [other for other in keys if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    hint = f"did you mean config.{near[0]}?" if near else f"the fields are: {', '.join(keys)}"
-    return f"unknown config key config.{key} of a tuning; {hint}"
