@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -220,31 +221,22 @@ def fit(
     centre = log_x.mean(axis=0)
     z = log_x - centre
     start = minimiser.starts(law, z, log_loss)
-    minimum = minimiser.minimise(law, start, z, log_loss, loss, gradual=True)
-    best, agreeing = _best(minimum, len(runs))
-    inner = minimum.parameters[best]
-    residual_sd = _residual_sd(law, inner, z, log_loss, loss)
-    reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
-    trunks, covariance, drawn = trunks_of(table), None, None
-    if not reason:
+    solved, trunks, covariance = _solve(law, start, z, log_loss, loss), trunks_of(table), None
+    if not solved.reason:
         how = {"resamples": resamples, "seed": seed, "method": options.intervals, "trunks": trunks}
-        drawn = draw(law, inner, z, log_loss, residual_sd, loss, **how)
+        drawn = draw(law, solved.parameters, z, log_loss, solved.residual_sd, loss, **how)
         if drawn.scatter is not None and options.loss is None:
-            loss, covariance = SQUARES, relative_covariance(drawn.scatter, trunks)
-            precision = np.linalg.inv(covariance)[None]
-            minimum = minimiser.minimise(law, start, z, log_loss, loss, precision=precision)
-            best, agreeing = _best(minimum, len(runs))
-            inner = minimum.parameters[best]
-            residual_sd = _residual_sd(law, inner, z, log_loss, loss)
-            reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
+            loss, covariance = SQUARES, relative_covariance(np.array(drawn.scatter.ratio), trunks)
+            solved = _solve(law, start, z, log_loss, loss, covariance)
+    inner, reason, warnings = solved.parameters, solved.reason, solved.warnings
     common |= dict(
         loss=loss,
         generalised=covariance is not None,
-        objective=float(minimum.objective[best]),
-        residual_sd=residual_sd,
+        objective=solved.objective,
+        residual_sd=solved.residual_sd,
         starts=len(start),
-        starts_agreeing=agreeing,
-        converged=bool(minimum.converged[best]),
+        starts_agreeing=solved.starts_agreeing,
+        converged=solved.converged,
         residuals=tuple((law.log_loss(inner, z) - log_loss).tolist()),
     )
     if reason:
@@ -286,18 +278,30 @@ def fit(
     )
 
 
-def _best(minimum, n):
-    """The start with the least misfit, and how many starts agree with it; `n` is the number of runs."""
+class _Solution(NamedTuple):
+    """The start with the least misfit, and whether it decides the law. Parameters belong to the centred log x."""
+
+    parameters: Float[np.ndarray, " k"]
+    objective: float
+    starts_agreeing: int
+    converged: bool
+    residual_sd: float  # of the loss's own residuals, with n - k degrees of freedom
+    reason: str  # why the data do not decide the law, or ""
+    warnings: tuple[str, ...]
+
+
+def _solve(law, start, z, log_loss, loss, covariance=None):
+    """Minimises the loss from all starts; with a `covariance` by generalised least squares."""
+    precision = None if covariance is None else np.linalg.inv(covariance)[None]
+    minimum = minimiser.minimise(law, start, z, log_loss, loss, precision=precision, gradual=True)
     best = int(np.argmin(minimum.objective))
-    agreeing = minimum.objective <= minimum.objective[best] * (1 + AGREEMENT) + 1e-14 * n
-    return best, int(agreeing.sum())
-
-
-def _residual_sd(law, parameters, z, log_loss, loss):
-    """The standard deviation of the residuals, in their units, with n - k degrees of freedom."""
+    objective, parameters = float(minimum.objective[best]), minimum.parameters[best]
+    agreeing = int((minimum.objective <= objective * (1 + AGREEMENT) + 1e-14 * len(log_loss)).sum())
     log_model = law.log_loss(parameters, z)
     residuals = log_model - log_loss if loss.logarithmic else np.exp(log_model) - np.exp(log_loss)
-    return float(np.sqrt((residuals**2).sum() / (len(log_loss) - len(law.parameters))))
+    sd = float(np.sqrt((residuals**2).sum() / (len(log_loss) - len(law.parameters))))
+    reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
+    return _Solution(parameters, objective, agreeing, bool(minimum.converged[best]), sd, reason, warnings)
 
 
 def _estimates(law, parameters, draws, of_examples, drawn, ends):

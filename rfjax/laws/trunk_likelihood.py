@@ -38,12 +38,12 @@ WIDEST = 3  # how often the search may be widened, each time by a factor 4
 LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
 
 
-def relative_covariance(scatter: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
-    """The covariance S / within² of the runs' noise, for the estimated ratio of between to within.
-
-    Estimates by generalised least squares depend on this ratio only, not on both scales.
-    """
-    return np.eye(len(trunks)) + scatter.ratio**2 * (trunks[:, None] == trunks)
+def relative_covariance(
+    ratio: Float[np.ndarray, "*ratios"], trunks: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "*ratios n n"]:
+    """The covariance S / within² of the runs' noise, for each ratio of between to within. The estimates of generalised
+    least squares need no more than this."""
+    return np.eye(len(trunks)) + np.asarray(ratio)[..., None, None] ** 2 * (trunks[:, None] == trunks)
 
 
 def generalised_refits(
@@ -62,7 +62,7 @@ def generalised_refits(
     `log_x`.
     """
     ratios, group = _ratios(scatter)
-    precision = _precision(ratios, trunks)
+    precision = np.linalg.inv(relative_covariance(ratios, trunks))
     start = np.tile(parameters, (len(ratios), 1))
     best = minimise(law, start, log_x, log_loss, SQUARES, precision=precision).parameters
     data = law.log_loss(best, log_x)[group] + draw_noise(rng, scatter, trunks)
@@ -86,7 +86,7 @@ def likelihood_ends(
     the interval ends at the bound.
     """
     ratios, group = _ratios(scatter)
-    precision = _precision(ratios, trunks)
+    precision = np.linalg.inv(relative_covariance(ratios, trunks))
     best = minimise(law, np.tile(parameters, (len(ratios), 1)), log_x, log_loss, SQUARES, precision=precision)
     offset = law.offset and index == 0
     bounds = (0.0, float(LARGEST_SHARE * np.exp(log_loss.min()))) if offset else (0.0, MAX_EXPONENT)
@@ -119,12 +119,6 @@ def _ratios(scatter):
     group = np.searchsorted(cuts, logs)
     present = np.unique(group)
     return np.exp([np.median(logs[group == number]) for number in present]), np.searchsorted(present, group)
-
-
-def _precision(ratios, trunks):
-    """Returns the inverse covariance of the runs for each ratio, [ratios, n, n], in units of 1 / within²."""
-    shared = trunks[:, None] == trunks
-    return np.linalg.inv(np.eye(len(trunks)) + ratios[:, None, None] ** 2 * shared)
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):

@@ -85,8 +85,7 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
     """The shift of each measure that two sizes or more have. The validation loss is taken as its logarithm, as in a
     power law; scores are taken as they are."""
     found = []
-    for measure in dict.fromkeys(change.measure for change in changes):
-        rows = [change for change in changes if change.measure == measure]
+    for measure, rows in by_measure(changes).items():
         if len({row.flops for row in rows}) < 2:
             continue
         scale = np.log if is_loss(measure) else np.asarray
