@@ -86,16 +86,18 @@ class World:
         return replace(self, frames=(1, 1), shares=tuple((task, share / total) for task, share in kept))
 
 
+# One object, still or in a straight line, in few frames: for networks that train in minutes on a CPU.
+FIRST = World(
+    frames=(4, 4),
+    shares=(("still", 0.2), ("motion", 0.4), ("speed", 0.4)),
+    slow=(1.8, 2.4),
+    fast=(5.1, 6.3),
+    mean=(0.253, 0.244, 0.244),
+    std=(0.154, 0.134, 0.143),
+)
+
 WORLDS = {
-    # One object, still or in a straight line, in few frames: for networks that train in minutes on a CPU.
-    "first": World(
-        frames=(4, 4),
-        shares=(("still", 0.2), ("motion", 0.4), ("speed", 0.4)),
-        slow=(1.8, 2.4),
-        fast=(5.1, 6.3),
-        mean=(0.253, 0.244, 0.244),
-        std=(0.154, 0.134, 0.143),
-    ),
+    "first": FIRST,
     "full": World(
         frames=(8, 16),
         shares=(
@@ -116,15 +118,7 @@ WORLDS = {
         std=(0.166, 0.145, 0.154),
     ),
     # As `first`, with the real scans of the corpus `digits`: those set aside are in validation and ground truth alone.
-    "digits": World(
-        frames=(4, 4),
-        shares=(("still", 0.2), ("motion", 0.4), ("speed", 0.4)),
-        slow=(1.8, 2.4),
-        fast=(5.1, 6.3),
-        mean=(0.245, 0.238, 0.238),
-        std=(0.121, 0.106, 0.112),
-        vocabulary=digits.VOCABULARY,
-    ),
+    "digits": replace(FIRST, mean=(0.245, 0.238, 0.238), std=(0.121, 0.106, 0.112), vocabulary=digits.VOCABULARY),
 }
 
 

@@ -111,32 +111,29 @@ def tiny():
     )
 
 
-def wan():
-    """Frames by 4 and sides by 4, where Wan 2.1 has sides by 8."""
-    torch.manual_seed(12)
+def _wan(seed, **sizes):
+    torch.manual_seed(seed)
     return AutoencoderKLWan(
         base_dim=8,
         z_dim=3,
-        dim_mult=[1, 1, 2],
         num_res_blocks=1,
         temperal_downsample=[True, True],
         latents_mean=[0.3, -0.2, 0.1],
         latents_std=[1.5, 0.7, 2.0],
-        scale_factor_spatial=4,
+        **sizes,
     )
+
+
+def wan():
+    """Frames by 4 and sides by 4, where Wan 2.1 has sides by 8."""
+    return _wan(12, dim_mult=[1, 1, 2], scale_factor_spatial=4)
 
 
 def wan_residual():
     """As Wan 2.2: pictures in patches of 2x2, frames by 4, and other blocks."""
-    torch.manual_seed(13)
-    return AutoencoderKLWan(
-        base_dim=8,
-        z_dim=3,
+    return _wan(
+        13,
         dim_mult=[1, 2, 2],
-        num_res_blocks=1,
-        temperal_downsample=[True, True],
-        latents_mean=[0.3, -0.2, 0.1],
-        latents_std=[1.5, 0.7, 2.0],
         scale_factor_spatial=8,
         is_residual=True,
         patch_size=2,

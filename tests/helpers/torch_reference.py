@@ -1,4 +1,6 @@
-"""Our velocity and diffusers' from the same arrays, in float32 on the CPU."""
+"""Our velocity, and those of diffusers and of plain exports, from the same arrays, in float32 on the CPU."""
+
+import importlib.util
 
 import numpy as np
 import torch
@@ -43,3 +45,11 @@ def random_module(seed=0, **config):
             else:
                 parameter.copy_(1.0 + 0.2 * noise if "attn" in name and "norm" in name else 0.1 * noise)
     return model
+
+
+def load_plain(folder):
+    """The network of a plain export, by the PyTorch module that stands beside its weights."""
+    spec = importlib.util.spec_from_file_location("exported_mmdit", folder / "mmdit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load(folder)

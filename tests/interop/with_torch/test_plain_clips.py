@@ -1,8 +1,6 @@
 """The PyTorch module of a plain export for networks of clips: frames, patches of several frames, both ways over time,
 both kinds of positions."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from helpers.random_runs import DATA, MODEL, make_config, make_run
+from helpers.torch_reference import load_plain
 from rfjax.errors import ConfigError
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
@@ -41,18 +40,11 @@ def exported(request, tmp_path_factory):
     return run, export_run(run.folder, layout="plain", out=folder / "out")
 
 
-def load(folder):
-    spec = importlib.util.spec_from_file_location("exported_mmdit", folder / "mmdit.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.load(folder)
-
-
 def test_the_module_computes_our_velocity_of_clips_and_of_stills(exported):
     """Catches a patch whose frames come in another order, a time that is added twice or not, a rotation of pairs that
     are no neighbours, text that knows the time, and a still that is not its frame twice."""
     run, folder = exported
-    model, rng = load(folder), np.random.default_rng(0)
+    model, rng = load_plain(folder), np.random.default_rng(0)
     text = run.config.data.context_tokens, run.config.data.context_size
     for frames, height, width in ((4, 8, 10), (1, 8, 8)):
         z = rng.standard_normal((2, frames, height, width, 4)).astype(np.float32)
@@ -85,7 +77,7 @@ def test_the_module_refuses_frames_that_it_would_cut_off(exported):
     run, folder = exported
     few = 3 if run.config.model.temporal_patch_size == 2 else 0
     with pytest.raises(ValueError, match=f"latents of {few} frames"):
-        load(folder)(torch.zeros(1, 4, few, 8, 8), 0.5, torch.zeros(1, 7, 24), torch.zeros(1, 20))
+        load_plain(folder)(torch.zeros(1, 4, few, 8, 8), 0.5, torch.zeros(1, 7, 24), torch.zeros(1, 20))
 
 
 def test_diffusers_refuses_clips_and_says_what_to_use(exported, tmp_path):

@@ -1,6 +1,5 @@
 """The PyTorch module that is written beside a plain export: for what diffusers cannot express."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from helpers.random_runs import DATA, MODEL, inputs, make_config, make_run, our_velocity
+from helpers.torch_reference import load_plain
 from rfjax.errors import ConfigError
 from rfjax.interop.exporting import export_run
 
@@ -26,17 +26,10 @@ def exported_plain(request, tmp_path_factory):
     return run, export_run(run.folder, layout="plain", out=folder / "out", max_shard_bytes=10**6)
 
 
-def load(folder):
-    spec = importlib.util.spec_from_file_location("exported_mmdit", folder / "mmdit.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.load(folder)
-
-
 def test_the_module_computes_our_velocity(exported_plain):
     """Catches any layer of the PyTorch module that differs from ours."""
     run, folder = exported_plain
-    model = load(folder)
+    model = load_plain(folder)
     for size in ((16, 16), (8, 20)):
         z, t, context, pooled = arrays = inputs(run.config, *size)
         with torch.no_grad():
@@ -68,5 +61,5 @@ def test_the_module_refuses_what_it_would_cut_off(exported_plain):
     run, folder = exported_plain
     _, _, context, pooled = map(torch.from_numpy, inputs(run.config, 16, 16))
     with pytest.raises(ValueError, match="sides must be multiples of"):
-        load(folder)(torch.zeros(2, 4, 15, 16), 0.5, context, pooled)
-    assert load(folder)(torch.zeros(2, 4, 16, 16), 0.5, context, pooled).shape == (2, 4, 16, 16)
+        load_plain(folder)(torch.zeros(2, 4, 15, 16), 0.5, context, pooled)
+    assert load_plain(folder)(torch.zeros(2, 4, 16, 16), 0.5, context, pooled).shape == (2, 4, 16, 16)
