@@ -24,9 +24,10 @@ def temporal_section(numbers, page):
     drawn = page.drawing(
         "temporal_against_compute",
         "Temporal GenEval against training FLOPs, a point for each run. Strict: share of clips in which every clause "
-        "of the prompt holds. Soft: share of clips whose colour goes the asked way, pixels a frame that it goes so, "
-        "and share of frames with the right class and colour. Red: the highest of the point's floors, which are the "
-        "same clips with their frames in another order or judged by other prompts, and clips of the null condition. "
+        "of the prompt holds. Soft: share of the moving objects whose colour goes the asked way, pixels a frame that "
+        "it goes so, and share of frames with the right class and colour. Red: the highest of the point's floors, "
+        "which are the same clips with their frames in another order or judged by other prompts, and clips of the null "
+        "condition. "
         "Bars: 95 % intervals clustered by prompt.",
     )
     against = page.drawing(

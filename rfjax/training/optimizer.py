@@ -71,7 +71,7 @@ def warmup_advice(config: TrainConfig) -> str | None:
     """Says how to mend a warm-up that ends after half of the run, or later; None for a shorter one."""
     if 2 * config.warmup <= config.steps:
         return None
-    highest = max(float(learning_rate(config)(step)) for step in range(max(0, config.steps - 1000), config.steps))
+    highest = float(learning_rate(config)(jnp.arange(config.steps)).max())
     return (
         f"the warm-up of {config.warmup:,} steps takes more than half of the run's {config.steps:,}: its highest "
         f"learning rate is {highest:.3g}, and config.train.learning_rate is {config.learning_rate:.3g}; give "
