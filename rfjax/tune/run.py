@@ -43,7 +43,7 @@ def tune_run(
     `ConfigError` if `workdir` holds another tuning or the base run cannot be tuned, and all errors of
     `training.loop.train`.
     """
-    parent = distributed.from_first(lambda: lineage.read_parent(origin))
+    parent = distributed.from_first(lambda: lineage.read_parent(origin, "RUN"))
     base = run_folder.read_config(Path(parent.path))
     if base is None:
         raise ConfigError(f"{parent.path} has no config.json; name the folder of a run")
