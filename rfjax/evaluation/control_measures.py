@@ -77,9 +77,9 @@ def ranking_record(
 
     The metric "ranking_geneval" has the items overall and each task, with GenEval's intervals. The metric
     "ranking_frechet_distance" has two items: "overall", and "ground_truth", the distance of as many pictures that the
-    corpus itself draws for these prompts. A model's distance is smaller than that only by chance. Images with a number
-    that is not finite are scored as black images, and make the distance null. `extra` holds each prompt's score in the
-    order of resampling, and `replicates`: both measures under each resample of prompts.
+    corpus itself draws for these prompts. A model's distance is smaller than the ground truth's only by chance. Images
+    with a number that is not finite are scored as black images, and make the distance null. `extra` holds each prompt's
+    score in the order of resampling, and `replicates`: both measures under each resample of prompts.
 
     Raises `ConfigError` for a key of another evaluation, if images and ids differ in number, and for a corpus without a
     detector.

@@ -34,7 +34,8 @@ class Matched(NamedTuple):
 
 
 def matched(formulation: Formulation, s: Times) -> Matched:
-    """The five numbers at times s in [0, 1]. Outside `formulation.rectified_span` they are those at its nearer end.
+    """The five numbers at times s in [0, 1]. A time outside `formulation.rectified_span` gets the numbers of the nearer
+    end of that span.
 
     With z = (a + b) y, the data and the noise that give z and the prediction p are (n z - b p) / det and
     (a p - m z) / det (`rfjax.flow.prediction`). The velocity is noise minus data.

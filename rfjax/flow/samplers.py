@@ -63,9 +63,10 @@ def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform
     """steps + 1 levels s = sigma / (1 + sigma) from the formulation's noisiest to 0, exactly.
 
     For rectified flow they are `sampling_times`. For other formulations "uniform" is the path's usual spacing (for edm
-    Karras's from 80 to 0.002, else even in t), and "matched" is even in s. Sampling starts from N(0, b^2), which is the
-    first level s times unit noise. If a network was not trained at sigma = 0, Heun's last evaluation uses the smallest
-    sigma that it was trained on. Raises `ConfigError` for "diffusers", whose scheduler is for rectified flow.
+    Karras's from 80 to 0.002, else even in t), and "matched" is even in s. Sampling starts from y = s times unit noise
+    at the first level s, so z = (a + b) y is N(0, b^2). If a network was not trained at sigma = 0, Heun's last
+    evaluation uses the smallest sigma that it was trained on. Raises `ConfigError` for "diffusers", whose scheduler is
+    for rectified flow.
     """
     if formulation.is_rectified_flow:
         return sampling_times(steps, formulation.timestep_shift, sigmas)

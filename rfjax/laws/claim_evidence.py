@@ -107,7 +107,7 @@ def of_study(
 ) -> Evidence:
     """Makes the evidence of a study. `analysis` has its fits, `curves` its checkpoints.
 
-    `tokens` means the same as in `of_table`.
+    `tokens` is the number of image tokens per image, for a table without the column `image_tokens`.
     """
     points = analysis.points
     frontier = points[points["frontier"]]

@@ -1,13 +1,11 @@
 """Correlates the validation loss with a score over runs, with p-values and intervals that hold for a few points.
 
-p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect
-order, p of a rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may
-be 1/4!, because the reverse order need not be as extreme.) Intervals are by bootstrap over runs, and over whole trunks
-where runs share them. With
-results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn,
-once for all runs, and the images of a prompt stay together.
-With many runs (`rfjax.results.many_runs`) p-values are by the coefficients' limits, which are as good there.
-
+p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect order, p of a
+rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may be 1/4!, because the reverse
+order need not be as extreme.) Intervals are by bootstrap over runs, and over whole trunks where runs share them. With
+results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn, once for all
+runs, and the images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the
+coefficients' asymptotic distributions, which are accurate there.
 """
 
 from __future__ import annotations
@@ -210,7 +208,7 @@ def redraw_prompts(
 
 @functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
 def _redrawn_counts(prompts, resamples, seed):
-    """How often each prompt occurs in each redraw, for tasks of so many prompts."""
+    """How often each prompt occurs in each redraw. `prompts` has the number of prompts of each task."""
     rng = np.random.default_rng(seed)
     return [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in prompts]
 

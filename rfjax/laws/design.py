@@ -152,13 +152,15 @@ class Information:
         return sizes.bit_count(), images.bit_count()
 
     def lack(self, places: Sequence[int], rules: Rules) -> int:
-        """By how much a choice misses the rules: trunks, a size on two seeds, distinct sizes and numbers of images."""
+        """How much a choice lacks by the rules: the missing trunks, plus 1 if no size has two seeds, plus the missing
+        distinct sizes and distinct numbers of images."""
         trunks = max(rules.least - len(self.known_trunks) - len(places), 0)
         distinct = sum(max(LEAST_DISTINCT - number, 0) for number in self.distinct(places))
         return trunks + int(not self.two_meet(places)) + distinct
 
     def two_meet(self, places: Sequence[int]) -> bool:
-        """Whether two trunks of one size have a length in common. Only such trunks tell the noise between trunks."""
+        """Whether two trunks of one size have a length in common. Only such trunks show how large the noise between
+        trunks is."""
         seen: dict[int, int] = {}  # the bit of a size -> the bits of the numbers of images so far
         for size, images in (*self._bits_of_known, *(self._bits[place] for place in places)):
             if seen.get(size, 0) & images:
@@ -179,7 +181,7 @@ class Information:
 
 
 def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The branches that a trunk may have: up to `MOST_BRANCHES` lengths that follow one another."""
+    """The sets of branches that a trunk may have: up to `MOST_BRANCHES` consecutive lengths of the list."""
     for last in range(len(lengths)):
         for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
             yield tuple(lengths[first : last + 1])

@@ -10,12 +10,12 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 * log x is centred before fitting; many starts, and the count of those that agree is reported;
 * n <= k points, a variable with too few distinct values, or parameters the data cannot tell
   apart: the fit says so, and refuses to predict (`rfjax.laws.identifiability`);
-* intervals are over runs (`rfjax.laws.resampling`; `rfjax.laws.profile_likelihood` has likelihoods).
-  The standard error of a validation loss over its examples is not that noise: examples are shared
-  by all runs, so most of it moves every run alike. It is carried through apart, as
+* intervals are for the scatter of the loss over runs (`rfjax.laws.resampling`; `rfjax.laws.profile_likelihood` has
+  likelihoods). The standard error over validation examples is a different noise: all runs share the examples, so this
+  noise moves the losses of all runs almost alike. Its effect on a parameter is reported separately, as
   `examples_stderr`;
-* the headline is how well runs are predicted that the fit has not seen: each left out in turn, and
-  the largest from all the others.
+* the headline is the error on runs that the fit has not seen: each run left out in turn, and the largest run predicted
+  from all others.
 """
 
 from __future__ import annotations
@@ -279,7 +279,8 @@ def fit(
 
 
 class _Solution(NamedTuple):
-    """The start with the least misfit, and whether it decides the law. Parameters belong to the centred log x."""
+    """The best solution over all starts, and whether the data decide the law. Parameters belong to the centred log
+    x."""
 
     parameters: Float[np.ndarray, " k"]
     objective: float
@@ -305,10 +306,11 @@ def _solve(law, start, z, log_loss, loss, covariance=None):
 
 
 def _estimates(law, parameters, draws, of_examples, drawn, ends):
-    """The parameters with percentile intervals; `ends` has those that are known in another way, by parameter.
+    """The law's parameters with percentile intervals of `draws`. `ends` replaces the interval of some parameters, by
+    index.
 
-    Of runs that share trunks the intervals are widened to hold the estimate, which is of another misfit if the
-    user named one.
+    If runs share trunks, an interval is widened until it holds the estimate. The two can disagree if the user named a
+    misfit, because the draws are then refitted by another misfit than the estimate.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
     """

@@ -1,7 +1,8 @@
 """Joins the scores that `rfjax score` attached to runs with the runs' validation losses.
 
-The prompts are not the training corpus's. So these rows have another corpus than the loss, and are joined by run and
-step. Protocols are kept apart, because scores by different detectors cannot be compared.
+The prompts of these scores are not from the training corpus. So the table gives the scores another corpus than the
+losses, and the two are joined by run and step. Protocols are kept apart, because scores by different detectors cannot
+be compared.
 """
 
 from __future__ import annotations

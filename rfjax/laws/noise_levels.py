@@ -48,8 +48,9 @@ def by_level(
 ) -> tuple[Level, ...]:
     """The score against the loss at each level of t, the keys of `losses`.
 
-    `redrawn` and `trunks` are those of `correlation.correlate`; a run is predicted from other trunks alone.
-    Raises `ConfigError` for levels without a loss for every run.
+    `redrawn` has the scores under redraws of the prompts, and `trunks` the number of each run's trunk, as in
+    `correlation.correlate`. A run is predicted only from runs of other trunks. Raises `ConfigError` for levels without
+    a loss for every run.
     """
     score = np.asarray(score, float)
     ts = sorted(losses)

@@ -2,9 +2,9 @@
 
     N*(C) = g C^a     D*(C) = h C^b     L(C) = k C^-c + E
 
-A paper's C, N and D are what that paper counts. `COUNTS` says how each counts C, and `PublishedLaw.tokens_are` what its
-tokens are. Figures of different counts of C do not meet: a law that counts fewer FLOPs a token has another N* at the
-same C. Slopes suffer less, and are the same for any count that is a constant times another.
+C, N and D are counted as each paper counts them. `COUNTS` lists the ways to count C, and `PublishedLaw.tokens_are` says
+what a paper's tokens are. Two laws that count C differently give different N* at the same C, so their values cannot be
+compared. Exponents suffer less: two counts of C that differ by a constant factor give the same exponents.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from rfjax.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """A way to count training FLOPs. `six_nd` is whether C is proportional to N D, so that a size costs what it has."""
+    """A way to count training FLOPs. `six_nd` is whether C is proportional to N D, so that D can be computed from C and
+    N."""
 
     words: str
     six_nd: bool

@@ -237,8 +237,8 @@ def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
 
 
 def _linear_draws(link, inner, x, score, noise):
-    """The parameters [b, k] that `noise` [b, n] of the scores leads to by the curve's derivatives at `inner`. A
-    parameter that its bound holds stays there."""
+    """The parameters [b, k] that are fitted, to first order, if `noise` [b, n] is added to the scores. A parameter at
+    its bound stays there."""
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     slopes = _slopes(link, inner[None], x)[0]
     gradient = slopes.T @ (link.curve(inner, x) - score)

@@ -1,8 +1,9 @@
-"""What tuning does to a law of pretraining: each measure before it and after it, over the sizes of a study.
+"""What tuning does to a law of pretraining: each measure before and after the tuning, over the sizes of a study.
 
-The law of pretraining is fitted without tuned runs (`limits.ROLES`). Here a line through the changes against log10 of
-the pretraining FLOPs has a value at the sizes' mean, and a slope. A slope whose interval holds zero is no evidence that
-tuning changes the law's slope: then only its intercept moves. No JAX here.
+The law of pretraining is fitted without tuned runs (`limits.ROLES`). Here a line is fitted to a measure's changes
+(after minus before) against log10 of the pretraining FLOPs. It gives the change at the mean of the sizes, and a slope.
+If the slope's interval holds zero, there is no evidence that tuning changes the law's slope; only the law's intercept
+moves. No JAX here.
 """
 
 from __future__ import annotations

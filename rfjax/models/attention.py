@@ -76,9 +76,9 @@ def platform_of(device: jax.Device) -> str:
 
 
 def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
-    """The name of the row that computes on `platform`: `requested`, or for `auto` the first row that runs.
+    """The implementation to use on `platform`: `requested`, or for `auto` the first of the table that runs there.
 
-    Raises `ConfigError` for a row that is unknown or does not run there, naming the rows that do.
+    Raises `ConfigError` if `requested` is unknown or does not run there. The message names the implementations that do.
     """
     limits.check_choice("train.attention", requested)
     able = [row.name for row in IMPLEMENTATIONS.values() if row.why_not(platform, dtype, head_size) is None]
@@ -97,7 +97,8 @@ def attention(
     values: Float[Array, "batch attended heads head_size"],
     implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, computed by a row of the table. Every token attends to every token.
+    """softmax(q k^T / sqrt(head_size)) v, computed by the named implementation of the table. Every token attends to
+    every token.
 
     Over a mesh each device computes its own examples and heads.
     """

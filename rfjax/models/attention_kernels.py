@@ -99,7 +99,7 @@ def cudnn_attention(
 ) -> Float[Array, "batch tokens heads head_size"]:
     """cuDNN's fused attention, on one device's examples and heads, without padding.
 
-    The values that its backward pass needs have no name; rematerialisation policies know them by their primitive
-    (`stack.CUDNN_FORWARD`).
+    The residuals of its backward pass have no checkpoint name. Rematerialisation policies recognise them by the
+    primitive that makes them (`stack.CUDNN_FORWARD`).
     """
     return jax.nn.dot_product_attention(queries, keys, values, scale=scale(queries), implementation="cudnn")

@@ -32,8 +32,8 @@ def xla_attention(
     """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token. Logits are float32.
 
     The forward pass keeps the output and the log-sum-exp; the backward pass recomputes the probabilities (Dao et al.
-    2022, algorithm 4, in one tile). Storing a [tokens, tokens] array for each layer would cost more in memory traffic
-    than the products that rebuild it.
+    2022, algorithm 4, in one tile). Storing the probabilities, a [tokens, tokens] array for each layer, would cost more
+    in memory traffic than recomputing them does.
     """
     return _forward(queries, keys, values)[0]
 

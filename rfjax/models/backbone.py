@@ -98,7 +98,10 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: its module's path. A block of a scan gives (its streams, None)."""
+    """The name of a captured output: the path of the module that returned it. The network's own output is "prediction".
+
+    A scanned block returns (its streams, None), so the captured path ends in two indices, which are cut off.
+    """
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 

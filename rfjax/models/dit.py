@@ -1,8 +1,8 @@
 """DiT (Peebles and Xie 2023), of two kinds.
 
-`dit` is the SD3 paper's (section 5.2.3), an MM-DiT whose streams share their weights: text and image tokens are one
-sequence, and time and pooled text modulate all tokens. `dit_class` is the original: image tokens only, modulated by
-time and class.
+`dit` is the DiT of the SD3 paper (section 5.2.3): an MM-DiT whose streams share their weights. Text and image tokens
+are one sequence, and time and pooled text modulate all tokens. `dit_class` is the original: image tokens only,
+modulated by time and class.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Backbones of equal size: finds the hidden size at which two backbones have equally many parameters, or FLOPs.
 
-The comparison of backbones (SD3 section 5.2.3) does not say which of the two was held equal, and it matters: a backbone
-with one weight set has half of MM-DiT's parameters at the same FLOPs.
+SD3's comparison of backbones (section 5.2.3) does not say whether parameters or FLOPs were held equal. The choice
+matters: a backbone with one weight set has half of MM-DiT's parameters at the same FLOPs.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ def match_size(
 ) -> Match:
     """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
 
-    The depth is kept, and `hold` keeps the size or the number of heads (a small number gives finer steps). Hidden sizes
-    are multiples of what the positions, and the levels of `uvit`, require. "Nearest" compares ratios. Raises
-    `ConfigError` for another `by` or `hold`, and if no hidden size up to eight times the reference's is large enough.
+    The depth is kept. `hold` says whether the size of a head or the number of heads is kept; with few heads, a fixed
+    number of heads gives finer steps of the hidden size. Hidden sizes are multiples of what the positions, and the
+    levels of `uvit`, require. "Nearest" compares ratios. Raises `ConfigError` for another `by` or `hold`, and if no
+    hidden size up to eight times the reference's is large enough.
     """
     for name, value, table in (("by", by, MEASURES), ("hold", hold, HOLDS)):
         if value not in table:

@@ -117,8 +117,11 @@ _low_precision_gelu.defvjp(lambda x: (_gelu_in_float32(x), x), _gelu_backward)
 
 
 def unstack(x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*slice"]]:
-    """The slices along an axis, for example queries, keys and values. The gradient is joined along the same axis, so
-    that the product which made `x` reads it as it is; the gradient of `jnp.moveaxis` would be transposed first."""
+    """The slices along an axis, for example queries, keys and values.
+
+    The backward pass stacks the gradients along the same axis, so they have the layout that the matrix product which
+    made `x` needs. The gradient of `jnp.moveaxis` would have to be transposed first.
+    """
     return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
 
 

@@ -70,7 +70,7 @@ class MatrixShape(NamedTuple):
 
     @property
     def maps(self) -> tuple[int, ...]:
-        """The leading axes of the factors, which count maps: each place along them is one map."""
+        """The shape of the leading axes of a and b, which have one index for each map."""
         return self.stacked + self.apart
 
 

@@ -1,10 +1,12 @@
 """Parametrisations: how each parameter's initial value, rate, decay and epsilon move with width and depth.
 
-Under `standard` one rate is for all parameters, and the best rate falls with width. Under `mup` (Yang et al. 2022,
-arXiv 2203.03466, table 3; for diffusion transformers Zheng et al. 2025, arXiv 2505.15270) and `completep` (Dey et al.
-2025, arXiv 2505.01618, table 1) it does not, so it is found once, on the smallest network.
+Under `standard` all parameters have one learning rate, and the best rate falls with width. Under `mup` (Yang et al.
+2022, arXiv 2203.03466, table 3; for diffusion transformers Zheng et al. 2025, arXiv 2505.15270) and `completep` (Dey et
+al. 2025, arXiv 2505.01618, table 1) the best rate does not depend on width, so it is found once, on the smallest
+network.
 
-Two tables. `LEAVES` gives each parameter its kind, by the end of its path; `KINDS` gives each kind its powers of
+There are two tables. `LEAVES` gives each parameter its kind, by the end of its path; `KINDS` gives each kind its powers
+of
 
     v = width / balanced_width  and, under completep,  L = depth / base_depth.
 
@@ -70,8 +72,8 @@ def _as_wanted(shape, v):
 
 
 def _xavier_input(shape, v):
-    """The factor that removes the width from an input's initial variance: Glorot's fans contain it, so the variance is
-    held at its value at the balanced width."""
+    """The factor on the initial value of a network input's kernel. It replaces the width in Glorot's variance, 2 /
+    (inputs + outputs), by the balanced width."""
     source, target = shape[-2:]
     return math.sqrt((source + target) / (source + target / v))
 

@@ -11,10 +11,10 @@ POSITIONS = "positions"  # the parameters' leaf with a stored grid; no step chan
 
 
 def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, " grid"]:
-    """Positions of a whole axis of `grid` tokens. The square of training takes the middle `tokens` of them.
+    """The positions of all `grid` tokens of an axis. The training images have the middle `tokens` of them.
 
-    They are (p - (grid - tokens)/2) * span/tokens. The square spans [0, span) at any resolution (span is 16 in the
-    paper: 256 px over 16 px a token); longer sides extrapolate at both ends.
+    Position p is (p - (grid - tokens)/2) * span/tokens. The training images span [0, span) at any resolution (span is
+    16 in the paper: 256 px over 16 px a token). Longer sides extrapolate at both ends.
     """
     return (np.arange(grid) - (grid - tokens) / 2) * (span / tokens)
 

@@ -52,7 +52,8 @@ class Convolution(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Mean 0 and variance 1 over each group's places and channels, in float32; then a channel's scale and bias."""
+    """Normalises each group of channels to mean 0 and variance 1 over pixels and channels, in float32. Then scales and
+    shifts each channel."""
 
     channels: int
 

@@ -65,7 +65,8 @@ def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], int]:
-    """Returns ({line that is drawn: its counts of sampling steps}, the number of all lines)."""
+    """Selects the lines of the figure of sampling steps. Returns ({line: its rows of `counts`}, the number of lines
+    before the selection)."""
     lines: dict[tuple, list] = {}
     for count in counts:
         lines.setdefault((count["run"], count["settings"], count["reference"]), []).append(count)

@@ -1,4 +1,5 @@
-"""The report's section on tuned runs: the law of pretraining before and after, and what of it moves.
+"""The report's section on tuned runs: the law of pretraining before and after tuning, and which of its parts tuning
+changes.
 
 No tuned run enters a law of pretraining (`limits.ROLES`). The numbers are computed by `rfjax.laws.tuned` from changes
 that the caller has read, because the runs that were tuned may lie in another folder.
@@ -80,7 +81,7 @@ def _estimate(found, alone=None):
 
 
 def tuned_lines(found: Mapping | None) -> list[str]:
-    """What moves, a line for each method and measure, for a console."""
+    """What tuning changes in the law: a line for each method and measure, for a console."""
     return [
         f"tuned by {method}: {shift['measure']} over {shift['sizes']} sizes: {shift['verdict']}"
         for method, one in (found or {}).items()

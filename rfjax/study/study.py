@@ -150,7 +150,7 @@ def check_told_apart(study: Study) -> None:
 
 
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
-    """Trains and evaluates the runs of one point, each in `root/<id>`, from wherever it stands.
+    """Trains and evaluates the runs of one point, each in `root/<id>`. A run that was interrupted is resumed.
 
     Each due checkpoint is evaluated as training passes it. Evaluations that an earlier attempt missed are made from
     stored checkpoints. If a trunk fails, its error is raised after the branches that can still be trained are done.

@@ -1,7 +1,7 @@
-"""Reads the weights of any run, also of a tuned run, whose checkpoints hold only an adapter (`models/lora.py`).
+"""Reads the weights of any run. For a tuned run, whose checkpoints hold only an adapter, it merges the adapter.
 
-A tuned run's run.json names the checkpoint of the base run that the adapter belongs to, with a hash of that
-checkpoint's checksums. So an adapter is never merged with other weights than those it was tuned on.
+A tuned run's run.json names the checkpoint of the base run that the adapter (`models/lora.py`) belongs to, with a hash
+of that checkpoint's checksums. So an adapter is merged only into the weights that it was tuned on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def scale_of(facts: AdapterFacts) -> float:
 def base_of(workdir: Path, facts: AdapterFacts) -> Path:
     """The folder of a tuned run's base run.
 
-    Raises `RfjaxError` if the base run's checkpoint is missing, or if its weights are no longer those that were tuned.
+    Raises `RfjaxError` if the base run's checkpoint is missing, or if its weights have changed since the tuning.
     """
     folder = Path(os.path.normpath(workdir.absolute() / facts["base"]))
     what = f"{workdir} holds an adapter of step {facts['step']} of {folder}"
@@ -82,7 +82,11 @@ def merged(base, adapter, scale: float):
 
 
 def restore_params(workdir: Path, step: int | None, weights: str, sharding: Callable | None = None):
-    """Like `checkpoint.restore_params`, but for a tuned run it returns the merged parameters."""
+    """Reads the parameters of a checkpoint, by default the newest; for a tuned run, with the adapter merged.
+
+    Arguments and result are those of `checkpoint.restore_params`: `weights` is `ema` or `raw`, and the result is
+    (parameters, facts).
+    """
     tree, saved = checkpoint.restore_params(workdir, step, weights, sharding)
     facts = distributed.from_first(lambda: adapter_of(workdir))
     if facts is None:
@@ -100,7 +104,10 @@ def read_adapter(workdir: Path, step: int, key: str) -> dict[str, dict[str, Floa
 
 
 def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
-    """Like `checkpoint.read_arrays`, but for a tuned run it yields merged parameters, one kernel at a time."""
+    """Yields (path, array) for each array of `params` or `ema` (`key`), one at a time in host memory.
+
+    For a tuned run the arrays are merged parameters; otherwise it is `checkpoint.read_arrays`.
+    """
     facts = adapter_of(workdir)
     if facts is None:
         yield from checkpoint.read_arrays(workdir, step, key)

@@ -60,7 +60,8 @@ def departures(train: TrainConfig) -> tuple[int, ...]:
 
 
 def steps_taken(train: TrainConfig) -> int:
-    """The number of steps that a config trains: the run's, or the trunk's plus those of each branch after it left."""
+    """The number of steps that training a config takes: the run's steps, or with branches the trunk's steps plus each
+    branch's steps after it leaves the trunk."""
     if not train.branches:
         return train.steps
     leaves = departures(train)

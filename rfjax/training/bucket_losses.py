@@ -12,8 +12,8 @@ from rfjax.training.step import StepMetrics
 class BucketLosses:
     """Averages the loss of each bucket over its steps since the last row. Skipped steps do not count.
 
-    A run's step plus `stream_offset` is the step of its stream. `memory` comes from the checkpoint that the run resumes
-    from, so that a resumed run writes the same rows.
+    The run's step plus `stream_offset` is the step of the stream of batches. `memory` comes from the checkpoint that
+    the run resumes from, so that a resumed run writes the same rows.
     """
 
     def __init__(self, run: Run, stream_offset: int, memory: Mapping[str, list] | None = None):

@@ -1,8 +1,8 @@
 """The table of known chips: each chip's speed, memory and bandwidths, and its name in JAX.
 
 Training (the peak in MFU), benchmarks and plans all read this table. For a chip that is not in it, the peak is unknown
-and MFU is null, never a guess. A row without `shapes` has only a peak, so it cannot be planned for. Peaks are for dense
-products summed in float32, without sparsity. No JAX here.
+and MFU is null, never a guess. A chip whose row has no `shapes` has only a peak, so `rfjax plan` cannot plan for it.
+Peaks are for dense products summed in float32, without sparsity. No JAX here.
 """
 
 from __future__ import annotations

@@ -134,10 +134,10 @@ def _check_may_start(member: Run) -> None:
 
 
 def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
-    """Groups the members by the checkpoint that they resume from (None: none yet), the earliest group first.
+    """Groups the members by the checkpoint that they resume from (None: no checkpoint yet), the earliest step first.
 
-    If a kill came between the saves of two members, some members are one save ahead. They go back to their checkpoint
-    before, if they still have it, so that all members stay in one group. No member goes back further.
+    If a kill came between the saves of two members, some members are one save ahead. They resume from their previous
+    checkpoint, if it still exists, so that all members stay in one group. No member goes back further.
     """
     saved = {member: checkpoint.steps_saved(member.workdir) or _departure(member) for member in members}
     reach = members[0].config.train.checkpoint_every
@@ -194,7 +194,8 @@ class _Cohort:
     def restore(self, failures: dict[Path, Exception]) -> bool:
         """Reads every member's state. Returns False if a checkpoint is damaged.
 
-        The damaged checkpoint is then set aside; if the member has no other, the member is added to the `failures`.
+        The damaged checkpoint is then set aside; if the member has no other checkpoint, the member is added to the
+        `failures`.
         """
         if self.first is None:
             optimizer, (key, _) = make_optimizer(self.config), run_keys(self.config.seed)

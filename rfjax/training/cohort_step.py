@@ -33,7 +33,7 @@ def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def lanes(members: int, mesh: Mesh) -> list[int]:
-    """The number of the member in each place of the stack of states.
+    """The index of the member that each place of the stack of states holds, as a list with an entry per place.
 
     All devices get equally many places. Places that are left over repeat the last member; their results are discarded.
     """

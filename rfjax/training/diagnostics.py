@@ -1,4 +1,4 @@
-"""Measures, every few steps, the largest attention logit of each layer and the size of its outputs.
+"""Measures, every few steps, each layer's largest attention logit and the size of the layer's outputs.
 
 A diagnosis is a forward pass of the step's batch, with the step's noise, before the step is taken. It is a separate
 program and changes nothing. Growing attention logits announce that a large transformer will diverge (Dehghani et al.

@@ -241,7 +241,8 @@ def stream_offset(parent: Parent | None, stream: Stream) -> int:
 
 
 class Skip(NamedTuple):
-    """Batches that a run skipped: from its step `step` on, it uses the data and noise of later steps."""
+    """Batches that a run skipped: from its step `step` on, it uses the data and noise that come `batches` steps
+    later."""
 
     step: int
     batches: int

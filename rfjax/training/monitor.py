@@ -32,10 +32,10 @@ class Spending:
 
     Images and FLOPs include those of the run's ancestors. Seconds include those of earlier attempts at this run.
 
-    `batch_size` is a number, or a function of the step that returns the images of all earlier steps. `flops_per_image`
-    is a number, or a function of the step. If `batch_size` is a number, this function returns the sum over earlier
-    steps of the FLOPs of one image; if `batch_size` is a function, it returns the FLOPs of all images of earlier steps.
-    If several runs are trained together, `share` is this run's part of the time.
+    `batch_size` and `flops_per_image` are numbers, or functions of the step that sum over all earlier steps. A function
+    `batch_size` returns the images of these steps. A function `flops_per_image` returns the FLOPs of all their images;
+    beside a number `batch_size`, it returns the FLOPs of one image of each step. If several runs are trained together,
+    `share` is this run's part of the time.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class Monitor:
 
 
 def way_back(workdir: Path, step: int) -> str:
-    """The end of a warning, with the command that goes back to before `step`; empty if no checkpoint allows it."""
+    """The end of a warning: the command that returns to a checkpoint before `step`. Empty if no checkpoint allows this."""
     good = last_good(workdir)
     if good is None:
         return ""

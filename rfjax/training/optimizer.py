@@ -232,8 +232,8 @@ def _muon_shapes(config: Config, backbone: Backbone) -> list[tuple[int, int, int
 def optimizer_flops(config: Config, backbone: Backbone) -> int:
     """Operations of the optimiser's matrix products in a step, over all devices together: 0 for AdamW.
 
-    A Newton-Schulz iteration of an m x n matrix X, m <= n, is X X^T, its square, and their product with X:
-    4 m^2 n + 2 m^3 operations.
+    A Newton-Schulz iteration of an m x n matrix X, m <= n, has three products: A = X X^T, A A, and (b A + c A A) X.
+    They take 4 m^2 n + 2 m^3 operations.
     """
     total = 0
     for count, *sides in _muon_shapes(config, backbone):

@@ -131,7 +131,7 @@ class Run:
         return tuple(quota * size for quota, size in zip(self.stream.schedule.quotas, self.stream.sizes, strict=True))
 
     def on_part(self, part: int) -> Run:
-        """The run on one part of its corpus alone, with that part's batches."""
+        """The run on one part of its corpus (one latent shape) alone, with the batches of that part."""
         if self.corpus.parts[part] is self.corpus:
             return self
         train = replace(self.config.train, batch_size=self.stream.sizes[part], tokens_per_batch=0)

@@ -85,7 +85,7 @@ class SpikeDetector:
 
 
 def _limit(values: list[float]) -> tuple[float, float]:
-    """(the median of the values, the value above which another is a spike)."""
+    """Returns (the median of the values, the threshold above which a new value is a spike)."""
     if not values:
         return math.nan, math.inf
     logs = np.log(np.maximum(values, np.finfo(float).tiny))

@@ -75,7 +75,8 @@ def _rounded(params, config, mesh):
 
 
 def _gradients(loss_fn, params, batch, step, config, mesh):
-    """Returns (gradients, loss, bins) of the whole batch, computed in `config.accumulate` microbatches."""
+    """Returns (gradients, loss, bins) of the whole batch, computed in `config.accumulate` microbatches. `bins` is what
+    `time_bins` returns."""
     places = jnp.arange(config.batch_size, dtype=jnp.int32)
     places = jax.lax.with_sharding_constraint(places, NamedSharding(mesh, BATCH))
 

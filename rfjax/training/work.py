@@ -1,4 +1,4 @@
-"""`Work` lets the training loop train something else than a run's network on its corpus; `rfjax.tune` uses it."""
+"""`Work` lets the training loop train something other than a run's network on its corpus; `rfjax.tune` uses it."""
 
 from __future__ import annotations
 

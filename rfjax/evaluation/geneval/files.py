@@ -255,8 +255,8 @@ THROUGH = "images are numbered through the prompts; in each prompt they were cou
 def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
     """Returns (row, number of the image in its row) by (row, number as given).
 
-    The official layout numbers each row's images from 0. Some tools go on counting from row to row: then no number
-    comes twice, and numbers rise with their rows. Such images are numbered anew.
+    The official layout numbers each row's images from 0. Some tools go on counting from row to row. In their files no
+    number occurs twice, and numbers rise with the rows. Such images are renumbered.
     """
     places = sorted(places)
     numbers = [number for _, number in places]
@@ -272,7 +272,7 @@ def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], t
 
 
 def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
-    """The note in a summary if images were numbered anew; else empty."""
+    """The note, for a summary, that images were renumbered; empty if none were."""
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 

@@ -94,8 +94,11 @@ def _from_mpirun(environ) -> Job | None:
 
 
 def _from_slurm(environ) -> Job | None:
-    """The job of a task that `srun` started. It has the step's number of tasks, not SLURM_NTASKS: in a shell of an
-    allocation, and in a step of one task, that is the number of the whole SLURM job."""
+    """The job of a task that `srun` started.
+
+    The number of processes is the number of tasks of the SLURM step, not SLURM_NTASKS. In a shell of an allocation, and
+    in a step of one task, SLURM_NTASKS is the number of tasks of the whole SLURM job.
+    """
     processes = _whole(environ, "SLURM_STEP_NUM_TASKS")
     if processes == 1:
         return None

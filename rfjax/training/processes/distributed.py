@@ -1,10 +1,10 @@
 """Makes many processes act as one: they join, decide together, and leave without waiting for a lost process.
 
-JAX's coordination service does the work: it knows which processes are alive, and carries the few words that they
+JAX's coordination service does the work: it knows which processes are alive, and carries the short texts that they
 exchange. In a single process everything here does nothing and costs nothing.
 
-Arrays travel in collectives, which hang or fail if a process is missing. So anything that may fail in one process alone
-(a file, a lock) is settled by words before the next collective.
+Arrays travel in collectives, which hang or fail if a process is missing. So before a collective, the processes tell
+each other by such texts whether anything that can fail in a single process (a file, a lock) has failed.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _kept = None  # the handler of aborts, held here so that it is not garbage-colle
 
 
 class PeerLost(Preempted):
-    """Another process of the job is lost. When the job is started again, it goes on."""
+    """Another process of the job is lost. The job resumes when it is started again."""
 
 
 class Apart(Preempted):
-    """The processes of a job did not come together in time. When they are started again, they may."""
+    """The processes of a job did not all connect in time. Starting the job again may help."""
 
 
 def join(

@@ -22,8 +22,9 @@ def coordination_client() -> Any:
 def cluster_kinds() -> dict[str, Any]:
     """The kinds of cluster that JAX recognises, by name and in JAX's order. Each is a class of static methods.
 
-    `jax.distributed.initialize` asks them privately, but rfjax must know the number of processes before it joins. A
-    kind without a name, as Kubernetes in JAX 0.10, is named after its class: `K8sCluster` becomes `k8s`.
+    `jax.distributed.initialize` asks these classes itself, but rfjax must know the number of processes before it joins.
+    A class that does not give its kind a name, such as Kubernetes's in JAX 0.10, names it by the class's own name:
+    `K8sCluster` becomes `k8s`.
     """
     kinds = clusters.ClusterEnv._cluster_types
     return {kind.name or kind.__name__.removesuffix("Cluster").lower(): kind for kind in kinds}

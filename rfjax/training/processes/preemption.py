@@ -12,9 +12,9 @@ from rfjax.training.processes import distributed, watch
 class StopSignal:
     """A context manager. Calling it returns whether SIGTERM or SIGINT has come.
 
-    A second SIGINT interrupts at once. Outside the main thread, where Python handles no signals, it never becomes true.
-    With many processes, a signal to any one makes the same call true in all of them. JAX then handles SIGTERM, and a
-    SIGINT is passed on as a SIGTERM.
+    A second SIGINT interrupts at once. Outside the main thread, where Python handles no signals, the call never returns
+    true. With many processes, a signal to any one makes the same call true in all of them. JAX then handles SIGTERM,
+    and a SIGINT is passed on as a SIGTERM.
     """
 
     def __init__(self):
