@@ -5,8 +5,8 @@ below; for a study its `points()` returns a mapping from point id to overrides (
 Defaults stand here and nowhere else. The values that a field may have are in `limits.py`, the rules between fields in
 `config_rules.py`; `config_files.py` reads the file. No JAX here.
 
-A field that is `WRITTEN_WHERE_SET` is left out of a config's JSON at its default, so that a run without it is described
-by the same text whether or not rfjax knows the field.
+A field that is `WRITTEN_WHERE_SET` is left out of a config's JSON while it has its default. So the JSON of a run that
+does not use the field is the same as before rfjax had the field.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ModelConfig:
 
     def token_grid(self, latents: Sequence[int]) -> tuple[int, int, int]:
         """The number of tokens along time, height and width for latents of (frames, height, width, ...). A still has
-        tokens of one time whatever the patch."""
+        one token along time, however many frames a patch has."""
         time, height, width = (side // patch for side, patch in zip(latents, self.patch, strict=False))
         return max(1, time), height, width
 

@@ -1,7 +1,7 @@
 """Converts configs, which are nested frozen dataclasses, to and from nested dicts and dotted keys.
 
-It knows no field: `cls` and `root` are the dataclass of a whole config, such as `rfjax.config.Config`. If it has an
-attribute `OWNER`, messages about unknown keys say whose they are. No JAX here.
+The module names no field of a config: `cls` and `root` are the dataclass of a whole config, such as
+`rfjax.config.Config`. If that class has an attribute `OWNER`, messages about unknown keys name the owner. No JAX here.
 """
 
 from __future__ import annotations

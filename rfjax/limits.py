@@ -1,7 +1,7 @@
-"""What each field of a config may be: names and ranges, as tables. `config_rules.check` holds a config to them.
+"""What each field of a config may be: names and ranges, as tables. `config_rules.check` checks a config against them.
 
-No JAX here, and no import of the things that the names stand for. So the names of schedules, samplers and other tables
-stand here a second time, and tests/test_limits.py holds the two equal.
+No JAX here, and no import of the things that the names stand for. So the names in the tables of schedules, samplers and
+so on are repeated here, and tests/test_limits.py checks that both agree.
 """
 
 from __future__ import annotations

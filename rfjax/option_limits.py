@@ -71,8 +71,8 @@ OPTION_ENDS: dict[str, float | int] = {
 
 
 def check_option(verb: str, name: str, value: float | int) -> None:
-    """Raises `ConfigError` for the value of an option, such as `batch_size`, above its end, and for one that is not a
-    number. Raises KeyError for an option without an end."""
+    """Raises `ConfigError` if the value of an option, such as `batch_size`, is above the option's limit or not a
+    number. Raises KeyError for an option without a limit."""
     end = OPTION_ENDS.get(f"{verb}.{name}")
     end = OPTION_ENDS[name] if end is None else end
     if not value <= end:

@@ -1,11 +1,11 @@
 """The coordinate check: how the sizes of activations move with width and depth while networks learn.
 
-If a parametrisation is right, the mean |x| of every activation depends neither on width nor (completep) on depth, at
-the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away from 0 names a part
-whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the sizes are taken at step
-10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the largest singular value of
-an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon and Bernstein 2023, arXiv
-2310.17813), and does not depend on width either.
+If a parametrisation is right, the mean |x| of every activation does not depend on width, and under completep not on
+depth, at the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away from 0 names
+a part whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the sizes are taken
+at step 10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the largest singular
+value of an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon and Bernstein
+2023, arXiv 2310.17813), and does not depend on width either.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]
 
 
 def judge(found: Mapping[str, float | None], bound: float = BOUND) -> list[tuple[str, float | None]]:
-    """The activations or kernels that are not flat, each with its slope: first those without a slope, then the others
-    from the steepest on."""
+    """The activations or kernels whose |slope| exceeds `bound`, each with its slope: first those without a slope, then
+    the others from the steepest on."""
 
     def size(pair):
         return math.inf if pair[1] is None else abs(pair[1])

@@ -25,8 +25,8 @@ def add_arguments(parser) -> None:
 
 
 def add_scoring(parser, texts, options, things) -> None:
-    """Adds the arguments of a verb that scores files of detections. `things` names in the help what was detected in,
-    such as images.
+    """Adds the arguments of a verb that scores files of detections. `things` is the help's word for what the detections
+    were made in, such as images.
 
     `texts` are the help of the metadata, the detections and the results.
     """

@@ -84,7 +84,8 @@ class MotionCorpus:
         return hashlib.sha256(f"{facts!r}|{self._encoder.fingerprint}".encode()).hexdigest()
 
     def clips(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
-        """Returns (what happens in clips, where objects are in each frame, captions). Lengths: `SIDE` is a side."""
+        """Returns (what happens in clips, where objects are in each frame, captions). Lengths are in pixels of a
+        picture that is `SIDE` pixels wide."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         key = hashing.key(VERSION, self.world, split_seed(self.seed, split), split)
@@ -115,7 +116,8 @@ class MotionCorpus:
         return [word for word in dict.fromkeys(used) if word.casefold() not in known]
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """Prompts of the world's tasks, as rows with fields for the motion (`motion_captions`); for stills without."""
+        """Prompts of the world's tasks, as rows with fields for the motion (`motion_captions`). Rows for stills lack
+        these fields."""
         return motion_captions.evaluation_prompts(self.drawn_from, prompts_per_task, seed, still=self.is_still)
 
     def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "*frames h w 3"]:
@@ -188,7 +190,10 @@ def shape_alpha(layout: Layout, image_size: int) -> Float[np.ndarray, "objects n
 
 
 def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray, "objects n frames h w"]:
-    """The same of scans of a split. A scan is drawn between pixels, and so blurred a little, as it moves on."""
+    """How much of each pixel each object covers, for objects that are scans of a split.
+
+    A moving scan is at fractions of a pixel, so resampling blurs it a little.
+    """
     scale, groups = image_size / SIDE, scans(split)
     step = SCAN_SIDE / (2 * motion_paths.SCAN_HALF * scale)  # pixels of a scan in one of the picture
     alphas = np.zeros((layout.present.shape[1], *layout.centre.shape[:2], image_size, image_size))

@@ -2,10 +2,14 @@
 
 A row is a row of GenEval (`grammar.row`) in which each object also has the field "motion". One object may have others:
 
-    "motion"     left, right, up, down or still: from each frame to the next "speed"      slow or fast "then"
-    stops or bounces "behind"     screen: the object passes behind a screen "becomes"    the colour that the object
-    takes after "color" "position"   [relation, 0], the relation to the row's first object in every frame (with
-    "position_last": in the first) "position_last"  [relation, 0], the relation in the last frame
+    "motion"         left, right, up, down or still: from each frame to the next
+    "speed"          slow or fast
+    "then"           stops or bounces
+    "behind"         screen: the object passes behind a screen
+    "becomes"        the colour that the object takes after "color"
+    "position"       [relation, 0]: the relation to the row's first object in every frame; with
+                     "position_last", only in the first frame
+    "position_last"  [relation, 0]: the relation in the last frame
 
 A still has a plain row of GenEval, of the task `colors` or `position`. Training captions use the official wording of
 the rows or paraphrases of the same meaning.

@@ -44,9 +44,12 @@ AT_REST = ("still", "position", "change")
 
 @functools.cache
 def held_out_triples(vocabulary: Vocabulary) -> Bool[np.ndarray, "classes colors 4"]:
-    """The triples (class, colour, direction) that training never shows. The colour is as far behind the class in its
-    list as the direction in its list, so that every pair of two of the three is seen with all but one of the third, or
-    with all."""
+    """The triples (class, colour, direction) that training never shows: those with (class + direction) mod colours =
+    colour, as indices.
+
+    So training shows every pair of class, colour and direction: (class, direction) with all colours but one, (class,
+    colour) with all directions but at most one, (colour, direction) with most classes.
+    """
     kind, color, way = np.ogrid[: len(vocabulary.classes), : len(vocabulary.colors), :4]
     return (kind + way) % len(vocabulary.colors) == color
 

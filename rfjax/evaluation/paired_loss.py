@@ -56,7 +56,7 @@ class ValidationLoss:
     """Unweighted mean squared error of the velocity per element, by example and level.
 
     Rows are in the order of the example ids. Averages are taken in float64 over all examples and over the levels that
-    count, so the division into batches does not matter.
+    enter the mean (`Grid.counts`), so the division into batches does not matter.
     """
 
     grid: str  # the result of `grid_name`
@@ -79,7 +79,7 @@ class ValidationLoss:
 
     @property
     def loss(self) -> float:
-        """The headline: the mean over examples and over the levels that count."""
+        """The headline: the mean over examples and over the levels that enter it (`Grid.counts`)."""
         return float(self.example_losses.mean())
 
     @property

@@ -1,8 +1,8 @@
 """How few sampling steps a model needs: scores, path length and distance at several counts of steps.
 
 After SD3 table 6. Every count has the same prompts and the same noise, so that differences between counts are paired.
-The largest count is the reference, with which the others are compared. Each count has a record of the evaluation
-"sampling_steps". Its sampler's name ends in `-of<the reference's steps>`.
+The largest count is the reference, with which the smaller counts are compared. Each count has a record of the
+evaluation "sampling_steps". Its sampler's name ends in `-of<the reference's steps>`.
 """
 
 from __future__ import annotations

@@ -57,10 +57,12 @@ def as_path(option: str) -> Callable[[str], Path]:
 
 
 def as_text(option: str) -> Callable[[str], str]:
-    """As `as_path`, for an option that is a path or a word, such as a config's file or its shipped name."""
+    """Returns the argparse type of an option that is a path of this machine or a word, such as a config's file or its
+    shipped name. `option` is its name in messages."""
     return functools.partial(local_text, option=option)
 
 
 def as_mounted(option: str) -> Callable[[str], str]:
-    """As `as_path`, for an option that is a path on other machines: `~` is not expanded."""
+    """Returns the argparse type of an option that is a path on other machines: `~` is not expanded. `option` is its
+    name in messages."""
     return functools.partial(mounted_text, option=option)

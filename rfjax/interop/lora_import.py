@@ -73,8 +73,8 @@ def import_adapter(file: Path, base: str, out: Path, *, weights: str = "ema") ->
     checkpoint.
 
     Raises `ConfigError`, naming the tensor, for a key that is no factor of a linear map of the run's network, a factor
-    of another width, two factors of unlike rank, and a number that is not finite; and for settings of PEFT that change
-    more than products. Nothing is left behind after an error.
+    of another width, two factors of unlike rank, and a number that is not finite; and for PEFT settings of an adapter
+    that is more than a product of two factors. Nothing is left behind after an error.
     """
     file, out = local_path(file, "SOURCE"), local_path(out, "out")
     if out.exists():

@@ -50,8 +50,8 @@ def spot_option() -> Any:
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
-    """Reads the name of a slice: TPUs as `v5p-256`, `v5litepod-256` (or `v5e-256`), GPUs as `h100x64`; of several as
-    `2xv5p-256`.
+    """Reads the name of a slice: TPUs as `v5p-256`, `v5litepod-256` (or `v5e-256`), GPUs as `h100x64`. Two slices are
+    named `2xv5p-256`.
 
     The number after a TPU is the vendor's count (TensorCores or chips). Raises `ConfigError` for an unknown chip, with
     the nearest; for a size that is not sold; and for a chip that rfjax cannot ask Google's cloud for.
@@ -96,6 +96,7 @@ def accelerator_type(target: Target) -> str:
 
 
 def smallest_slice(target: Target) -> str:
-    """Returns gcloud's name of the family's smallest slice. Collecting uses it: it is in the same zone and quota."""
+    """Returns gcloud's name of the family's smallest slice. The task that collects results runs on this slice, because
+    it is in the same zone and quota."""
     shape = min(target.chip.shapes, key=math.prod)
     return f"{CLOUD[target.chip.name].type}-{math.prod(shape) * target.chip.cores}"

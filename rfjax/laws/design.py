@@ -346,9 +346,10 @@ def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
 
 
 def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[tuple[Trunk, float]]:
-    """The single trunks within the budget that add most to the known trunks, each with the half-width that it leads to.
+    """The single trunks within the budget that add most to the known trunks. Returns (trunk, half-width) of each.
 
-    Empty if none of them, together with the known trunks, determines the law.
+    The half-width is that of the 95 % interval of log loss at the target, once the trunk is trained. The list is empty
+    if no candidate, together with the known trunks, determines the law.
     """
     fits = information.fitting([], rules.budget, rules.most_seeds)
     fits = np.array([place for place in fits.tolist() if information.decides([place])], int)

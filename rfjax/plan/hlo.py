@@ -354,7 +354,8 @@ def count(text: str, devices: int, slices: int = 1) -> Counts:
 def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
     """Yields (name, times, fused, scattered, again) of each computation, from the entry on.
 
-    It runs `times` times. The others say whether it is inside a kernel, a TPU's reduce-scatter, or recomputed.
+    The computation runs `times` times. `fused` says whether it is inside a kernel, `scattered` whether it is inside a
+    TPU's reduce-scatter, and `again` whether it is recomputation.
     """
     waiting = [(program.entry, 1, False, False, False)]
     while waiting:

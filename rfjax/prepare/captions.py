@@ -41,7 +41,8 @@ class CaptionColumns:
 
 
 def column(metadata: Mapping[str, object], name: str) -> object:
-    """Returns a column's value, or None. `captions.text` is `text` in `captions` or, if a list, in each item."""
+    """Returns a column's value, or None. `captions.text` is `text` in `captions`; if `captions` is a list, `text` in
+    each of its items."""
     if name in metadata:
         return metadata[name]
     value: object = metadata

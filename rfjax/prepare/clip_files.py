@@ -1,8 +1,9 @@
 """Opens files of moving pictures, and gives their pictures one by one, each with its time.
 
-GIF and WebP are read by PIL, which composes their pictures, and all other files by PyAV, whose wheels hold FFmpeg. What
-a file's header says of its length is not trusted: pictures are decoded as they are asked for, and none is held. The
-outermost lengths in the file are compared with the file, so that one whose end is missing is found before it is read.
+GIF and WebP are read by PIL, which composes their pictures, and all other files by PyAV, whose wheels hold FFmpeg. The
+number of pictures in a file's header is not trusted: pictures are decoded one after another when they are asked for,
+and none is kept. The lengths of the file's outermost elements are compared with the file's size, so a file whose end is
+missing is refused before it is decoded.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Made = tuple[Image.Image, tuple[str, ...]]  # an upright RGB picture, and the na
 
 
 class Unfit(ValueError):
-    """Raised for a file that is whole and of no use, with the `reason` under which it is counted."""
+    """Raised for a file that is undamaged but cannot be used, with the `reason` under which it is counted."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(detail)
@@ -167,7 +168,8 @@ def _upright(frame, aspect: Fraction, notes: tuple[str, ...]) -> Made:
 
 
 def _gif_length(stream: io.BufferedIOBase, size: int) -> int:
-    """A GIF ends in ";", after which some programs write zeros. Without it at least that byte is missing."""
+    """The bytes that a whole GIF would have. A GIF ends in ";", after which some programs write zeros. If the ";" is
+    missing, at least one byte is missing."""
     stream.seek(max(0, size - 1024))
     return size if stream.read().rstrip(b"\0").endswith(b";") else size + 1
 
@@ -178,7 +180,8 @@ def _riff_length(stream: io.BufferedIOBase, size: int) -> int:
 
 
 def _outermost_length(stream: io.BufferedIOBase, size: int) -> int:
-    """Where the last of the outermost elements ends: boxes (ISO 14496-12: mp4, mov), or EBML elements (Matroska, WebM).
+    """The position at which the last outermost element of a file ends. Elements are boxes in mp4 and mov (ISO
+    14496-12), and EBML elements in Matroska and WebM.
 
     Returns `size` for other formats, and if a length is given as unknown.
     """
@@ -195,7 +198,8 @@ def _outermost_length(stream: io.BufferedIOBase, size: int) -> int:
 
 
 def _box(head: bytes) -> int | None:
-    """The bytes of a box of ISO 14496-12; None if it reaches to the end of the file or is no box."""
+    """The size in bytes of a box of ISO 14496-12, from its `head`; None if the box reaches to the end of the file, or
+    if it is no box."""
     length, name = int.from_bytes(head[:4], "big"), head[4:8]
     if len(name) < 4 or not all(32 <= byte < 127 for byte in name):
         return None
@@ -205,7 +209,8 @@ def _box(head: bytes) -> int | None:
 
 
 def _element(head: bytes) -> int | None:
-    """The bytes of an element of EBML (RFC 8794); None if its length is unknown or it is no element."""
+    """The size in bytes of an element of EBML (RFC 8794), from its `head`; None if its length is unknown or it is no
+    element."""
     if not head or not head[0]:
         return None
     name = 9 - head[0].bit_length()

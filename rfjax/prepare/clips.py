@@ -72,8 +72,8 @@ def too_few(frames: int) -> str:
 def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], resample: str) -> list[Clip]:
     """Cuts the clips of a file, at least one, each resized to cover its bucket (height, width) and cropped evenly.
 
-    No more of the file is decoded than its clips need. Raises `CorruptImage` for a file that cannot be read as far as
-    that, `Unfit` for one that gives no clip, and `OSError` if the system cannot open it.
+    The file is decoded only up to the end of its last clip. Raises `CorruptImage` if that part cannot be decoded,
+    `Unfit` for a file that gives no clip, and `OSError` if the system cannot open the file.
     """
     with opened(file) as stream:
         rate = Fraction(rule.rate) if rule.rate else None
@@ -118,8 +118,8 @@ def _clips(timed, rule, buckets, filter_):
 def _at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:
     """Yields (time, the picture on the screen at that time) at 0, 1/rate, 2/rate, ... seconds.
 
-    A picture that comes less than `EARLY` of a frame's time later counts as being there. The last one stays as long as
-    the file says, or as long as the one before it.
+    A picture that begins less than `EARLY` of a frame's time later counts as already on the screen. The last picture
+    stays as long as the file says, or else as long as the picture before it.
     """
     number, current, lasted = 0, None, 1 / rate
     for each in shown:
@@ -136,7 +136,8 @@ def _at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction,
 
 
 def _as_stored(shown: Iterator[Shown]) -> Iterator[tuple[Fraction, Shown]]:
-    """Yields (time, picture) of all pictures. Raises `Unfit` if two of their distances differ by more than rounding."""
+    """Yields (time, picture) of all pictures. Raises `Unfit` if the intervals between pictures differ by more than
+    rounding."""
     before = least = most = None
     for each in shown:
         if before is not None:

@@ -1,4 +1,5 @@
-"""Joins captions to a source's images by key. They come from `rfjax recaption` or from a file of the user's."""
+"""Joins captions to a source's images by key. The captions come from `rfjax recaption` or from a file that the user
+has."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Captions:
     def for_part(self, source: Source, part: int) -> Mapping[str, tuple[str, ...]]:
         """Returns {key: captions}, which contains those of the source's part `part`.
 
-        If they were written for this source in the same parts, only one file is read. Otherwise all are kept in memory.
+        If the captions were written for this source in the same parts, only one file is read. Otherwise all captions
+        are kept in memory.
         """
         if self.listing == source.listing and list(self.sizes) == list(source.sizes):
             return _read(self.files[part : part + 1])

@@ -42,11 +42,11 @@ def write_manifest(
 ) -> Manifest:
     """Merges the shards' facts, in their order, and writes manifest.json; returns the manifest.
 
-    `buckets` are (height, width) in pixels, with the frames of clips before; a latent's sides are these divided by
-    `reduction`, and its frames 1 + (frames - 1) / `time_reduction`. If `scaling` is
-    "measured", the given `shift` and `scale` are replaced by the mean and 1 / standard deviation of the training
-    latents over all channels (Rombach et al. 2022 measure only the scale). Raises `RfjaxError` if no image is left, if
-    the latents to measure are all equal, and for facts that contradict each other.
+    `buckets` are (height, width) in pixels, or (frames, height, width) for clips. A latent has the bucket's sides
+    divided by `reduction`, and 1 + (frames - 1) / `time_reduction` frames. If `scaling` is "measured", the given
+    `shift` and `scale` are replaced by the mean and 1 / standard deviation of the training latents over all channels
+    (Rombach et al. 2022 measure only the scale). Raises `RfjaxError` if no image is left, if the latents to measure are
+    all equal, and for facts that contradict each other.
     """
     dropped = _total(shard["dropped"] for shard in shards)
     units = [unit for shard in shards for unit in shard["units"]]

@@ -39,10 +39,11 @@ def part_name(stem: str, part: int, parts: int) -> str:
 def read_finished(
     path: Path, recipe_hash: str, *, shape: type, sizes: Callable[[Mapping], Mapping[str, int]]
 ) -> dict | None:
-    """Reads the .json of a finished part, of the TypedDict `shape`.
+    """Reads the .json of a finished part. It must have the form of the TypedDict `shape`; `sizes` takes the .json's
+    content and returns {file name: its bytes}.
 
     Returns None, so that the part is made again, if the .json was changed or damaged, if it has another name or recipe,
-    or if a file does not have the size it states.
+    or if a file does not have the size that `sizes` gives.
     """
     try:
         facts = read_json(path.with_name(f"{path.name}.json"), shape)

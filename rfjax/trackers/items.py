@@ -50,7 +50,8 @@ class Final(NamedTuple):
 
 
 def final_of(workdir: Path) -> Final:
-    """Returns the part of the folder that is final now. It changes whenever there is something new to send."""
+    """Returns the part of the folder that is final now. The returned value changes whenever there is something new to
+    send."""
     records = frozenset(path.name for path in (workdir / "evaluations").glob("*.json"))
     if read_status(workdir)["state"] == "diverged":
         return Final(math.inf, records)

@@ -104,7 +104,7 @@ class Departure(NamedTuple):
 
 
 def read_departure(text: str) -> Departure:
-    """The trunk and step that `RUN@STEP` names. Raises `ConfigError` naming what there is."""
+    """The trunk and step that `RUN@STEP` names. Raises `ConfigError`, naming the runs or checkpoints that there are."""
     folder, step = lineage.parse_origin(text, "--branch")
     config = run_folder.read_config(folder)
     name = (run_folder.read_name(folder) or {}).get("run", folder.name)

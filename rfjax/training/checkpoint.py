@@ -241,7 +241,7 @@ def set_aside(workdir: Path, steps: Sequence[int]) -> None:
 
 
 def drop(workdir: Path, step: int) -> None:
-    """Removes a checkpoint. Its folder is renamed first, so a checkpoint that is half removed does not look complete."""
+    """Removes a checkpoint. Its folder is renamed first, so a half-removed checkpoint does not look complete."""
     gone = _path(workdir, step).with_name(f"{step}.dropped")
     os.replace(_path(workdir, step), gone)
     shutil.rmtree(gone, ignore_errors=True)

@@ -66,7 +66,7 @@ def turn_on(given: str | None, say: Callable[[str], None]) -> Path | None:
 
 
 def _default_root() -> Path | None:
-    """The default folder for compiled programs, below the user's cache folder; None for a user without a home folder."""
+    """The default folder for compiled programs, below the user's cache folder; None for a user without a home."""
     caches = os.environ.get("XDG_CACHE_HOME", "")
     with contextlib.suppress(RuntimeError):
         return (Path(caches) if os.path.isabs(caches) else Path.home() / ".cache") / "rfjax" / "compiled"

@@ -211,7 +211,8 @@ class Monitor:
 
 
 def way_back(workdir: Path, step: int) -> str:
-    """The end of a warning: the command that returns to a checkpoint before `step`. Empty if no checkpoint allows this."""
+    """The end of a warning: the command that returns to a checkpoint before `step`. Empty if no checkpoint allows
+    it."""
     good = last_good(workdir)
     if good is None:
         return ""

@@ -3,7 +3,7 @@
 The error of an estimate is a sum over votes; a vote's term is called its influence. Votes of one rater are correlated,
 and so are votes on one prompt. The covariance is therefore V_raters + V_prompts - V_votes (Cameron, Gelbach and Miller
 2011). For V_raters, influences are summed within each rater, and the squares of the sums are added. V_prompts does the
-same within each prompt, and V_votes for each rater's votes on one prompt. A variance is never less than that of
+same within each prompt, and V_votes for each rater's votes on one prompt. A variance is taken to be at least that of
 independent votes.
 """
 
@@ -87,7 +87,8 @@ class Clusters:
     def meat(
         self, influence: Float[np.ndarray, "votes k"]
     ) -> tuple[Float[np.ndarray, "k k"], Float[np.ndarray, "k k"]]:
-        """Returns (the covariance of the sum of influences, without its lower bound; that of independent votes)."""
+        """Returns two covariances of the sum of the influences: the clustered covariance before its lower bound is
+        applied, and that of independent votes, which is the lower bound."""
         n = len(influence)
         alone = influence.T @ influence * (n / (n - 1) if n > 1 else 1.0)
         parts = {name: self._summed(influence, name) for name in ("raters", "prompts", "cells")}

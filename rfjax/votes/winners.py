@@ -44,9 +44,9 @@ class Winners:
 def find_winners(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Winners:
     """The winner of each pair of a study by the votes on a question.
 
-    Votes of raters who fail the checks do not count (`raters.RULE`), and checks are no pairs. A tie counts for neither
-    image. Of the other votes on a pair, the image with more of them wins. Raises `ConfigError` for a question that the
-    study does not ask.
+    Votes of raters who fail the checks do not count (`raters.RULE`). Pairs that only check the raters have no winner. A
+    tie counts for neither image. The image with more of a pair's other votes wins. Raises `ConfigError` for a question
+    that the study does not ask.
     """
     asked = [one.name for one in study.questions]
     if question not in asked:

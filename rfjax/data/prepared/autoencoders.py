@@ -1,9 +1,9 @@
 """The kinds of autoencoders, as a table: what each stores, and how its class of diffusers encodes and decodes.
 
-A row turns images in [-1, 1] into the latents that a record stores, and back. The row `identity` stores the pixels
-themselves and needs no model. Images and latents are in PyTorch's order: batch, channels, height, width. Clips have
-their frames before the height. An autoencoder of images encodes a clip frame by frame; one of clips takes an image as a
-clip of one frame.
+A row of the table turns images in [-1, 1] into the latents that a record stores, and back. The row `identity` stores
+the pixels themselves and needs no model. Images and latents are in PyTorch's order: batch, channels, height, width.
+Clips have their frames before the height. An autoencoder of images encodes a clip frame by frame; one of clips takes an
+image as a clip of one frame.
 """
 
 from __future__ import annotations

@@ -217,8 +217,8 @@ def _has_place(template: str) -> bool:
 def written_out(template: str, tokenizer, where: Path) -> str:
     """Returns the template as a text with one {} for the caption.
 
-    A chat's begins without the tokenizer's first token if the tokenizer adds that token itself. Raises `ConfigError`
-    for a tokenizer without a chat template, or with one that has no single place for the caption.
+    A chat template's text is returned without the tokenizer's first token if the tokenizer adds that token itself.
+    Raises `ConfigError` for a tokenizer without a chat template, or with one that has no single place for the caption.
     """
     if template != CHAT:
         return template

@@ -23,15 +23,19 @@ Settings = GenEvalConfig | RankingConfig | TemporalConfig
 
 
 def on_stills(run: Run) -> Run:
-    """The run on the part of its corpus whose images are sampled: the first part of one frame. Without such a part, and
-    if the corpus has no clips, it is the run as it is."""
+    """The run on the part of its corpus whose images are sampled: the first part whose latents have one frame.
+
+    The run itself is returned if no part has one frame, or if all parts have one frame.
+    """
     frames = [part.shapes.latents[0] for part in run.corpus.parts]
     return run.on_part(frames.index(1)) if 1 in frames and max(frames) > 1 else run
 
 
 def on_clips(run: Run) -> Run:
-    """The run on the part of its corpus whose clips are sampled: the first part of several frames. Without such a part
-    it is the run as it is."""
+    """The run on the part of its corpus whose clips are sampled: the first part whose latents have several frames.
+
+    The run itself is returned if there is no such part.
+    """
     clips = [number for number, part in enumerate(run.corpus.parts) if part.shapes.latents[0] > 1]
     return run.on_part(clips[0]) if clips else run
 

@@ -1,4 +1,4 @@
-"""What GenEval and temporal GenEval write of a checkpoint beside its score: detections, samples, the ceiling."""
+"""Writes what GenEval and temporal GenEval keep of a checkpoint besides its score: detections, samples, the ceiling."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def write_detections(
 def first_of_tasks(
     prompts: Sequence[Mapping], ids: Int[np.ndarray, "images 2"], each: int
 ) -> tuple[list[str], list[int]]:
-    """(texts of the first `each` prompts of each task, the rows of their first samples)."""
+    """Returns (the texts of the first `each` prompts of each task, the row of `ids` that has each prompt's first
+    sample)."""
     chosen: list[int] = []
     for tag in dict.fromkeys(row["tag"] for row in prompts):
         chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:each]

@@ -94,5 +94,5 @@ def find_format(out: Path) -> Format:
 
 
 def frame_rate(corpus: Corpus) -> Fraction:
-    """Frames a second of a corpus's clips; if it does not say, the rate at which a run's own clips are shown."""
+    """Frames a second of a corpus's clips. If the corpus has no rate, the rate at which a run's own clips are shown."""
     return getattr(corpus.parts[0], "frame_rate", None) or Fraction(1000, FRAME_MILLISECONDS)

@@ -124,7 +124,8 @@ def _kind_below(path, kinds, suffixes):
 
 
 def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
-    """Returns {reason: names} of what a folder holds besides the files with this `suffix` that are read."""
+    """Returns {reason: names} of the images in a folder that are not read, where only files with this `suffix` are
+    read."""
     if not Path(where).is_dir():
         return {}
     walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})
