@@ -149,7 +149,7 @@ def _grid(study, prompts, images, names, questions):
 def _deal(grid, number, count):
     """The pairs of rater `number`: the next `count` pairs of the list, which starts again at its end.
 
-    So the numbers of raters who see two different pairs differ by one at most.
+    So all pairs are shown to equally many raters, to within one.
     """
     count = min(count, len(grid))
     return [grid[(number * count + k) % len(grid)] for k in range(count)]

@@ -62,8 +62,8 @@ class Clip:
 def load(path: str | os.PathLike, device: torch.device, activation: str = "quick_gelu") -> Clip:
     """Loads the CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
 
-    Raises `ConfigError` if there is none, or if its activation is another. OpenAI's weights were trained with
-    QuickGELU, LAION's and PickScore with `gelu`. With a config that says otherwise the model runs, but gives wrong
+    Raises `ConfigError` if there is no CLIP, or if its activation is not `activation`. OpenAI's weights were trained
+    with QuickGELU, LAION's and PickScore with `gelu`. With a config that says otherwise the model runs, but gives wrong
     embeddings.
     """
     path = Path(path)

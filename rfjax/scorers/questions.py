@@ -26,7 +26,8 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image. `answer` is spelt in every way that counts; `wrong` likewise, if it is compared."""
+    """A question about an image. `answer` has all spellings of the right answer that count; `wrong` has those of the
+    wrong answer, if a benchmark compares the two."""
 
     text: str  # as the model is asked
     answer: tuple[str, ...] = YES
@@ -65,7 +66,8 @@ class Benchmark:
     published_weights: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of folders; see `is_published`
 
     def is_published(self, sha256: str) -> bool:
-        """Whether a model's folder is that of the published scores. Only then does a score have the bare name."""
+        """Whether a model's folder has the hash of the model of the published scores. Only then does a score have the
+        metric's name without the model's."""
         return sha256 in self.published_weights
 
 

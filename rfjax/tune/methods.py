@@ -60,7 +60,7 @@ def dpo_loss(
 ) -> Loss:
     """Computes DPO's loss of each pair.
 
-    Winner, loser, policy and reference share one t, and one noise if it is fresh.
+    Winner, loser, policy and reference share one t. If `dpo.noise` is fresh, they also share one noise.
     """
     count = pairs.latents.shape[0]
     both = lambda array: jnp.repeat(array, 2, axis=0)  # noqa: E731

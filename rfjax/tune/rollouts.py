@@ -39,7 +39,8 @@ def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Progr
 
 
 def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
-    """As `generator`, but sampling is stochastic, and the result has all noisy latents: [images, levels, ...]."""
+    """Returns `generate(params, seed, ids, conditions)`, which samples by stochastic steps and returns all noisy
+    latents of each image: [images, levels, ...]."""
     sampler, size = tune.sampler(run.config.evaluation.sampler), whole_batch(run, tune.rollout.batch_size)
     key = (sampler, size, "paths")
     if key not in programs:

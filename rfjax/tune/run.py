@@ -92,7 +92,7 @@ def tune_run(
 
 
 def _voted_examples(run: Run, tune: TuneConfig, every, tuned) -> voted_pairs.VotedExamples:
-    """The pairs that people voted on, without those of prompts that are measured beside; says what was left out."""
+    """The pairs that people voted on, without those whose prompts are held out of tuning. Prints what was left out."""
     prompts, kept = ({row["prompt"] for rows in some.values() for row in rows} for some in (every, tuned))
     voted = voted_pairs.read_pairs(
         local_path(tune.votes.folder, "config.votes.folder"), tune.votes.question, prompts - kept

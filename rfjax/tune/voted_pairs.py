@@ -104,7 +104,7 @@ def _original(study: KeyedStudy, places, won: Won, image: str) -> pictures.Pictu
 
 
 def _encoded(study: KeyedStudy, places, files) -> list[str]:
-    """Says where the images come from, where raters saw another encoding of them."""
+    """Says where the original images are, if raters saw them in a lossy encoding."""
     quality, below = (study.asked.webp.get(name) for name in ("quality", "lossless_below"))
     sizes = {pictures.look_at(path, path.name).size for path in {files[0][0], files[-1][1]}}
     if quality is None or below is None or all(max(size) < below for size in sizes):
@@ -172,7 +172,8 @@ class VotedExamples:
 
 
 def rows_of_pass(tune: TuneConfig, examples: int, step: int) -> Int[np.ndarray, " batch"]:
-    """The examples at the places step * batch_size and on in an endless list of shuffled passes."""
+    """The examples of a step: those at the places from step * batch_size on, in an endless list of shuffled passes over
+    all examples."""
     places = np.arange(step * tune.batch_size, (step + 1) * tune.batch_size)
     passes, within = np.divmod(places, examples)
     orders = {number: np.random.default_rng((tune.seed, number)).permutation(examples) for number in set(passes)}
