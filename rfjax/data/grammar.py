@@ -75,7 +75,8 @@ def sentence(
     join: str = OFFICIAL_JOIN,
     relation: str = RELATIONS[0],
 ) -> str:
-    """Writes one caption; empty adjectives are left out. For `position`, nouns[0] is the object whose place is told."""
+    """Writes one caption; empty adjectives are left out. For `position`, nouns[0] is the object whose position is
+    stated."""
     names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=False)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"

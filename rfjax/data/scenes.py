@@ -63,7 +63,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Contents:
-    """The objects of scenes, in the order of the caption. For `position`, the object whose place is told is first."""
+    """The objects of scenes, in the order of the caption. For `position`, the object whose position is stated is
+    first."""
 
     task: Int[np.ndarray, " n"]  # index in TASKS
     count: Int[np.ndarray, " n"]  # how many of the four objects exist

@@ -30,7 +30,8 @@ def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Form
     """The formulation of a run for latents of (frames, height, width, ...), by default squares of
     `config.data.image_size`.
 
-    Raises `ConfigError` if a formulation other than rectified flow has a shift, or one by area or by frames.
+    Raises `ConfigError` if the config gives a formulation other than rectified flow any timestep shift, also one by
+    area or by frames.
     """
     latents = latents or (config.data.frames, config.data.image_size, config.data.image_size)
     shifts = (

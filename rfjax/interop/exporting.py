@@ -247,7 +247,7 @@ def _side_files(origin, layout, target) -> Mapping[Path, str]:
 
 
 def _settings_of_clips(model: ModelConfig) -> dict[str, object]:
-    """The settings that a network of images does not have, where they are set."""
+    """The settings that only a network of clips has, as far as they are set."""
     found = {"temporal_patch_size": model.temporal_patch_size} if model.temporal_patch_size > 1 else {}
     if model.temporal_attention != "joint":
         found["temporal_attention"] = model.temporal_attention

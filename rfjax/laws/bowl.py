@@ -20,7 +20,8 @@ from rfjax.laws.optimal_frontier import OptimalFrontier
 
 
 def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.ndarray, " rows"]:
-    """The relative excess of the loss at `size` times the optimal parameters over the least loss for the same FLOPs.
+    """How far the loss at `size` times the optimal number of parameters exceeds the least loss for the same FLOPs, as a
+    share of this least loss.
 
     The first entry is the fitted law's; the others are those of the draws of its parameters.
     """
@@ -43,7 +44,8 @@ def excess_at(frontier: OptimalFrontier, size: float) -> Estimate:
 
 
 def asymmetry(frontier: OptimalFrontier, factor: float) -> Estimate:
-    """How many times more it costs to see `factor` times fewer images per parameter than `factor` times more."""
+    """The ratio of two excess losses at equal FLOPs: with `factor` times fewer images per parameter than the optimum,
+    over with `factor` times more."""
     under, over = (excess(frontier, size_at(frontier, f), frontier.reference) for f in (1 / factor, factor))
     with np.errstate(divide="ignore", invalid="ignore"):
         return _estimate(frontier, under / over)

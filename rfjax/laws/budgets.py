@@ -48,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """A way to spend the budget, and the loss that the law gives it."""
+    """A way to spend the budget, and the loss that the law predicts for this way."""
 
     params: Estimate
     images: Estimate

@@ -83,10 +83,10 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
 
     Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
-    optimum. The paper takes the best size itself. This gives N in steps of the sizes, and where the smallest or the
-    largest size is best, the optimum may lie beyond it: such a line has the wrong slope and the wrong N. Curves are
-    interpolated in log-log; intervals are over whole runs. A checkpoint before the end of its learning rate schedule
-    has a higher loss than a run of that length would have, and so has the envelope.
+    optimum. The paper takes the best size itself as the optimum. A line through these sizes has a wrong slope and a
+    wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the optimum may lie beyond
+    it. Curves are interpolated in log-log; intervals are over whole runs. A checkpoint before the end of its learning
+    rate schedule has a higher loss than a run of that length would have, and so has the envelope.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """

@@ -46,7 +46,8 @@ class FitSource:
         return None if self.study is None else study_fits.pairs_of(*self.study)
 
     def redraw_score(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
-        """Returns the score [resamples, runs] under redraws of its prompts; None without results by prompt."""
+        """Returns the score `metric` of the runs in `rows` under redraws of the prompts, [resamples, runs]; None
+        without results by prompt."""
         if self.study is None:
             return None
         measure = Measure.parse(metric) or Measure("geneval", "geneval", metric)

@@ -195,10 +195,10 @@ def fit(
     """Fit `law` to a table with one row per run.
 
     Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of `law.variables`
-    (positive, in `UNITS`). Runs with one name in a column `trunk` are branches of it: no independent samples
-    (`rfjax.laws.trunks`). The order of rows does not matter. `changes` replace options, for example
-    `fit(table, law, resamples=200)`. `examples_covariance` is the covariance of the runs' mean losses over the
-    validation examples they share, in the order of rows.
+    (positive, in `UNITS`). Runs with the same name in a column `trunk` are branches of one trunk, and not independent
+    samples (`rfjax.laws.trunks`). The order of rows does not matter. `changes` replace options, for example `fit(table,
+    law, resamples=200)`. `examples_covariance` is the covariance of the runs' mean losses over the validation examples
+    they share, in the order of rows.
 
     Raises `ConfigError` for a missing column, a missing or non-positive value (of `flops` too, which
     say what run is the largest), or a run that occurs twice (checkpoints of one run are not

@@ -22,7 +22,7 @@ PREFERRED = {"corpus": ("geneval",)}  # the official prompts, if several corpora
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderScore:
     """One protocol's scores at final checkpoints. `points` are the study's points, with columns for these scores and
-    their statistics. They are empty for a run without a score under `settings`."""
+    their statistics. These columns are empty for a run without a score under `settings`."""
 
     evaluation: str
     metric: str

@@ -128,7 +128,8 @@ def _number(value) -> float:
 
 
 def _folder(results, run) -> str:
-    """The likely folder of a run: the one beside the table with the name of its point, or the last part of its id."""
+    """The likely folder of a run. It lies beside the table, and has the name of the run's point, or else the last part
+    of the run's id."""
     beside = results.folder.parent / (run["point"] or str(run["run"]).rsplit("/", 1)[-1])
     return str(beside if beside.is_dir() else run["run"])
 

@@ -166,7 +166,8 @@ class LinkFit:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def _drawn_scores(self, x):
-        """The curve [draws, m] of each draw. For many runs it is computed along the fit's tangent, as the draws are."""
+        """The curve at x for each draw of the parameters, [draws, m]. With many runs the curve is linearised about the
+        fit, because the draws are, too."""
         if not are_many(self.n):
             return self.link.curve(self.draws, x)
         return self.link.curve(self.inner, x) + (self.draws - self.inner) @ _slopes(self.link, self.inner[None], x)[0].T

@@ -1,7 +1,7 @@
 """Joint softmax attention without a mask: one function, and the table of its implementations.
 
 The implementation is chosen before anything is traced, by `config.train.attention` or by the platform of the devices
-that will run it. The network is built with the name of the implementation.
+that will run the network. The network is built with the implementation's name.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ LARGEST_BLOCK = 1024  # tokens: a kernel holds blocks of [tokens, tokens] in flo
 
 
 def block_sizes(tokens: int) -> tuple[int, int]:
-    """Returns (tokens after padding, tokens of a block): as few equal blocks as possible, then the least padding."""
+    """Divides tokens into as few equal blocks as `LARGEST_BLOCK` allows, with the least padding. Returns (tokens after
+    padding, tokens of a block)."""
     lanes = -(-tokens // LANES)
     count = -(-lanes * LANES // LARGEST_BLOCK)
     block = -(-lanes // count) * LANES
@@ -70,8 +71,9 @@ def splash_attention(
 ) -> Float[Array, "batch tokens heads head_size"]:
     """JAX's Pallas kernel for TPUs, on one device's examples and heads.
 
-    Tokens are padded to whole blocks. The padding is a segment of its own: no token attends to it, and it gets no
-    gradient, so the result is as without it. `interpret` runs the kernel step by step on any platform, for tests.
+    Tokens are padded to whole blocks. The padding is a separate segment: no token attends to it, and it gets no
+    gradient, so the result is the same as without padding. `interpret` runs the kernel step by step on any platform,
+    for tests.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 

@@ -13,9 +13,9 @@ The contract of a backbone, beyond `Backbone` below. A network's class is a Flax
 - A parameter called `kernel` has a rule in `sharding.py`. The rule names every axis but the layer axis of `blocks`, and
   one of the names is "hidden". No other parameter has a rule.
 - Every parameter has a kind in `parametrization.py`.
-- Its row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by default);
-  `results/tokens.py` counts tokens by that.
-`tests/models/test_backbones.py` tests all but the last. docs/README.md lists what a new backbone needs, file by file.
+- The backbone's row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by
+  default); `results/tokens.py` counts tokens by this field. `tests/models/test_backbones.py` tests all but the last.
+  docs/README.md lists what a new backbone needs, file by file.
 """
 
 from __future__ import annotations

@@ -129,7 +129,8 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
     """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
 
     The frequencies are constants. Their exponents are rounded to float32, as in the PyTorch code that trained the
-    released weights. Their exponentials are taken in float64: times 1000, an error of one ulp would show.
+    released weights. Their exponentials are computed in float64, because 1000 t multiplies them, and an error of one
+    ulp would become visible.
     """
     half = size // 2
     exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
@@ -192,7 +193,7 @@ def added_positions(
     """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
     They are the positions in a `frame`, by default those of the formula, plus the positions of the token's time. The
-    latter are zero at the first time, so one frame has the positions of an image.
+    positions of time are zero at the first time, so one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None

@@ -1,9 +1,9 @@
 """Low-rank adapters of a network's linear maps (LoRA; Hu et al. 2021, arXiv 2106.09685, section 4.1).
 
-An adapter is a tree of its own, beside the parameters: for each adapted kernel W it has `a` and `b`, and the network
-is called with W + scale * (a b), merged before the forward pass. So every backbone, scan, rematerialisation and mesh
-serves an adapted network unchanged. `b` starts at zero: before any step the merged network is the network itself, bit
-for bit, and it stays so at scale 0.
+An adapter is a tree of its own, beside the parameters: for each adapted kernel W it has `a` and `b`, and the network is
+called with W + scale * (a b), merged before the forward pass. So every backbone, scan, rematerialisation and mesh
+serves an adapted network unchanged. `b` starts at zero. So before any training step, and at scale 0 always, the merged
+network equals the network without the adapter, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Adapter = Any  # the same dict with {"a", "b"} in place of each adapted kernel, 
 
 
 class MatrixAxes(NamedTuple):
-    """A kernel as matrices: its axes, counted from the end. All axes before these count stacked layers."""
+    """How a kernel is read as matrices: which axes are inputs, outputs and separate maps. Axes are counted from the
+    end. Any axes before these count stacked layers."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]

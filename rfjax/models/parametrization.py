@@ -13,9 +13,9 @@ of
 At the balanced width (and the base depth) all powers are 1, and the network is the standard one. The base width sets
 the unit of the rate alone: `train.learning_rate` is the rate of hidden kernels at the base width.
 
-A forward multiplier m is folded into its leaf: with W' = m W, Adam's update of W' is that of W with m times the rate,
-m times the initial value and 1/m times the epsilon (clipping by the global norm sees the gradient of W'). So networks,
-exports and FLOPs are the same under every parametrisation.
+A forward multiplier m of a leaf W is folded into the leaf, as W' = m W. Under Adam, W' then stays equal to m W if W'
+has m times the initial value, m times the rate and 1/m times the epsilon. (Only clipping by the global norm differs: it
+sees the gradient of W'.) So networks, exports and FLOPs are the same under every parametrisation.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Factors(NamedTuple):
 
 
 def leaf_rule(path: str, use: str) -> Leaf:
-    """The row of `LEAVES` for a parameter's path. Raises `ConfigError` for a parameter without one; `use` says which
-    setting needs it."""
+    """The row of `LEAVES` for a parameter's path. Raises `ConfigError` for a parameter without a row; `use` is the
+    setting that needs the row, for the message."""
     for row in LEAVES:
         if re.search(row[0], "/" + path):
             return row

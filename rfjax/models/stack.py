@@ -38,8 +38,8 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
     """`length` blocks as one scan, with their parameters stacked on a leading layer axis.
 
     A block is called with (carry, inputs that all blocks share) and returns (carry, None). An iteration of the scan has
-    `unroll` blocks. With all blocks in one there is no loop, and nothing is copied into and out of stacks of saved
-    values; the program then grows with `length`. `remat` is `config.train.remat`.
+    `unroll` blocks. If one iteration has all blocks, there is no loop, and no value is copied into and out of stacks of
+    saved values; the program then grows with `length`. `remat` is `config.train.remat`.
     """
     if remat != "none":
         # Without a loop the compiler would see that a value is computed again, and keep it instead.

@@ -34,7 +34,8 @@ def attend(
     keys: Float[Array, "batch attended heads head_size"],
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """The module's attention, `module.attention`. In a watched pass the module notes the largest logit."""
+    """Computes attention by the implementation `module.attention`. In a watched pass the module also notes the largest
+    logit."""
     if _watched(module):
         start, logit = lambda: jnp.float32(-math.inf), largest_logit(queries, keys)
         module.sow(WATCHED, LOGIT, logit, reduce_fn=jnp.maximum, init_fn=start)

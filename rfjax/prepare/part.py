@@ -27,8 +27,8 @@ Tell = Callable[[float | int, int, int], None]  # (how much of the part is done,
 
 
 def listed(reason: str) -> str:
-    """Returns the reason under which an image of --drop-keys is counted: the reason in the user's list, marked if rfjax
-    uses the same words for a reason of its own."""
+    """Returns the reason under which an image of --drop-keys is counted: the reason in the user's list. If rfjax has a
+    reason of its own in the same words, the user's reason is marked."""
     return f"{reason} (listed)" if reason in OWN_REASONS else reason
 
 

@@ -106,7 +106,8 @@ def run(job: Job, task: Task) -> int:
 
 
 def located(facts: Mapping, source: Source) -> dict:
-    """Returns what a result says about a source: the recipe's facts, where it is, and how much of it was not read."""
+    """Returns what a finished manifest or captions.json says about its source: the recipe's facts, where the source is,
+    and how much of it was not read."""
     counted = {name: counts for name in ("passed_over", "noticed") if (counts := counted_names(source, name))}
     return {**facts, "location": source.location, **counted}
 

@@ -187,7 +187,7 @@ def _scores(source, metric):
 
 
 def _levels(have):
-    """Returns the losses at each level of t, from the columns `loss@t=T` without empty cells."""
+    """Returns the losses at each level of t, from those columns `loss@t=T` that have no empty cell."""
     found = {}
     for level, column in loss_levels(map(str, have)).items():
         t = pd.to_numeric(level, errors="coerce")

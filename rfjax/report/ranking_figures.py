@@ -21,7 +21,8 @@ FAINT = "#c9c9c9"
 
 
 def average_ranks(numbers, look=None):
-    """Draw every variant's average rank with its interval, a panel for each column, variants by family."""
+    """Draw every variant's average rank with its interval, a panel for each column of ranks; variants are grouped by
+    family."""
     ranking = numbers["ranking"]
     columns = ranked_columns(ranking) if ranking else []
     if not columns:

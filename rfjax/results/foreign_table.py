@@ -201,7 +201,7 @@ def _marks(cells: list[str] | None) -> Marks:
 
 
 def _points(cells) -> Marks:
-    """Finds what cells without commas tell about the decimal mark: a cell such as 0.5 needs the point."""
+    """Finds what the cells without commas say about the decimal mark: a cell such as 0.5 needs a decimal point."""
     return Marks(
         point=any("." in c and read_number(c, ",") is None and read_number(c) is not None for c in cells or ())
     )
@@ -278,7 +278,8 @@ def _counts_rows(name, column) -> bool:
 
 
 def _hint(cell: str) -> str:
-    """Returns the end of an error's message: what a cell that is no number may mean, and the remedy; "" if unknown."""
+    """Returns the end of the error's message about a cell that is not a number: what the cell may mean, and the remedy;
+    "" if unknown."""
     text = cell.strip()
     if re.fullmatch(r"-?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
         return "; its comma is a decimal one, and other cells have a decimal point: write all with a point, as 0.31"

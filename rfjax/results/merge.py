@@ -273,9 +273,9 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     """Makes pairs.csv: covariances of the mean validation losses of finished runs that share their examples.
 
-    They are computed from the losses per example in the records. Records of other examples, or without losses per
-    example, are left out. With many runs (`rfjax.results.many_runs`), a run has only its variance and its covariances
-    with `ANCHORS` runs, which are spread over the range of losses.
+    They are computed from the losses per example in the records. Only runs with the same examples form pairs. A record
+    without losses per example is left out. With many runs (`rfjax.results.many_runs`), a run has only its variance and
+    its covariances with `ANCHORS` runs, which are spread over the range of losses.
     """
     alike: dict[tuple, list] = {}
     for run in runs:

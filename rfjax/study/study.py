@@ -347,7 +347,8 @@ def strangers(study: Study, root: Path) -> list[str]:
 
 
 def _done_before(workdir: Path, run: PlannedRun) -> float:
-    """The share of a run's own steps that earlier attempts trained. The estimate of the time left leaves it out."""
+    """The share of a run's own steps that earlier attempts trained. These steps do not count in the estimate of the
+    time left."""
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
         if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
             return 1.0

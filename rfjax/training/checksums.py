@@ -53,7 +53,7 @@ def checksums(tree) -> dict[str, int]:
 
 
 def host_checksums(tree) -> dict[str, int]:
-    """Computes the same checksums for NumPy arrays.
+    """Computes, for NumPy arrays in host memory, the checksums that `checksums` computes for arrays on devices.
 
     An array is summed in parts along its first axis, because memory may be too small for the intermediate values of a
     whole large array.

@@ -110,7 +110,8 @@ def read_parent(text: str, option: str = "--init") -> Parent:
 
 
 def check_fits(parent: Parent, run: Run) -> None:
-    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if they would mean something else there.
+    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if the run's network would use them
+    differently.
 
     The error names the config keys in which the two networks differ, with both values. If the configs do not differ, it
     names a parameter that does.
@@ -236,7 +237,8 @@ def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
 
 
 def stream_offset(parent: Parent | None, stream: Stream) -> int:
-    """The step of the stream that a child uses at its own step 0: the first that none of its ancestors has used."""
+    """The step of the stream that a child uses at its own step 0: the first step that none of its ancestors has
+    used."""
     return stream.step_after(parent.images) if parent else 0
 
 
@@ -323,7 +325,7 @@ def _config_of(parent: Parent) -> Config | None:
 
 
 def _without(tree: dict, names: set[str], prefix: str = "") -> dict:
-    """`tree` without the parameters `names`, which are relative to its top-level entries."""
+    """`tree` without the parameters `names`. A name is a parameter's path without the first key (params or ema)."""
     kept = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"

@@ -28,7 +28,7 @@ BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 def slice_count(config: MeshConfig, shown: int | None) -> int:
     """The number of TPU slices that a mesh covers.
 
-    `shown` is the number of slices by the devices' own attributes; None for CPUs and GPUs, which have no such
+    `shown` is the number of slices that the devices' attributes give; None for CPUs and GPUs, which have no such
     attribute. Raises `ConfigError` for a config that contradicts the devices.
     """
     if shown is None:
@@ -43,8 +43,9 @@ def slice_count(config: MeshConfig, shown: int | None) -> int:
 def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None) -> dict[str, int]:
     """The number of devices along each axis of a mesh of `devices` devices. An axis of -1 takes all remaining devices.
 
-    `shown_slices` is `slice_count`'s `shown`. Raises `ConfigError` if the product of the axes is not the number of
-    devices, and if the number of slices does not divide the axis that goes over slices.
+    `shown_slices` is the number of slices that the devices' attributes give; None for CPUs and GPUs. Raises
+    `ConfigError` if the product of the axes is not the number of devices, and if the number of slices does not divide
+    the axis that goes over slices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())

@@ -25,7 +25,7 @@ def _constant(config, step):
 
 
 def _cosine(config, step):
-    """The fraction falls from 1 at the end of warm-up to the final fraction at `steps`."""
+    """Returns the fraction of the peak rate. It falls from 1 at the end of warm-up to the final fraction at `steps`."""
     span = max(1, config.steps - config.warmup)
     progress = jnp.clip((step - config.warmup) / span, 0.0, 1.0)
     end = config.final_learning_rate_fraction
@@ -42,7 +42,8 @@ DECAYS: dict[str, Callable] = {
 
 
 def _warmup_stable_decay(config, step):
-    """The fraction is 1, and falls to the final fraction over the last `decay_fraction` of the steps."""
+    """Returns the fraction of the peak rate. It is 1, and falls to the final fraction over the last `decay_fraction` of
+    the steps."""
     progress = jnp.clip((step - config.departure) / config.decay_steps, 0.0, 1.0)
     return 1.0 - (1.0 - config.final_learning_rate_fraction) * DECAYS[config.decay_shape](progress)
 

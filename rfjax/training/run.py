@@ -349,7 +349,8 @@ def _buckets(run: Run) -> list[dict] | None:
 
 
 def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """Records in run.json that an attempt begins at `step`, from a checkpoint with `facts`. Returns the new record.
+    """Records in run.json that an attempt begins at `step`, from a checkpoint with `facts`, with `together` runs in one
+    program. Returns the new record.
 
     A branch also records what its trunk had cost when it left, so that this cost is not counted twice.
     """

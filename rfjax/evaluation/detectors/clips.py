@@ -1,7 +1,8 @@
 """The detector of `motion`: the detector of `shapes` or `digits` on each frame, with boxes finer than a pixel.
 
 The boxes of these detectors end at whole pixels, but a slow object moves less than a pixel in a frame. So here a box is
-centred on the blob's centroid. The size of a shape's box follows from the blob's area and shape; all scans have one.
+centred on the blob's centroid. The size of a shape's box follows from the blob's area and shape; all scans have the
+same size.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ class Classifier:
 
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
-    """Finds digits in images in [0, 1] of 16 to 32 pixels a side. The package's docstring describes the result."""
+    """Finds digits in images in [0, 1] of 16 to 32 pixels a side. The docstring of the package `detectors` describes
+    the result."""
     images = np.asarray(images)
     blobs, best, score = find(images)
     return collect(len(images), blobs, best, score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)

@@ -24,7 +24,8 @@ SMALLEST_SCORE = 0.05
 
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
-    """Shapes in images in [0, 1], 16 to 32 pixels a side; the result is described in the package."""
+    """Finds shapes in images in [0, 1] of 16 to 32 pixels a side. The docstring of the package `detectors` describes
+    the result."""
     blobs, best, score = find(images)
     return collect(len(images), blobs, best, score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
 

@@ -242,7 +242,7 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
 
 def missing(found, prompts, expected):
-    """Returns (metadata rows without any image, (row, sample) of each image that another row lacks)."""
+    """Returns (metadata rows without any image; for the other rows, (row, sample) of each missing image)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]

@@ -32,7 +32,7 @@ FACTS = geneval_folder.GENERATION
 
 
 class Layout(NamedTuple):
-    """A layout of a folder of images, as functions of its prompts."""
+    """A layout of a folder of images: functions that read the prompts, name an image's path, and write images."""
 
     # (file of prompts) -> (prompts, rows of GenEval's metadata, if it has them)
     read: Callable[[Path], tuple[list[str], list[dict]]]

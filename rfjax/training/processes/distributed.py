@@ -186,7 +186,8 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def everyones(word: str | None) -> list[str | None]:
-    """Returns every process's word, in the order of processes. So all processes hear of a failure in one of them."""
+    """Returns every process's `word`, in the order of processes. A word is a short text, such as a failure, of which
+    all processes are to hear; None is no word."""
     if not many():
         return [word]
     folder = f"rfjax/words/{next(_numbers)}"
@@ -207,7 +208,7 @@ def first_failure(error: Exception | None) -> str | None:
 
 
 def point_ended(number: int, failure: Exception | None, *, patience_seconds: float = 120.0) -> str | None:
-    """How a point of a study ended, the same in all processes: None, or the failure of the first process with one.
+    """How a point of a study ended, the same in all processes: None, or the failure of the first process that failed.
 
     Raises `RfjaxError` if this process failed alone while the others wait for it: the job must then end and be started
     again.
