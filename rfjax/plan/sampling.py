@@ -183,8 +183,8 @@ def plan_sampling(
 ) -> SamplePlan:
     """Plans the sampling of a point's images. Raises `ConfigError` as `estimate_sampling` does.
 
-    With a level of `optimisation` the sampler is compiled and the memory is its own; with None the memory is an
-    estimate. The time is the roofline's either way.
+    With a level of `optimisation` the sampler is compiled, and the memory is that of the compiled program; with None
+    the memory is an estimate. The time is the roofline's either way.
     """
     estimated = estimate_sampling(config, target, request)
     budget, compiled = target.chip.device_bytes, None

@@ -54,7 +54,7 @@ class Shown:
 
 @contextlib.contextmanager
 def opened(file: bytes | Path) -> Iterator[io.BufferedIOBase]:
-    """Opens a file, from its bytes or its path. Within the context errors of decoders become `CorruptImage`.
+    """Opens a file, given as bytes or as a path. A decoder's error inside the context is raised as `CorruptImage`.
 
     Raises `NoPlainFile` for a path that is no plain file, and any other `OSError` of the system.
     """
