@@ -212,8 +212,8 @@ def largest(corpus: Corpus) -> Corpus:
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:
     """Divides `examples` validation examples among the parts, in proportion to their validation images.
 
-    Raises `ConfigError` if there are fewer images than examples. A corpus of one part raises it later, when the
-    examples are read.
+    Raises `ConfigError` if there are fewer images than examples. For a corpus of one part this error is raised later,
+    when the examples are read.
     """
     if len(corpus.parts) == 1:
         return (examples,)

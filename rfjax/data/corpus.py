@@ -58,7 +58,8 @@ class Corpus(Protocol):
         """The words of `captions` that no training caption contains, each once. A network knows nothing about them."""
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without any."""
+        """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without
+        prompts."""
 
     def render_prompt(self, row: dict, seed: int) -> Float[ndarray, "h w 3"]:
         """A ground-truth image in [0, 1] that satisfies a row of `evaluation_prompts`."""

@@ -76,10 +76,10 @@ def ranking_record(
     train_seconds).
 
     The metric "ranking_geneval" has the items overall and each task, with GenEval's intervals. The metric
-    "ranking_frechet_distance" has two items: "overall", and "ground_truth", the distance of as many pictures that the
-    corpus itself draws for these prompts. A model's distance is smaller than the ground truth's only by chance. Images
-    with a number that is not finite are scored as black images, and make the distance null. `extra` holds each prompt's
-    score in the order of resampling, and `replicates`: both measures under each resample of prompts.
+    "ranking_frechet_distance" has two items: "overall", and "ground_truth", the distance of equally many pictures that
+    the corpus itself draws for these prompts. A model's distance is smaller than the ground truth's only by chance.
+    Images with a number that is not finite are scored as black images, and make the distance null. `extra` holds each
+    prompt's score in the order of resampling, and `replicates`: both measures under each resample of prompts.
 
     Raises `ConfigError` for a key of another evaluation, if images and ids differ in number, and for a corpus without a
     detector.
@@ -192,8 +192,8 @@ _truths: dict[tuple, float] = {}
 
 
 def _ground_truth(corpus, own, reference: Reference) -> float:
-    """The distance of pictures drawn for the same prompts, as many as the images. It is the mean over `TRUTH_SETS` sets
-    of pictures, computed once per process."""
+    """The distance of ground-truth pictures for the same prompts, as many as there are images. It is the mean over
+    `TRUTH_SETS` sets of pictures, computed once per process."""
     key = (reference.sha1, corpus.fingerprint, json.dumps(own))
     if key not in _truths:
         found = []

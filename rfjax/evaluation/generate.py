@@ -63,8 +63,8 @@ def sampling_program(
     """The jitted program that samples one batch by a backbone's `apply`, for any formulation.
 
     It is `program(params, levels, at, seed, ids, conditions, negative)`. `levels` [steps + 1] are those of the sampler,
-    and `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`). With the `apply` of a weaker
-    network, `params` are a pair, the network's and the weaker one's, and `negative` is not used.
+    and `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`). With `weaker`, the `apply` of
+    a weaker network, `params` are a pair (the network's, the weaker network's), and `negative` is not used.
     """
     solve = integrate_with_length if path_length else integrate
 
@@ -106,7 +106,7 @@ def make_generator(
     """`generate(params, seed, ids, conditions, negative=None) -> latents`, compiled once.
 
     `apply` is that of a backbone trained on the formulation; the sampler uses the formulation's timestep shift. `ids`
-    [n, 2] are (prompt index, sample). They are cut into batches of `batch_size`, and the last batch is padded.
+    [n, 2] are (prompt index, sample). The images are made in batches of `batch_size`, and the last batch is padded.
     `negative` has one row, used for every prompt; by default it is the null condition, zeros. With `path_length` the
     generator returns (latents, length of each latent's path). `program` is the result of `compile_sampler` for the same
     arguments; formulations may share it. With a `guide`, a negative raises `ConfigError`: it would have no effect.

@@ -4,7 +4,7 @@ MLPerf Training, text-to-image: the levels are t = 0/8 ... 7/8. Each validation 
 mean over the levels of each level's mean. It costs an eighth of the `mlperf` grid of `rfjax.evaluation.validation`,
 which sees every example at every level. The two losses are different estimators, because here the levels have different
 examples. So this loss has a name of its own, and is never paired with a grid's loss. The noise is the same function of
-(seed, example id, level).
+(seed, example id, level) as for the grids.
 """
 
 from __future__ import annotations

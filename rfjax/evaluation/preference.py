@@ -10,5 +10,6 @@ _PREFIX = "votes-"
 
 
 def corpus_of(study: str) -> str:
-    """The corpus of a study's records: win rates of two studies cannot be compared."""
+    """The field `corpus` of a preference study's records. It names the study, because win rates of two studies cannot
+    be compared."""
     return _PREFIX + study

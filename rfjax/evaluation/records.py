@@ -149,9 +149,9 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
     """The record of a validation loss; `training` are the other arguments of `make_record`.
 
     Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard errors over examples.
-    `extra` keeps each example's loss (mean over the levels that count) in the order of example ids, so that two runs
-    can be compared example by example. It also keeps a hash of the ids: only runs with equal hashes can be compared in
-    this way.
+    `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of example ids, so
+    that two runs can be compared example by example. It also keeps a hash of the ids: only runs with equal hashes can
+    be compared in this way.
     """
     items = {"mean": (result.loss, result.stderr)}
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):

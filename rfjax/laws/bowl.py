@@ -39,7 +39,7 @@ def size_at(frontier: OptimalFrontier, factor: float) -> float:
 
 
 def excess_at(frontier: OptimalFrontier, size: float) -> Estimate:
-    """`excess` with its interval, at the geometric mean of the runs' FLOPs."""
+    """The excess loss at `size` (see `excess`) with its interval, at the geometric mean of the runs' FLOPs."""
     return _estimate(frontier, excess(frontier, size, frontier.reference))
 
 

@@ -1,12 +1,11 @@
 """Finds compute-optimal sizes without a law of the loss: Chinchilla's approaches 1 and 2.
 
-Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and
-D = H C^b (Hoffmann et al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the
-training curves; approach 2 the vertex of a parabola of the loss in log N at each budget (IsoFLOP).
-Neither uses a budget at which the smallest or the largest size is best, since such a budget does not bracket its
-optimum. Neither is exact: a valley is no parabola, and its bottom is not in the middle between two sizes. Both estimate
-their bias by a fit of the parametric law to the same runs: they are applied to its noiseless losses at the same sizes
-and budgets, where the optimum is known.
+Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and D = H C^b (Hoffmann et
+al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the training curves; approach 2 the vertex of a
+parabola of the loss in log N at each budget (IsoFLOP). Neither uses a budget at which the smallest or the largest size
+is best, since such a budget does not bracket its optimum. Neither is exact: a valley is no parabola, and its bottom is
+not in the middle between two sizes. To estimate its bias, each approach is also applied to noiseless losses, for which
+the optimum is known: those of the parametric law, fitted to the same runs, at the same sizes and budgets.
 """
 
 from __future__ import annotations

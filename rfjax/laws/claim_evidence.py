@@ -136,7 +136,7 @@ def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float 
 
     A row is a run or a checkpoint; a run's last checkpoint is its end. `tokens` is the number of image tokens per
     image, for a table without the column `image_tokens`; it is 1 if the column `images` counts tokens. Raises
-    `ConfigError` if both are given.
+    `ConfigError` if both the column and `tokens` are given.
     """
     points, told = last_rows(table)
     fits, rows, lacking, rules = {}, {}, {}, {"checkpoints": told}

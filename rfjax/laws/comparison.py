@@ -23,8 +23,9 @@ def compare(fits: Mapping[str, Fit]) -> dict:
     A branch is left out with its whole trunk. For each law, `leave_one_out_rms` is over the runs that it was fitted to,
     and `shared_runs_rms` over the runs that all compared laws were fitted to. `preferred` is the law with the smallest
     `shared_runs_rms`; it is "" if fewer than two laws can be compared, and `reason` says why. `preferred_share` is the
-    share of resamples of these runs in which it is the smallest; it is None if runs share trunks, because they are then
-    not independent. A law that cannot predict each of its runs is not compared, and its own `reason` says why.
+    share of resamples of these runs in which the same law has the smallest `shared_runs_rms`; it is None if runs share
+    trunks, because such runs are not independent. A law that cannot predict each of its runs is not compared, and its
+    own `reason` says why.
     """
     errors, laws = {}, {}
     for name, fitted in fits.items():

@@ -78,7 +78,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a design must fulfil besides its budget. Trunks that are already trained count."""
+    """What a design must fulfil besides its budget. Trunks that are already trained count as part of the design."""
 
     budget: float  # FLOPs of the trunks that are added
     least: int = LEAST_TRUNKS

@@ -93,8 +93,8 @@ class FitSource:
 
 
 def read_renames(words: Sequence[str]) -> dict[str, str]:
-    """The columns that `--rename OURS=THEIRS` names, ours to theirs. Raises `ConfigError` for other words, and for a
-    column of ours that is given twice."""
+    """{our name: the file's name} of each column that an option `--rename OURS=THEIRS` gives. Raises `ConfigError` for
+    a text of another form, and if one of our names is given twice."""
     rename: dict[str, str] = {}
     for word in words:
         ours, sign, theirs = word.partition("=")

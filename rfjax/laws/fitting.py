@@ -4,9 +4,9 @@
 law's variables) and needs no JAX. Conventions, all from the literature on how such fits go wrong
 (Hoffmann et al. 2022, section 3.3; Besiroglu et al. 2024):
 
-* residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits`
-  has the others). Runs that share trunks are no independent points: up to 100 of them are fitted
-  by generalised least squares (`rfjax.laws.trunk_likelihood`), unless a loss is named;
+* residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits` has the other misfits).
+  Runs that share trunks are not independent points: up to 100 of them are fitted by generalised least squares
+  (`rfjax.laws.trunk_likelihood`), unless a loss is named;
 * log x is centred before fitting; many starts, and the count of those that agree is reported;
 * n <= k points, a variable with too few distinct values, or parameters the data cannot tell
   apart: the fit says so, and refuses to predict (`rfjax.laws.identifiability`);
@@ -332,7 +332,8 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
 
 
 def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
-    """Refits to mean losses over other validation examples: normal draws with the covariance `of_means`."""
+    """Refits the law to mean losses as other validation examples might give them: normal draws with the covariance
+    `of_means`."""
     mean = np.exp(log_loss)
     values, vectors = np.linalg.eigh(of_means / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))

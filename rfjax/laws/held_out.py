@@ -88,7 +88,7 @@ def leave_one_out(
 ) -> LeftOut:
     """The error of each run, predicted by a refit without it, or with `trunks` without all runs of its trunk. If there
     are many runs, each refit leaves out a fold. `log_x` is centred, as the fitted `parameters` are. With the
-    `covariance` of the runs' noise the refits are by generalised least squares, and `loss` is squares."""
+    `covariance` of the runs' noise the refits are by generalised least squares, and `loss` must be squares."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
     if many := are_many(n):

@@ -109,7 +109,7 @@ def minimise(
     gradual: bool = False,
     iterations: int = ITERATIONS,
 ) -> Minimum:
-    """Minimises each row from its start on its data.
+    """Minimises the misfit of each row, from the row's start and on the row's data.
 
     `weights` multiply rho point by point, such as the counts of a bootstrap resample. `log_loss` and
     `weights` have one row for each fit, or one for all. Parameters with an index in `fixed` keep their

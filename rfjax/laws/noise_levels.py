@@ -46,7 +46,7 @@ def by_level(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """The score against the loss at each level of t, the keys of `losses`.
+    """Relates the score to the loss at each level of t. The levels are the keys of `losses`.
 
     `redrawn` has the scores under redraws of the prompts, and `trunks` the number of each run's trunk, as in
     `correlation.correlate`. A run is predicted only from runs of other trunks. Raises `ConfigError` for levels without

@@ -1,7 +1,7 @@
 """Derives the compute-optimal frontier of the parametric law: size, images and loss as functions of compute.
 
-Training costs C = kappa N^eta D FLOPs (`rfjax.laws.budgets.Cost`). The best size and number of images for C FLOPs are
-powers of C, and the loss falls towards E by a third power:
+Training costs C = kappa N^eta D FLOPs (`rfjax.laws.budgets.Cost`). The best size, the best number of images, and the
+distance of the loss from E are powers of C:
 
     N*(C) = N0 (C / C0)^a         a = beta / (alpha + eta beta)
     D*(C) = D0 (C / C0)^b         b = alpha / (alpha + eta beta) = 1 - eta a

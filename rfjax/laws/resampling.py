@@ -3,8 +3,9 @@
 With 8 runs or more, and 5 more than parameters, runs are resampled. With fewer, a resample has too few distinct points,
 and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is itself drawn with n -
 k degrees of freedom, so the noise has a t distribution. If runs share trunks, the noise has two parts, between trunks
-and within (`rfjax.laws.trunks`), and refits are by generalised least squares (`rfjax.laws.trunk_likelihood`). If asked
-for, or with more than 100 runs, 8 trunks or more are resampled whole. Tests measure the coverage of each method.
+and within (`rfjax.laws.trunks`), and refits are by generalised least squares (`rfjax.laws.trunk_likelihood`). If the
+user asks for it, or with more than 100 runs, whole trunks are resampled, provided that there are 8 or more. Tests
+measure the coverage of each method.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Sizes compete if a larger network was trained with no more compute than a smaller one. Most runs then do not have the
 best size for their compute, and a law through all of them would describe no way of training. So laws of compute are
-fitted to the runs that no other run beats in both loss and FLOPs. If these are too few, the law is fitted to all runs,
-and says so. If a table has one size for each compute, its law is fitted to all runs.
+fitted to the runs that no other run beats in both loss and FLOPs. If these runs are too few, the law is fitted to all
+runs, and `rule` says so. If a table has one size for each compute, its law is fitted to all runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ChosenRuns:
 
 
 def choose_runs(table: pd.DataFrame, law: Law) -> ChosenRuns:
-    """Chooses the rows of a table, which has one for each run, that a law is fitted to.
+    """Chooses the rows that a law is fitted to. `table` has one row for each run.
 
     Laws without `flops` take all rows. So do laws of compute if a `flops` or `loss` is missing or not positive;
     `fitting.fit` then refuses that row.

@@ -81,7 +81,8 @@ def _logistic(theta, x):
 
 
 def _grouped(x, scores):
-    """If there are many runs, the means (x [m], scores [b, m]) of `MANY_RUNS` groups of runs with similar x."""
+    """Returns x [m] and scores [b, m] for a fit. If there are many runs, these are the means of `MANY_RUNS` groups of
+    runs with similar x."""
     if not are_many(len(x)):
         return x, scores
     groups = np.array_split(np.argsort(x, kind="stable"), MANY_RUNS)
@@ -260,9 +261,9 @@ def _slopes(link, theta, x):
 def _polish(link, theta, x, scores, weights=1.0, iterations=100):
     """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
 
-    Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
-    Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid.
-    `weights` [b, n] are 0 where a row leaves a run out, and 1 elsewhere.
+    Steps are Levenberg and Marquardt's. A parameter at a bound stays there if a step downhill would cross the bound.
+    Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid. `weights` [b, n]
+    are 0 where a row leaves a run out, and 1 elsewhere.
     """
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)
@@ -328,8 +329,8 @@ def predict_largest(
     """The score of the run of largest `size` as each link predicts it from the runs of other trunks.
 
     Of several runs of that size the one with the most `flops` is taken, then the last by name. `trunks` are the numbers
-    of the runs' trunks (`rfjax.laws.trunks`): a branch shares most of its training with the others of its trunk, so
-    these are left out too. Raises `ConfigError` for a size that is not finite: it could be the largest.
+    of the runs' trunks (`rfjax.laws.trunks`): a branch shares most of its training with the other branches of its
+    trunk, so those are left out, too. Raises `ConfigError` for a size that is not finite: it could be the largest.
     """
     loss, score, size = (np.asarray(values, float) for values in (loss, score, size))
     if not len(loss):

@@ -67,7 +67,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def platform_of(device: jax.Device) -> str:
-    """One of `ALL_PLATFORMS`. JAX calls every GPU `gpu`; fused kernels need an NVIDIA one from Ampere on."""
+    """One of `ALL_PLATFORMS`. JAX calls every GPU `gpu`, but fused kernels need an NVIDIA GPU from Ampere on."""
     if device.platform not in ("gpu", "cuda", "rocm"):
         return device.platform
     if device.platform == "rocm" or "rocm" in device.client.platform_version.lower():

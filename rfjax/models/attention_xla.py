@@ -85,7 +85,8 @@ def _blocks_of(queries):
 def largest_logit(
     queries: Float[Array, "batch tokens heads head_size"], keys: Float[Array, "batch attended heads head_size"]
 ) -> Float[Array, ""]:
-    """The largest q k^T / sqrt(head_size) of all examples, heads, queries and keys, a block of queries at a time."""
+    """The largest q k^T / sqrt(head_size) of all examples, heads, queries and keys, computed for a block of queries at
+    a time."""
     blocks, tokens = _blocks_of(queries)
 
     def largest(block, real):

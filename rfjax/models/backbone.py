@@ -1,7 +1,7 @@
 """The interface of all networks: parameters in, prediction out.
 
-The contract of a backbone, beyond `Backbone` below. A network's class is a Flax module with the arguments that
-`make_backbone` gives, and has a static method `flops_by_part(model, shapes)`.
+A backbone keeps the following contract, besides `Backbone` below. A network's class is a Flax module with the arguments
+that `make_backbone` gives, and has a static method `flops_by_part(model, shapes)`.
 - Parameters are float32 whatever the compute type is, and every trained one gets a gradient.
 - The first prediction, before any training, is zero.
 - The prediction depends on t, on `pooled` and (`dit_class` excepted) on the context, but not on the order of the

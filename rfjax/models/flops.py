@@ -46,7 +46,8 @@ def condition_embedders(model: ModelConfig, shapes: BatchShapes) -> int:
 
 
 def shared_blocks(model: ModelConfig, image: int, text: int) -> dict[str, int]:
-    """Operations of blocks with one weight set for all tokens; in the last block the text ends after the attention."""
+    """Operations of blocks with one weight set for all tokens; in the last block the text tokens have no part after the
+    attention."""
     h, mlp = model.width, int(model.mlp_ratio * model.width)
     joint, finished = image + text, (image + text) * (model.depth - 1) + image
     return {

@@ -27,7 +27,7 @@ class CaptionColumns:
     def of(self, metadata: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns a record's (original, synthetic) captions. With `label`, each name of the class gives a caption.
 
-        Raises `NoText` and `UndecodableText`.
+        Raises `NoText` for a column that holds no text, and `UndecodableText` for text in an unknown encoding.
         """
         synthetic = texts(column(metadata, self.synthetic)) if self.synthetic else ()
         if self.label is None:

@@ -54,7 +54,8 @@ def size_columns(width: int, height: int) -> dict[str, float | int]:
 
 
 def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
-    """Returns the index of the bucket (height, width) whose log aspect ratio is nearest to an image's; ties: the first.
+    """Returns the index of the bucket (height, width) whose log aspect ratio is nearest to an image's, the first of
+    several that are equally near.
 
     |log(w / h) - log(W / H)| is the log of wH / hW or of its inverse, whichever is above 1. So comparing these ratios
     as fractions needs no logarithm, and nothing is rounded.

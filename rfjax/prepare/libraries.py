@@ -14,8 +14,8 @@ LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "
 
 
 def require(module: str, need: str, extra: str = "prepare"):
-    """Imports a module. If it is missing, raises `ConfigError` with the clause `need` and the command to install it,
-    by the `extra` that has it."""
+    """Imports a module. If it is missing, raises `ConfigError`, whose message has the clause `need` and the command
+    that installs rfjax's extra `extra`."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -69,7 +69,7 @@ def base_of(workdir: Path, facts: AdapterFacts) -> Path:
 def restore_base(workdir: Path, facts: AdapterFacts, sharding=None):
     """Reads the base run's weights, without the adapter.
 
-    `sharding` means the same as in `checkpoint.restore_params`.
+    `sharding` is one sharding for all arrays, or a function from the tree of their shapes to a tree of shardings.
     """
     folder = distributed.from_first(lambda: base_of(workdir, facts))
     return checkpoint.restore_params(folder, facts["step"], facts["weights"], sharding)[0]

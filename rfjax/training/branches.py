@@ -1,5 +1,5 @@
-"""Branches: runs that start from another run, their trunk, while its learning rate is constant, and anneal it to the
-end.
+"""Branches: runs that leave another run, their trunk, while the trunk's learning rate is constant, and then anneal the
+rate.
 
 A branch takes over the trunk's weights, moments, average, data order and noise. So it equals the run that is trained
 alone with the schedule `wsd` for the branch's number of steps, but it costs only the steps after it left the trunk

@@ -125,9 +125,9 @@ def stored_shapes(workdir: Path, step: int) -> dict:
 def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
     """Reads and verifies one checkpoint. Returns (tree, facts).
 
-    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted; stored shardings are never used. It may be a
-    part of the saved tree. Raises `RfjaxError` if anything is missing, unreadable or differs from what was saved. If
-    this happens in one process, all processes raise.
+    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted; stored shardings are never used. `abstract`
+    may describe only a part of the saved tree. Raises `RfjaxError` if anything is missing, unreadable or differs from
+    what was saved. If this happens in one process, all processes raise.
     """
     with _reader() as reader:
         return _restore(reader, _path(workdir, step), abstract)

@@ -49,8 +49,8 @@ def stack(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
 
 
 def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callable:
-    """Returns the jitted `step(states, batch, number) -> (states, metrics)`. States and metrics have the leading axis
-    of `stack`; `states` are donated.
+    """Returns the jitted `step(states, batch, number) -> (states, metrics)`. States and metrics have a leading axis of
+    members, as `stack` makes it; `states` are donated.
 
     `number` is the step that decides the random numbers. `abstract_params` are those of one member. A member whose loss
     or gradient is not finite keeps its parameters; the others are not affected.

@@ -85,7 +85,7 @@ def _trouble(folder: Path | None) -> str:
 
 
 def device_name(of_platform: str, kind: str) -> str:
-    """The name of a folder for a kind of device.
+    """The name of the folder that keeps the programs of a kind of device.
 
     For a CPU the name depends on its instructions, since code for one CPU may not run on another.
     """

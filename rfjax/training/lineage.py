@@ -113,8 +113,8 @@ def check_fits(parent: Parent, run: Run) -> None:
     """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if the run's network would use them
     differently.
 
-    The error names the config keys in which the two networks differ, with both values. If the configs do not differ, it
-    names a parameter that does.
+    The error names the config keys in which the two networks differ, with both values. If the configs do not differ,
+    the error names a parameter that differs.
     """
     given = _spread_shapes(_stored_shapes(parent), _frames(parent, run.config))
     asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))
@@ -128,7 +128,8 @@ def check_fits(parent: Parent, run: Run) -> None:
 
 
 def _check_made_with(parent, corpus):
-    """Raises `ConfigError` if the parent's corpus was prepared with other frozen models; its run.json names them.
+    """Raises `ConfigError` if the parent's corpus was prepared with other frozen models than `corpus`; the parent's
+    run.json names them.
 
     The same weights would misread latents of another autoencoder and features of another text encoder. If only one of
     the two runs uses an encoder, that is allowed: networks can handle an empty slot, because condition dropout empties

@@ -144,7 +144,8 @@ def read_run(workdir: Path) -> RunFacts | None:
 
 
 def read_name(workdir: Path) -> RunName | None:
-    """Like `read_run`, but requires only the fields of `RunName`, so that it also reads runs not trained by rfjax."""
+    """The content of run.json; None if there is none. Only the fields of `RunName` are required, so that this also
+    reads runs that rfjax did not train."""
     return _read(workdir / "run.json", RunName)
 
 

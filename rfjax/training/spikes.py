@@ -1,4 +1,4 @@
-"""Warns that a run may be about to diverge: of spikes, and of a loss that climbs.
+"""Warns of spikes and of a climbing loss, because such a run may be about to diverge.
 
 It uses only the numbers that every step returns anyway. Its memory is part of a checkpoint's facts, so a resumed run
 warns at the same steps as an uninterrupted run.

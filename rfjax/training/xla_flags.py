@@ -112,7 +112,7 @@ def is_known(platform: str, flags: str) -> bool:
     it.
 
     If the child does not answer in time, the flags count as known: all processes of a job must come to the same answer,
-    and a slow file system may delay only some of their children.
+    and a slow file system may delay the children of only some processes.
     """
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
     environment |= _ALONE | {VARIABLES[platform]: flags}

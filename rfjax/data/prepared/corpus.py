@@ -1,7 +1,7 @@
 """The corpus `prepared`: real images and captions, read from the shards that `rfjax prepare` wrote.
 
-An index leads, by the order of its epoch, to an image's record. This record lists the records of the image's captions,
-and (seed, index) chooses one of them. Reading needs NumPy and array_record. Encoding a new caption or decoding a latent
+The order of an epoch maps an index to an image's record. This record lists the records of the image's captions, and
+(seed, index) chooses one of them. Reading needs NumPy and array_record. Encoding a new caption or decoding a latent
 needs the frozen models, which are loaded, with PyTorch, at the first such call. Training makes no such call.
 """
 

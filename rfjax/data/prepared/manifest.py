@@ -36,8 +36,8 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
     """Returns ((tokens, size) of the context, size of pooled, slots). Encoders are joined as in SD3 (Esser et al. 2024,
     fig. 2).
 
-    The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; all others are after
-    them. Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
+    The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; the tokens of all other
+    encoders follow. Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
     """
     clips = [encoder for encoder in encoders if encoder.kind == SIDE_BY_SIDE]
     if len({encoder.tokens for encoder in clips}) > 1:
@@ -154,8 +154,8 @@ class Manifest:
 
 def read(folder: str | Path) -> Manifest:
     """The manifest of a folder. Raises `ConfigError` if there is none, if it has another version, if its numbers
-    contradict each other (`manifest_facts.check`), and if a file has another size than it says. `check_records` and
-    `rfjax inspect` check the files' contents."""
+    contradict each other (`manifest_facts.check`), and if a file has another size than the manifest says.
+    `check_records` and `rfjax inspect` check the files' contents."""
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():

@@ -80,7 +80,8 @@ def find_blobs(
 def unmix(
     images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], background: Float[np.ndarray, "n 3"]
 ) -> tuple[Float[np.ndarray, "n h w colors"], Float[np.ndarray, "n h w colors"]]:
-    """Returns (alpha, residual) of each pixel and colour: the colour's share in the pixel, and the squared remainder.
+    """Returns (alpha, residual) of each pixel and colour: the colour's share in the pixel, and the squared difference
+    that remains.
 
     Alpha is the least-squares value within [0, 1]. The residual is in units of the squared distance between colour
     and background.

@@ -277,7 +277,8 @@ def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict
 
 
 def never_detected(rows, found):
-    """The classes that prompts ask for but no image has. Often the detector spells such a name differently."""
+    """The classes that prompts ask for but that were detected in no image. Often the detector spells such a name
+    differently."""
     asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
     seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)

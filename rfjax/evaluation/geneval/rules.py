@@ -312,8 +312,8 @@ def resampled_means(
     """The means of `replicates` resamples of the prompts, drawn with replacement. `counts` are each prompt's (sum,
     number of images).
 
-    Prompts with equal pairs are interchangeable. So only the number of draws of each such pair is drawn,
-    which is exact, needs little memory, and does not depend on the prompts' order.
+    Prompts with equal pairs are interchangeable. So only the number of times that each pair occurs in a resample is
+    drawn. This is exact, needs little memory, and does not depend on the prompts' order.
     """
     pairs, multiplicity = np.unique(counts, axis=0, return_counts=True)
     draws = rng.multinomial(len(counts), multiplicity / len(counts), size=replicates)

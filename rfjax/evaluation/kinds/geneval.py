@@ -58,8 +58,8 @@ def _settings_of(config: Config, evaluation: Evaluation) -> GenEvalConfig:
 
 
 def check(run: Run, programs: Programs) -> None:
-    """Raises `ConfigError` as `check_images` does, and for a task with a single prompt: its floor needs a second
-    one."""
+    """Raises `ConfigError` as `check_images` does, and for a task with a single prompt: the task's floor needs a second
+    prompt."""
     run = on_stills(run)
     for settings in _settings(run.config):
         check_images(run, "geneval", [run.config.evaluation.sampler])

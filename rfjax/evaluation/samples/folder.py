@@ -48,7 +48,7 @@ def _read_metadata(file: Path) -> tuple[list[str], list[dict]]:
 
 
 def _read_lines(file: Path) -> tuple[list[str], list[dict]]:
-    """The prompts of a text with a prompt a line, up to the first tab."""
+    """The prompts of a text file with one prompt a line. What follows a tab is ignored."""
     lines = read_text(file, "--prompts").split("\n")
     prompts = [line.split("\t")[0].strip() for line in lines if line.strip()]
     if not prompts:
@@ -83,8 +83,8 @@ LAYOUTS = {  # the names that `rfjax sample --layout` takes
 
 
 def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
-    """Returns (prompts, rows of GenEval's metadata) of a file. With the layout "geneval" the file has JSON lines. Else
-    it is a text with a prompt a line, up to the first tab, and there are no rows.
+    """Returns (prompts, rows of GenEval's metadata) of a file. With the layout "geneval" the file has JSON lines.
+    Otherwise it is a text with one prompt a line (what follows a tab is ignored), and there are no rows.
 
     Raises `ConfigError` for a file of another layout, and, for "compbench", a prompt that no file name can hold.
     """

@@ -1,9 +1,9 @@
 """Floors: the scores of the same clips with their frames in another order. Only a score above its floors shows that a
 model can do the task.
 
-If a clip is as correct backwards as forwards, it has not shown a task that is about order. The table `FLOORS` lists the
-floors of each task. It leaves out orders that change nothing: a still clip is the same in any order, and a bounce is
-the same backwards.
+If clips are judged correct as often backwards as forwards, they do not show that the model can do a task about order.
+The table `FLOORS` lists the floors of each task. It leaves out orders that change nothing: a still clip is the same in
+any order, and a bounce is the same backwards.
 """
 
 from __future__ import annotations

@@ -257,9 +257,9 @@ def stop_agreed() -> bool:
 def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
     """Turns JAX's abort after a process is lost into a message that names the process, and a status to requeue on.
 
-    A barrier that never completes fails when a process is lost, with that process's name. JAX ends the present process
-    by an abort, which a handler in C catches. This is safe, because the abort comes from a C++ thread at a known point.
-    An abort for any other reason is left as it is.
+    When a process is lost, a barrier that can never complete fails, and its error names the lost process. JAX then
+    aborts this process, and a handler in C catches the abort. This is safe, because the abort comes from a C++ thread
+    at a known point. An abort for any other reason is left as it is.
     """
 
     def listen():
@@ -287,7 +287,7 @@ def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
 
 
 def _on_abort(do: Callable[[], None] | None) -> None:
-    """Calls `do` once when C++ aborts the process. The process ends even where `do` returns."""
+    """Calls `do` once when C++ aborts the process. The process ends even if `do` returns."""
     global _kept
     libc = ctypes.CDLL(None)
     install = getattr(

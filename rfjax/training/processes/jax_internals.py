@@ -11,7 +11,8 @@ from jax._src import clusters, distributed
 
 
 def coordination_client() -> Any:
-    """The client of JAX's coordination service, for words between processes; None before this process has joined.
+    """The client of JAX's coordination service, which carries short texts between processes; None before this process
+    has joined.
 
     JAX's public interface has only collectives of arrays (`jax.experimental.multihost_utils`), which hang if a process
     is missing.
