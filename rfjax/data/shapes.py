@@ -1,8 +1,8 @@
 """The corpus `shapes`: scenes of one to four coloured shapes, drawn with anti-aliasing.
 
 The six shapes were chosen to be far apart at six pixels: the normalised squared difference of any two, centred, is at
-least 0.3 (of a disc and a square 0.1). A shape is the set where its signed distance is negative. A pixel's coverage is
-1/2 minus the distance from its centre to the edge, in pixels, clipped to [0, 1].
+least 0.3 (a disc and a square would have 0.1). A shape is the set where its signed distance is negative. A pixel's
+coverage is 1/2 minus the distance from its centre to the edge, in pixels, clipped to [0, 1].
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Stream:
     sizes: tuple[int, ...]
 
     def at(self, step: int) -> tuple[int, int]:
-        """Returns (part, first): the part that a step takes, and the index in it of the batch's first example."""
+        """Returns (part, first): the part that a step takes, and the index in this part of the batch's first
+        example."""
         part, earlier = self.schedule.at(step)
         return part, earlier * self.sizes[part]
 

@@ -206,7 +206,7 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
 def _collect(launch: Launch, gke: Gke, volume) -> dict:
     """Returns the Job that waits until every JobSet has completed or failed, then collects.
 
-    If its pod is lost it starts again. It does not start again if collecting itself fails: a run that cannot be read
+    If the Job's pod is lost, the Job starts again. If collecting itself fails, it does not: a run that cannot be read
     would be unreadable again.
     """
     wait = ["wait", "--for=jsonpath={.status.terminalState}", "--timeout=8760h"]

@@ -85,8 +85,8 @@ class Plan:
 class Target(Protocol):
     """A scheduler with its options: a frozen dataclass whose fields are all made by `option`.
 
-    Flags, site files, their checks and `--help` follow from the fields. `--help` imports its module, so only its
-    functions may import JAX.
+    Flags, site files, their checks and `--help` follow from the fields. `--help` imports the module of a target, so
+    only functions of the module may import JAX.
     """
 
     executable: ClassVar[str]  # the program that `submit` starts on this machine; must be on the PATH

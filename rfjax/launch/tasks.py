@@ -69,7 +69,7 @@ def scheduler_name(text: str) -> str:
 def check_layout(task: Task, devices: int, where: str, shown_slices: int | None = None) -> None:
     """Raises `ConfigError` unless the mesh, batch and parameters of the task's point divide over `devices`.
 
-    `shown_slices` is as in `training.mesh.slice_count`.
+    `shown_slices` is the number of slices that the devices' attributes give; None for CPUs and GPUs.
     """
     try:
         config = task.config

@@ -107,7 +107,7 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
 
 
 def check_no_training(args) -> None:
-    """Raises `ConfigError` for options of a training's plan that are given with --sample."""
+    """Raises `ConfigError` for options that only a plan of training takes and that are given with --sample."""
     for option, value in {"--search": args.search, "--price": args.price is not None}.items():
         if value and args.sample:
             raise ConfigError(f"{option} is for the plan of a training; leave it out with --sample")

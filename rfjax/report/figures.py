@@ -164,7 +164,7 @@ def loss_against_steps(numbers, look):
 
 
 def loss_per_level(numbers, look):
-    """Draw the loss at each level of t, and relative to the run of least compute."""
+    """Draw the loss at each level of t, as it is and relative to the run of least compute."""
     levels, runs = numbers["levels"], drawn_levels(numbers)
     if not levels["t"] or not runs:
         return None

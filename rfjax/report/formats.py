@@ -34,7 +34,7 @@ def _raise_exponent(found):
 
 
 def power(value: float | int | None, digits: int = 3) -> str:
-    """A number as 1.23 × 10¹⁵; between 0.001 and 10,000 without the power."""
+    """A number as 1.23 × 10¹⁵. A number between 0.001 and 10,000 is written without a power."""
     if value is None:
         return NONE
     if 1e3 <= abs(value) < 1e4:

@@ -90,7 +90,7 @@ def sentences(numbers: Mapping) -> list[str]:
 
 
 def rates_section(numbers: Mapping, page: object) -> str:
-    """The learning rates that were tried, as HTML; empty if no size has two."""
+    """The learning rates that were tried, as HTML; empty if no size has two rates."""
     rows = []
     for sweep in numbers["learning_rates"]:
         losses = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])

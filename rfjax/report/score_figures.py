@@ -87,7 +87,7 @@ def geneval_against_depth(numbers, look):
 
 
 def held_out_pairs(numbers, look):
-    """Draw scores of prompts with held-out pairs and of the others: by depth, and by task at the largest depth."""
+    """Draw scores of prompts with held-out pairs and of prompts without: by depth, and by task at the largest depth."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _has_pairs(run, "overall")]
     if not runs:
         return None

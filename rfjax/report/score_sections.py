@@ -189,7 +189,7 @@ def steps_section(numbers, page):
 
 
 def _drops_table(numbers, page):
-    """The paper's table 6, with a row for each run and a column for each number of steps."""
+    """SD3's table 6, with a row for each run and a column for each number of steps."""
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
     lines: dict[tuple, dict] = {}
     for found in numbers["sampling_steps"]:
@@ -244,7 +244,8 @@ def samples_section(numbers, page):
 
 
 def sheet_of(prompts, rows, labels, sheets):
-    """Places sample strips below each other, under one row of headings; tiles have equal widths, so both align."""
+    """Places sample strips below each other, under one row of headings. All tiles have the same width, so the headings
+    stand above their tiles."""
     heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
     lines = "".join(
         f"<div class=who>{label}</div><div class=strip>{_strip(row, sheets)}</div>"

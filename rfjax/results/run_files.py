@@ -272,7 +272,7 @@ def _spent(run, name, inherits):
 
 
 def _is_there(path: Path) -> bool:
-    """Whether the path exists. A dangling link counts, so that its reader refuses it by name."""
+    """Whether the path exists. A dangling link counts as existing, so that reading it gives an error that names it."""
     return os.path.lexists(path)
 
 

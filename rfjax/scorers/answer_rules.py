@@ -1,7 +1,7 @@
-"""Makes scores of answers: the rules by which VQAScore, GenEval 2 and DPG-Bench sum up an image. No torch here.
+"""Makes scores from answers: the rules by which VQAScore, GenEval 2 and DPG-Bench sum up an image. No torch here.
 
-An image's answers are pairs for its prompt's questions, in their order: the probabilities of the right answer and of
-the wrong one (of yes and no).
+An image's answers are in the order of its prompt's questions. An answer is a pair: the probabilities of the right and
+of the wrong answer (of yes and of no).
 """
 
 from __future__ import annotations

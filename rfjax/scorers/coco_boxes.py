@@ -1,7 +1,8 @@
-"""Any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`, in GenEval's loop.
+"""Any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`, for GenEval.
 
-It gives boxes and no masks, so an object's mask is its whole box, and its colour is judged with the background inside
-the box. Its GenEval is a variant with the detector in its name. It never shares a column with the official GenEval.
+Such a detector gives boxes and no masks. So an object's mask is its whole box, and its colour is judged with the
+background inside the box. The scores are a variant of GenEval whose name contains the detector. They never share a
+column with the official GenEval.
 """
 
 from __future__ import annotations

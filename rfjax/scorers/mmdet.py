@@ -220,7 +220,8 @@ def _config_of(state):
 
 
 def _count(state, place, within=""):
-    """Counts the numbered modules directly below `place`; with `within`, only up to the last that has this part."""
+    """Counts the numbered modules directly below `place`; with `within`, only up to the last one that contains a module
+    of this name."""
     pattern = re.compile(rf"{re.escape(place)}\.(\d+){re.escape(within)}\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, state) if match), default=-1)
 

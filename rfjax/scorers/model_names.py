@@ -1,4 +1,5 @@
-"""The model in a metric's name: only the published model's scores have the metric's bare name. No torch here."""
+"""Puts the model into a metric's name: only scores by the published model have the metric's name alone. No torch
+here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A vision-language model of transformers, from a local folder, that answers questions about images.
 
-The model reads an image and a question, and nothing is written: an answer's probability is that of its first token
-among all tokens that the model could write first. With an answer of several spellings, the probabilities of their
-distinct first tokens are added.
+The model reads an image and a question, and writes no text: an answer's probability is that of its first token among
+all tokens that the model could write first. With an answer of several spellings, the probabilities of their distinct
+first tokens are added.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class VisionLanguageModel:
     ) -> list[list[float]]:
         """Returns for each pair of an image and a question the probability of each of its answers.
 
-        An answer is a sequence of spellings; one without any has probability 0. Raises `ConfigError` if the model
-        cannot read the question, or gives numbers that are not finite.
+        An answer is a sequence of spellings; an answer without spellings has probability 0. Raises `ConfigError` if the
+        model cannot read the question, or gives numbers that are not finite.
         """
         try:
             inputs = self._inputs(list(images), list(questions)).to(self.device, self.model.dtype)
@@ -74,8 +74,8 @@ class VisionLanguageModel:
         return self.processor(images=images, text=questions, padding=True, return_tensors="pt")
 
     def _first_tokens(self, spellings) -> list[int]:
-        """The distinct first tokens of an answer's spellings, in order. A token of blanks alone says nothing of the
-        answer, and is passed over with its spelling."""
+        """The distinct first tokens of an answer's spellings, in order. A spelling whose first token is only blanks is
+        left out, because this token says nothing about the answer."""
         tokenizer, found = self.processor.tokenizer, []
         for spelling in spellings:
             ids = tokenizer.encode(spelling, add_special_tokens=False)

@@ -227,7 +227,8 @@ def check(tune: TuneConfig) -> None:
 
 
 def from_dict(values: Mapping) -> TuneConfig:
-    """Builds and checks the config that a nested mapping describes. Raises as `rfjax.config.from_dict` does."""
+    """Builds and checks the config that a nested mapping describes. Raises `ConfigError` naming the key and the nearest
+    valid key, or the field, its value and what it may be."""
     tune = sections.build(TuneConfig, values)
     check(tune)
     return tune

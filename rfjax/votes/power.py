@@ -84,7 +84,8 @@ class Design:
         return float(np.mean(stats.norm.sf((half - shift) / error) + stats.norm.cdf((-half - shift) / error)))
 
     def detectable(self, wanted: float = WANTED) -> float | None:
-        """The smallest win rate above one half that has the power `wanted`; None if a win rate of 0.99 has less."""
+        """The smallest win rate above one half that has the power `wanted`; None if even a win rate of 0.99 has less
+        power."""
         if not self.power(0.99) >= wanted:
             return None
         return float(optimize.brentq(lambda rate: self.power(rate) - wanted, 0.5 + 1e-9, 0.99))

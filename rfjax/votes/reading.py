@@ -48,7 +48,8 @@ class Joined:
 
 
 def vote_files(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
-    """Returns the given files of votes, or all CSVs in the study's folder `votes`. Raises `ConfigError` if none."""
+    """Returns the given files of votes, or all CSVs in the study's folder `votes`. Raises `ConfigError` if there are
+    none."""
     found = list(given) or sorted((folder / VOTES).glob("*.csv"))
     if not found:
         remedy = "put the raters' files there, or name them after the folder"

@@ -1,8 +1,8 @@
 """The kinds of frozen text encoders, as a table: the classes of transformers, and which features of each are stored.
 
-SD3's three encoders have folders and names of their own. Any other is in `text_encoder_NAME`, and the class that its
-config.json names tells its kind. CLIP and T5 are run as in diffusers' StableDiffusion3Pipeline: padded, without an
-attention mask. All other kinds are run with the mask, and their features are zero where there is no token.
+SD3's three encoders have folders and names of their own. Any other encoder is in `text_encoder_NAME`, and the class
+that its config.json names decides its kind. CLIP and T5 are run as in diffusers' StableDiffusion3Pipeline: padded,
+without an attention mask. All other kinds are run with the mask, and their features are zero where there is no token.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
 
 
 def settings_of(name: str, kind: str, given: Mapping[str, int | str]) -> Settings:
-    """The settings of an encoder. Raises `ConfigError` for values that they cannot have."""
+    """The settings of an encoder. Raises `ConfigError` for a value that a setting cannot have."""
     found = Settings(**{"pooled": KINDS[kind].pooled} | dict(given))
     wrong = [
         ("tokens", found.tokens, "at least 1", found.tokens >= 1),
@@ -283,7 +283,8 @@ def load_text_encoder(folder: Path, name: str, slot: Slot, kind: str, model_clas
 
 
 def _check_fit(where, tokenizer, model, tokens, settings):
-    """Raises `ConfigError` for a model that cannot take what the tokenizer gives, and for a layer that it lacks."""
+    """Raises `ConfigError` for a model that cannot take what the tokenizer gives, and for a layer that the model
+    lacks."""
     limit = getattr(model.config, "max_position_embeddings", tokens)
     for what, count in (("model_max_length of its tokenizer", tokens), ("max_position_embeddings", limit)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
