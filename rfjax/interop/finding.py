@@ -190,7 +190,7 @@ def _parse(name: str, stem: str) -> tuple[str, int] | None:
 
 
 def _choose(path: Path, layout: str, stem: str, wanted: str | None):
-    """Returns (files, weight map, notes) of one variant in a folder; None if it has no file of the layout."""
+    """Returns (files, weight map, notes) of one variant in a folder; None if the folder has no file of the layout."""
     variants: dict[str, list[str]] = {}
     for file in sorted(path.iterdir()):
         parsed = _parse(file.name, stem)

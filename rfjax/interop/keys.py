@@ -243,7 +243,8 @@ def _flattened(plain, layout) -> dict[str, dict[str, str]]:
 
 
 def _refuse_inside(name: str, tensor: Tensor) -> None:
-    """Raises `ConfigError` if one of the network's tensors shows it to be quantised, a LoRA or a ControlNet."""
+    """Raises `ConfigError` if one of the network's tensors shows that the network is quantised, or that it is a LoRA or
+    a ControlNet."""
     for kind in _IN_NETWORK:
         if kind.pattern.search(name):
             raise ConfigError(f"{tensor.file} holds {kind.what} ({name}): {kind.remedy}")

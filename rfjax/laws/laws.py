@@ -178,8 +178,8 @@ class Law:
 
     @property
     def profiled(self) -> tuple[int, ...]:
-        """Indices of the parameters whose likelihood is profiled: E and the exponents. A coefficient is the value of
-        its term at x = 1, far outside all data."""
+        """Indices of the parameters whose likelihood is profiled: E and the exponents. A coefficient is not profiled,
+        because it is the value of its term at x = 1, far outside all data."""
         return (*([0] if self.offset else []), *self.exponents)
 
     @property

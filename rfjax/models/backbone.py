@@ -14,8 +14,9 @@ that `make_backbone` gives, and has a static method `flops_by_part(model, shapes
   one of the names is "hidden". No other parameter has a rule.
 - Every parameter has a kind in `parametrization.py`.
 - The backbone's row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by
-  default); `results/tokens.py` counts tokens by this field. `tests/models/test_backbones.py` tests all but the last.
-  docs/README.md lists what a new backbone needs, file by file.
+  default); `results/tokens.py` counts tokens by this field.
+
+`tests/models/test_backbones.py` tests all but the last. docs/README.md lists what a new backbone needs, file by file.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def contradictions(found: Manifest, say: Say = lambda text: None) -> Iterator[st
 
 
 def _records(shards, file, name, kind):
-    """Yields (description of its place, bytes) of each record in a file."""
+    """Yields (description of where the record is, the record's bytes) of each record in a file."""
     first, count = shards.first(file), shards.count(file)
     for start in range(0, count, AT_ONCE[kind]):
         places = np.arange(start, min(start + AT_ONCE[kind], count))

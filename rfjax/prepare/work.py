@@ -63,7 +63,8 @@ def parse_task(text: str | None, merge: bool = False) -> Task:
 def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
     """Raises `ConfigError` unless the folder of --out is new, has none of our files, or was begun by the same verb.
 
-    `own` is the file that the verb writes last. It writes recipe.json first, which marks the folder as its own.
+    `own` is the file that the verb writes last. The verb writes recipe.json first, which marks the folder as the
+    verb's.
     """
     inside = next((read for read in reads if read.is_dir() and read.resolve() in folder.resolve().parents), None)
     if inside is not None:
