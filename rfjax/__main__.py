@@ -1,7 +1,7 @@
 """`python -m rfjax`: the command of `rfjax.cli`.
 
-Python puts the current folder first in its module search path. This file removes it before it imports anything else, so
-that a `jax.py` or `torch.py` among a user's data is not run.
+Python puts the current folder first in its module search path. This file removes that entry before it imports anything
+else, so that a `jax.py` or `torch.py` among a user's data is not run.
 """
 
 import os

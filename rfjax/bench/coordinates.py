@@ -209,7 +209,7 @@ def _shown(slope: float | None) -> str:
 
 
 def draw(record: Mapping, file: Path, made_by: str) -> None:
-    """Draws mean |x| of every activation against width and depth at each step, as a PNG; steep ones are named.
+    """Draws mean |x| of every activation against width and depth at each step, as a PNG; the steep curves are labelled.
     `made_by` is noted in the file."""
     from matplotlib.figure import Figure
 

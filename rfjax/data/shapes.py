@@ -71,7 +71,8 @@ def coverage(
     y: Float[np.ndarray, "*#shape"],
     radius: Float[np.ndarray, "*#shape"] | float,
 ) -> Float[np.ndarray, "*shape"]:
-    """The share of each pixel that a shape covers, from the offsets of the pixels' centres; broadcasts."""
+    """The share of each pixel that a shape covers, from the offsets of the pixels' centres. The arguments are
+    broadcast."""
     return np.clip(0.5 - SIGNED_DISTANCES[name](x, y, radius), 0.0, 1.0)
 
 

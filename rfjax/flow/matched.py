@@ -22,8 +22,8 @@ from rfjax.flow.path import Times, expand_time
 class Matched(NamedTuple):
     """A formulation's network at times s of the straight path; for rf (s, 1, s, 1, 0).
 
-    The network's inputs are `scale` times y and the time `condition`. The velocity at y is `of_prediction` times its
-    prediction plus `of_point` times y.
+    The network's inputs are `scale` times y and the time `condition`. The velocity at y is `of_prediction` times the
+    network's prediction plus `of_point` times y.
     """
 
     time: Times

@@ -182,7 +182,8 @@ def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
     """Returns {name without `prefix`: name in the file} of the tensors that begin with `prefix`, and with no prefix of
     `prefixes` that is longer.
 
-    Of an average it leaves out the counters; without a prefix, the tensors of other parts, such as an autoencoder's.
+    An average's counters are left out. If `prefix` is empty, tensors of other models, such as an autoencoder's, are
+    left out, too.
     """
     longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
     names = {

@@ -3,7 +3,8 @@
 The file has the names of PEFT and diffusers: `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight` [outputs,
 rank] for linear maps of SD3Transformer2DModel, under `transformer.`, `base_model.model.` or no prefix. A map's product
 B A is multiplied by alpha / rank; alpha is the tensor `NAME.alpha`, else that of PEFT's settings (in the file's
-metadata, or in adapter_config.json beside it), else the rank. Here it is folded into B, so the tuned run's scale is 1.
+metadata, or in adapter_config.json beside it), else the rank. Here the factor alpha / rank is folded into B, so the
+tuned run's scale is 1.
 """
 
 from __future__ import annotations

@@ -139,7 +139,8 @@ def parse(text: str) -> Program:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """Returns how often a while loop runs: the compiler's note, else the only bound in its condition, else None."""
+    """Returns how often a while loop runs, by the compiler's note or else by the only bound in its condition; None if
+    neither tells."""
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if noted:
         return int(noted[1])

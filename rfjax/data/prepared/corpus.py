@@ -136,7 +136,8 @@ class PreparedCorpus:
 
     @property
     def frame_rate(self) -> Fraction | None:
-        """Frames a second of the clips; None for images, and where the frames of each file were taken as stored."""
+        """Frames a second of the clips; None for images, and for clips whose frames were taken as their files store
+        them."""
         rule = self.manifest.facts["recipe"].get("clips")
         return Fraction(rule["rate"]) if rule and rule["rate"] else None
 
