@@ -126,8 +126,8 @@ class DataConfig:
 
     @property
     def label(self) -> str:
-        """The corpus's name in tables. That of a prepared corpus has its folder's name in it, and that of `motion` its
-        world and its frames or buckets, because losses on two of them cannot be compared."""
+        """The corpus's name in tables. A prepared corpus's name contains the name of its folder, and the name of
+        `motion` contains the world and the frames or buckets, because losses on two such corpora cannot be compared."""
         shown = "+".join(self.buckets) or self.frames
         which = {"prepared": Path(self.prepared.path).resolve().name, "motion": f"{self.world}-{shown}"}
         return f"{self.corpus}:{which[self.corpus]}" if self.corpus in which else self.corpus

@@ -145,7 +145,8 @@ def make_unfailing() -> None:
 def quiet_background() -> None:
     """Hides the tracebacks of libraries' background threads, since the command reports the error itself.
 
-    They are what Orbax's threads log, and what TensorStore calls back after Orbax has closed its event loop.
+    Such tracebacks are logged by Orbax's threads, and come from TensorStore's callbacks after Orbax has closed its
+    event loop.
     """
     logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     before = sys.unraisablehook

@@ -99,7 +99,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; an open end is not among them."""
+    """The numbers from `low` to `high`. An open end is not one of them."""
 
     low: float | int
     high: float | int = math.inf

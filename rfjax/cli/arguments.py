@@ -50,7 +50,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def add_checkpoint(parser) -> None:
-    """Adds the arguments that all verbs share which read a run's checkpoint: the run, its step, its weights."""
+    """Adds the arguments of every verb that reads a run's checkpoint: the run, its step, its weights."""
     parser.add_argument("run", metavar="RUN", type=as_path("RUN"), help="a run's folder")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")

@@ -1,9 +1,9 @@
 """Runs a descriptor model in ONNX, such as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy
 detection").
 
-The model takes RGB images as [n, 3, height, width] or [n, height, width, 3], and returns a vector for each. An input of
-floats gets them normalised by a mean and a deviation; an input of bytes (uint8) gets the pixels as they are, because
-such a model normalises them itself.
+The model takes RGB images as [n, 3, height, width] or [n, height, width, 3], and returns a vector for each. If the
+input has floats, the pixels are normalised by a mean and a deviation. If it has bytes (uint8), the pixels are passed as
+they are, because such a model normalises them itself.
 """
 
 from __future__ import annotations

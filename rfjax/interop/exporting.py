@@ -80,8 +80,8 @@ def export_run(
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file. Returns `out`.
 
     With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
-    `scheduler`, beside the frozen models of the run's prepared corpus. These come from the folder `models`, by default
-    the one that the corpus was prepared with.
+    `scheduler`, beside the frozen models of the run's prepared corpus. The frozen models come from the folder `models`,
+    by default the folder that the corpus was prepared with.
 
     Raises `ConfigError` for a setting that the layout cannot express and if `out` exists. Raises `RfjaxError` for a
     damaged checkpoint and a full disk. After an error no file is left behind.

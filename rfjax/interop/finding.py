@@ -250,7 +250,8 @@ def _choose(path: Path, layout: str, stem: str, wanted: str | None):
 
 
 def _scheduler(folder: Path) -> Scheduler | None:
-    """Reads the sampler's settings from the pipeline's folder, if the weights lie in one, or from their own folder."""
+    """Reads the sampler's settings from the pipeline's folder, if the weights lie in a pipeline, else from the folder
+    of the weights."""
     above = [folder.parent] if folder.name == _NETWORK or (folder.parent / _INDEX).is_file() else []
     for base in (*above, folder):
         for path in (base / "scheduler" / SCHEDULER, base / SCHEDULER):

@@ -182,7 +182,8 @@ def _check_manifest(source) -> Config | None:
 
 
 def _check_index(source, reader) -> list[str]:
-    """Notes the tensors that the index does not list. Raises `RfjaxError` if one is not in the file that it lists."""
+    """Notes the tensors that the index does not list. Raises `RfjaxError` if a tensor is not in the file that the index
+    gives for it."""
     lost = sorted(
         name
         for name, file in source.weight_map.items()
@@ -320,7 +321,8 @@ def _check_copies(reader, networks) -> None:
 
 
 def _parameters(layout, config, ours, get, stored):
-    """Returns the nested tree of float32 parameters. Beside it only one module's tensors are in memory at a time."""
+    """Returns the nested tree of float32 parameters. Besides the tree, only one module's tensors are in memory at a
+    time."""
     leaves = {leaf: np.empty(shape, np.float32) for leaf, shape in ours.items() if leaf != POSITIONS}
     entries = sources(layout, config.model, ours)
     for source in tqdm(entries, desc="import", unit="array", disable=None, leave=False):

@@ -255,7 +255,8 @@ def _refuse_inside(name: str, tensor: Tensor) -> None:
 
 
 def _refuse_loose(name: str) -> None:
-    """Raises `ConfigError` for a LoRA's or a ControlNet's tensor beside the network: without it the network differs."""
+    """Raises `ConfigError` for a LoRA's or a ControlNet's tensor beside the network, because the network alone would
+    compute something else."""
     for kind in (_LORA, _CONTROL):
         if kind.pattern.search(name) and not _BESIDE.match(name):
             raise ConfigError(f"the file holds {kind.what} beside the network ({name}): {kind.remedy}")

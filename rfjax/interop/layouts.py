@@ -2,7 +2,7 @@
 
 `diffusers` is SD3Transformer2DModel (0.42). `sd3` is the single file of Stability's reference code and ComfyUI, for SD3
 and SD3.5. `plain` has rfjax's names in PyTorch's orientation, for the module in `torch_modules/`. A row is used only if
-rfjax's network has its parameter, so QK-norm, dual attention and a third weight set need no branch.
+rfjax's network has the row's parameter, so QK-norm, dual attention and a third weight set need no branch.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def import_adapter(file: Path, base: str, out: Path, *, weights: str = "ema") ->
 def read_factors(
     reader: Reader, file: Path, model: ModelConfig, shapes: BatchShapes, settings: Mapping[str, object]
 ) -> tuple[dict, int, tuple[int, ...], str | None]:
-    """Returns (the adapter with scale 1, the number of maps in the file, the ranks of the adapter's kernels, where
-    alphas come from, None for the settings)."""
+    """Returns (the adapter with scale 1, the number of maps in the file, the ranks of the adapter's kernels, where the
+    alphas come from; None stands for PEFT's settings)."""
     known = dict(_maps(model, shapes))
     names, alphas = _sort(reader, file, known)
     leaves: dict[str, dict[tuple, tuple[First, Second]]] = {}

@@ -182,7 +182,8 @@ def _place(path: Path, target: Path) -> None:
 
 
 def _tokenizer(folder: Path, kind: str) -> str:
-    """Returns the class of a tokenizer: the one that its folder names, else that of its kind of encoder."""
+    """Returns the class of a tokenizer: the class that its folder names, else the usual class for the kind of
+    encoder."""
     try:
         settings = read_json(folder / "tokenizer_config.json", _TokenizerConfig, remedy=_REMEDY)
     except FileNotFoundError:

@@ -115,8 +115,8 @@ class Tensor(NamedTuple):
 class Reader:
     """Reads tensors by name from several files. Opening reads only the headers.
 
-    Raises `RfjaxError`, naming the file, if one is damaged or truncated or has a tensor that another has too. Raises
-    `ConfigError` if a file is missing, or if the tensor to read is not of a type in `READABLE`.
+    Raises `RfjaxError`, naming the file, if one is damaged or truncated or has a tensor that another file has, too.
+    Raises `ConfigError` if a file is missing, or if the tensor to read is not of a type in `READABLE`.
     """
 
     def __init__(self, paths: Sequence[Path]):
