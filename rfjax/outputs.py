@@ -59,8 +59,8 @@ def check_output_folder(
 ) -> None:
     """Raises `ConfigError` if a command must not, or cannot, write into `folder`; arguments as in `check_output`.
 
-    Refuses a folder of a kind in `KINDS`, unless its file name there is in `own`. Refuses a folder that already has one
-    of the `files` that the command writes, unless `made_here(folder)`.
+    Refuses a folder that has one of the files in `KINDS`, unless the file's name is in `own`. Refuses a folder that
+    already has one of the `files` that the command writes, unless `made_here(folder)`.
     """
     check_place(folder, option)
     if not (folder.exists() or folder.is_symlink()):

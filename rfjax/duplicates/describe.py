@@ -54,7 +54,7 @@ class _Looked:
 
 
 def read(path: Path, recipe_hash: str) -> Described | None:
-    """Reads a finished part; None if its file is missing, damaged or of another recipe."""
+    """Reads a finished part; None if its file is missing or damaged, or was made by a recipe with another hash."""
     try:
         arrays, facts = unpack(path.read_bytes(), _Facts)
         whole = len(facts["keys"]) == len(arrays["digests"]) == len(arrays["views"])

@@ -93,7 +93,8 @@ def find(path: Path) -> FoundCheckpoint:
 
 
 def _one_file(path: Path) -> FoundCheckpoint:
-    """Finds the checkpoint of a file that the user named: the folder's, if the file is part of one, else the file."""
+    """Finds the checkpoint of a file that the user named: that of the whole folder if the file belongs to one, else
+    that of the file alone."""
     folder = path.parent
     for stem in names.WEIGHTS.values():
         parsed = _parse(path.name, stem)

@@ -169,7 +169,8 @@ class Information:
         return False
 
     def decides(self, places: Sequence[int]) -> bool:
-        """Whether the choice and the known trunks determine all parameters, under every draw."""
+        """Whether the chosen trunks `places` and the known trunks together determine all parameters of the law, for
+        every draw of the law."""
         if min(self.distinct(places)) < LEAST_DISTINCT:
             return False
         values = np.linalg.eigvalsh(self.total(places))

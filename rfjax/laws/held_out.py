@@ -86,9 +86,10 @@ def leave_one_out(
     *,
     covariance: Float[np.ndarray, "n n"] | None = None,
 ) -> LeftOut:
-    """The error of each run, predicted by a refit without it, or with `trunks` without all runs of its trunk. If there
-    are many runs, each refit leaves out a fold. `log_x` is centred, as the fitted `parameters` are. With the
-    `covariance` of the runs' noise the refits are by generalised least squares, and `loss` must be squares."""
+    """Predicts each run by a refit without it, and returns the errors. With `trunks`, the refit also lacks the other
+    runs of its trunk. With many runs, each refit leaves out a fold of them. `log_x` must be centred as it was in the
+    fit of `parameters`. With `covariance`, that of the runs' noise, the refits are by generalised least squares, and
+    `loss` must be the squared loss."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
     if many := are_many(n):

@@ -126,7 +126,8 @@ def folder_correlations(results, points, settings, *, resamples, seed):
 
 
 def _correlate_items(results, points, names, evaluation, settings, *, resamples, seed):
-    """Correlates the loss with each item's column, from the mapping `names`, over the points that have both."""
+    """Correlates the loss with each item's score, over the points that have both. `names` is {item: column of its
+    score}."""
     output, redrawn = {}, {}
     for item, name in names.items():
         have = points[points[name].notna()]

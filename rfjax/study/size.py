@@ -26,8 +26,8 @@ class Size:
 
 
 def size_of(config: Config) -> Size:
-    """Parameters, FLOPs and state of a run. For a point with branches they are those of its longest branch. Nothing is
-    allocated."""
+    """Returns the parameters, FLOPs and state of a run, without allocating anything. For a point with branches, these
+    are the numbers of its longest branch."""
     run = plan_run(config)
     check_may_be_together(config, run.corpus)
     images = run.stream.examples_before(config.train.steps)

@@ -92,7 +92,7 @@ def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
 
 
 def shown_slices(devices: Sequence[jax.Device]) -> int | None:
-    """The number of slices that the attributes of TPUs give; None for other devices."""
+    """The number of TPU slices that `devices` belong to, from their `slice_index`; None for devices other than TPUs."""
     return len({_slice_of(device) for device in devices}) if devices[0].platform == "tpu" else None
 
 

@@ -36,7 +36,8 @@ CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling sho
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
-    """The config's sampler, at each multiple of `evaluation.geneval_every`, for each number of prompts."""
+    """The config's sampler, at each multiple of `evaluation.geneval_every`; once for each number of prompts that the
+    config asks for."""
     asked = is_due(config.evaluation.geneval_every, step, last)
     each = [with_names(config, settings, [config.evaluation.sampler]) for settings in _settings(config) if asked]
     return [row for rows in each for row in rows]
