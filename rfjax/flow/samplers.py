@@ -117,8 +117,8 @@ def integrate(
 ) -> Float[Array, "batch ..."]:
     """Integrates the ODE dz/dt = v (SD3 eq. 1) from `noise` at times[0], and returns z at times[-1].
 
-    `at` is a tree of arrays [times], by default the times. At step i, `velocity(z, at)` gets the entries i of its
-    arrays.
+    `at` is a tree of arrays [times], by default the times. At step i, `velocity(z, at)` gets entry i of each array of
+    the tree.
     """
     step = METHODS[method]
 

@@ -194,7 +194,8 @@ def _convolution_flops(instruction, computation):
 
 
 def _library_flops(instruction, computation):
-    """Counts the operations of a GPU's matrix product, a cuBLAS call with its dimensions as JSON; 0 for other calls."""
+    """Counts the FLOPs of a call of cuBLAS, a GPU's matrix product whose dimensions are given as JSON; 0 for other
+    calls."""
     if "__cublas$" not in instruction.attributes:
         return 0
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)[1]

@@ -14,7 +14,8 @@ LINES = ("--", ":", "--", "--", ":", "--", "--")
 
 
 def claimed_laws(numbers, look):
-    """Draw the exponents of N* of published laws beside the table's own exponent, and N* against compute.
+    """Draw published laws of the optimal size N*(C) beside the table's own law: their exponents, and N* against compute
+    C.
 
     Each law is drawn over the range of its own runs, with C counted as in its paper. If the table does not determine an
     optimal size, its runs are drawn instead of its law.

@@ -79,7 +79,7 @@ class BoxDetector:
 def whole_pixels(boxes: Float[torch.Tensor, "n 4"], height: int, width: int) -> torch.Tensor:
     """Returns [left, top, right, bottom] in whole pixels inside the image, right and bottom one past the last pixel.
 
-    Every pixel that a box touches is in it, and a box has at least one pixel.
+    A returned box contains every pixel that the given box touches, and at least one pixel.
     """
     low, high = boxes[:, :2].floor(), boxes[:, 2:].ceil()
     most = torch.tensor([width, height])

@@ -87,7 +87,7 @@ class TimeAttention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(hidden // self.heads), RMSNorm(hidden // self.heads)
 
     def forward(self, x, condition, times, added, rotation):
-        """`added`, [times, hidden] or None, embeds the positions in time. Frames of an example are adjacent in the batch."""
+        """`added` [times, hidden] embeds positions in time, or is None. Frames of an example are adjacent in the batch."""
         shape = x.shape
         x = x.reshape(-1, times * shape[1], shape[2])
         shift, scale, gate = self.modulation(condition[::times]).chunk(3, -1)
@@ -204,7 +204,8 @@ class MMDiT(nn.Module):
         self.final = Final(hidden, values)
 
     def added_positions(self, rows, columns):
-        """[rows * columns, hidden] of a frame, the middle of the stored grid; None if positions are rotary."""
+        """The position embedding of a frame, [rows * columns, hidden], cut from the middle of the stored grid; None if
+        positions are rotary."""
         if "rotary_split" in self.c:
             return None
         grid = self.c["position_grid"]
