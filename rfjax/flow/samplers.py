@@ -99,7 +99,8 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 
 
 def _steps(times, at):
-    """Returns the length of each step, and the second argument of `velocity` at the step's beginning and at its end."""
+    """Returns the length of each step, and the entries of `at`, by default the times, at each step's beginning and at
+    its end."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
         jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)

@@ -168,7 +168,8 @@ def _without_wrappers(tensors) -> dict[str, str]:
 
 
 def _anchors(plain) -> tuple[Layout | None, list[str]]:
-    """Returns the layout, and every prefix that has its positions and its patch embedding; (None, []) if none has."""
+    """Returns the layout of the tensors' names, and every prefix under which the file has this layout's positions and
+    patch embedding; (None, []) if the file has no known layout."""
     for layout in (DIFFUSERS, SD3):
         first, second = layout.positions, f"{layout.outside['patch_embed'].names[0]}.weight"
         ends = [name.removesuffix(first) for name in plain if name == first or name.endswith("." + first)]

@@ -210,8 +210,8 @@ def _union(bits) -> tuple[int, int]:
 
 def design(information: Information, rules: Rules) -> Chosen:
     """Chooses the trunks within the budget that predict best at the target and keep the rules. Together with the known
-    trunks there must be at least `least` trunks, one size on two seeds, no size on more than `most_seeds`, three sizes,
-    and three numbers of images.
+    trunks, there must be at least `least` trunks, three sizes and three numbers of images. At least one size must have
+    two seeds, and no size more than `most_seeds`.
 
     Raises `ConfigError` if no such trunks fit into the budget.
     """

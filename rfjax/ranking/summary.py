@@ -131,5 +131,5 @@ def ranked_columns(numbers: Mapping) -> list[Mapping]:
 
 
 def rank_of(column: Mapping, variant: str) -> Mapping | None:
-    """Returns a variant's row in a column of `ranking_numbers`; None if there is no such row."""
+    """Returns a variant's row, with its rank, in a column of `ranking_numbers`; None if the column has no such row."""
     return next((row for row in column["ranks"] if row["variant"] == variant), None)

@@ -153,9 +153,11 @@ def headline_fact(analysis: Mapping) -> list[str]:
 
 
 def held_out_facts(analysis: Mapping) -> list[Fact]:
-    """The predictions of the largest depth's runs by laws fitted to the other depths, from `Analysis.to_json`.
+    """How well laws that are fitted to the other depths predict the runs of the largest depth: a fact for each run.
+    `analysis` is `Analysis.to_json()`.
 
-    For a run off the frontier, the prediction of the parametric law comes first, because it is the one that counts.
+    For a run off the frontier, the parametric law's prediction comes first, because the law of compute holds on the
+    frontier only.
     """
     held = analysis["held_out"]
     if not held:

@@ -201,7 +201,7 @@ def _marks(cells: list[str] | None) -> Marks:
 
 
 def _points(cells) -> Marks:
-    """Finds what the cells without commas say about the decimal mark: a cell such as 0.5 needs a decimal point."""
+    """Returns `Marks` for cells without commas: `point` says whether a cell, such as 0.5, needs a decimal point."""
     return Marks(
         point=any("." in c and read_number(c, ",") is None and read_number(c) is not None for c in cells or ())
     )

@@ -1,4 +1,4 @@
-"""Weights & Biases: each start of a run opens the run with the same id.
+"""Weights & Biases: each start of a run of rfjax opens the same run of W&B, by its id.
 
 The library first writes all values to a file in the run's folder `wandb`, the transaction log. Then it uploads them
 from this file, unless WANDB_MODE=offline. Project, entity, address and mode are set by the library's own environment

@@ -1,7 +1,7 @@
 """One record of a prepared corpus: named arrays and a few facts, as the bytes of a safetensors file.
 
-The safetensors library writes the bytes. Reading takes views of the bytes without the library: a batch of text features
-has hundreds of megabytes, so saving a copy is worth ten lines. There is no pickle.
+The safetensors library writes the bytes. Reading makes views of the bytes, without the library and without a copy,
+because a batch of text features has hundreds of megabytes. No pickle is used.
 """
 
 from __future__ import annotations

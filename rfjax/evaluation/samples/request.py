@@ -47,8 +47,8 @@ def latents_shape(run: Run, size: tuple[int, int] | None, *, clips: bool = False
     """Returns the shape of the latents to sample: one frame of `size` (height, width), or by default the corpus's first
     shape.
 
-    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training. Unless `clips` can be
-    written, it is also raised if the default shape has several frames.
+    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training. Also raises it if the
+    default shape has several frames and the caller cannot write clips (`clips`).
     """
     frames, height, width, channels = run.corpus.shapes.latents
     if size is None:

@@ -87,7 +87,7 @@ class TimeAttention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(hidden // self.heads), RMSNorm(hidden // self.heads)
 
     def forward(self, x, condition, times, added, rotation):
-        """`added` [times, hidden] embeds positions in time, or is None. Frames of an example are adjacent in the batch."""
+        """`added` [times, hidden] or None embeds positions in time. Frames of an example are adjacent in the batch."""
         shape = x.shape
         x = x.reshape(-1, times * shape[1], shape[2])
         shift, scale, gate = self.modulation(condition[::times]).chunk(3, -1)
