@@ -25,7 +25,7 @@ def latent_shape(written: Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def written_shape(latents: Sequence[int]) -> tuple[int, ...]:
-    """The inverse of `latent_shape`: (height, width, channels) if there is one frame."""
+    """The inverse of `latent_shape`: latents of one frame are written as (height, width, channels)."""
     return tuple(latents[1:] if latents[0] == 1 else latents)
 
 

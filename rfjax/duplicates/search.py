@@ -139,7 +139,9 @@ def _cosines(first: Shaped[np.ndarray, "n size"], second: Shaped[np.ndarray, "n 
 def similarity(
     one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]
 ) -> Float[np.ndarray, " pairs"]:
-    """Computes each pair's similarity: the best match between any row of one and the first row of the other."""
+    """Computes each pair's similarity. The first view of an image is the whole image, the others are its mirrored and
+    cropped versions. The similarity is that of the best match between any view of either image and the first view of
+    its partner."""
     best = np.full(len(one), -1.0)
     for looking, found in ((one, other), (other, one)):
         for row in range(one.shape[1]):

@@ -89,7 +89,7 @@ class SamplerName:
 
     @property
     def settings(self) -> str:
-        """The text without the numbers of steps. It is equal for samples that differ only in their steps."""
+        """The name's text without the numbers of steps. It is equal for samples that differ only in their steps."""
         return self._join("", "")
 
     def _join(self, steps, reference):

@@ -43,7 +43,8 @@ PARAMETRIZATIONS: dict[str, tuple[bool, bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """The factors of one kind of leaf, as powers of v and, in some fields, of L."""
+    """The factors of one kind of leaf, as exponents of the relative width v, or of the relative depth L in
+    `forward_depth`."""
 
     rate: float = 0.0  # of Adam's rate, before the forward multiplier
     muon_rate: float = 0.0  # of Muon's, whose updates have the root mean square of Adam's (optimizer.py)

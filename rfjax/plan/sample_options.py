@@ -28,7 +28,8 @@ def check_sample_options(args: argparse.Namespace) -> None:
 
 
 def read_sample_options(args: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """Returns the latents' (height, width), None for the config's, and the types to store the weights in, in order."""
+    """Returns the latents' (height, width), and the types to store the weights in, in the order given. The size is None
+    if the config decides it."""
     from rfjax.inputs.text import split_names
     from rfjax.models.quantised import STORED
     from rfjax.option_limits import parse_latent_size

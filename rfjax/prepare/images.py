@@ -162,7 +162,8 @@ def _scale_transparent_colour(image, data):
 
 
 def to_rgb(image, of_png):
-    """Returns the image as RGB, and the names of the conversions. A PNG's integers have 16 bits in any mode of PIL."""
+    """Returns the image as RGB, and the names of the conversions. If the image's file is a PNG (`of_png`), PIL's mode
+    "I" also stands for grey of 16 bits."""
     if image.mode in INTEGERS:
         return _rgb_of_integers(image, declared=image.mode != "I" or of_png)
     if image.mode == "F":
