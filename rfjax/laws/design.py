@@ -121,7 +121,8 @@ class Information:
         self.goal = np.concatenate([PARAMETRIC.jacobian(row, point) for row, point in z]) * self._scale
 
     def variance(self, information: Float[np.ndarray, "draws *batch 5 5"]) -> Float[np.ndarray, "*batch"]:
-        """The variance of log loss at the target, averaged over draws; it includes the prior at the target."""
+        """The variance of log loss at the target, averaged over draws of the law. The prior of log loss at the target
+        counts as an observation."""
         batch = information.shape[1:-2]
         goal = self.goal.reshape(len(self.goal), *(1 for _ in batch), -1, 1)
         solved = np.linalg.solve(information + self._ridge, np.broadcast_to(goal, (*information.shape[:-1], 1)))

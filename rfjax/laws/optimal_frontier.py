@@ -9,8 +9,7 @@ distance of the loss from E are powers of C:
 
 N0 and D0 are the optimum for the budget C0 (`budgets.optimum`), and K0 = A N0^-alpha + B D0^-beta. C0 is the geometric
 mean of the runs' FLOPs, where N*, D* and L* are known best. With kappa = 6 and eta = 1 these are eq. 4 of Hoffmann et
-al.
-2022. Intervals use the same draws as the parameters' intervals.
+al. 2022. Intervals use the same draws as the parameters' intervals.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def known_before(source: Source, given: Mapping[str, Collection[str]]) -> dict[s
 
 
 def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys: Collection[str]) -> tuple[str, ...]:
-    """Returns the keys to drop that no part dropped. Empty for a source that knows its keys beforehand.
+    """Returns those of `dropped_keys` that named no image of any part, as is known once all parts are finished. Empty
+    for a source that knows its keys before parts are read.
 
     `parts` are the names of the finished parts in `folder`. Empty also if a part's list of drops is missing.
     """

@@ -20,8 +20,8 @@ def right_probability(prompt: Prompt, answers: Answers) -> dict[str, float]:
 
 
 def soft_tifa(prompt: Prompt, answers: Answers) -> dict[str, float]:
-    """Soft-TIFA of GenEval 2: `am` is the arithmetic mean of the right answers' probabilities, which estimates single
-    atoms, and `overall` their geometric mean, which estimates whole prompts (the paper's AM and GM)."""
+    """Soft-TIFA of GenEval 2, from the probabilities of the right answers. `am` is their arithmetic mean, a score of
+    single atoms; `overall` is their geometric mean, a score of whole prompts (the paper's AM and GM)."""
     right = [answer[0] for answer in answers]
     # exp of the mean log, not a root of the product, which would underflow
     logs = [math.log(value) if value > 0 else -math.inf for value in right]

@@ -150,8 +150,8 @@ def score_folder(
 
 
 def _named(detector, classifier) -> tuple[str, str]:
-    """Returns the evaluation's name and title. Both contain a detector of boxes, and any CLIP that is not the official
-    one."""
+    """Returns the evaluation's name and title. For a detector of boxes both contain its name; the evaluation's name
+    also has a hash of the detector and of any CLIP that is not the official one."""
     official = classifier.clip.name == OFFICIAL_CLIP
     if not isinstance(detector, BoxDetector):
         return KINDS[detector.kind if official else "other"]

@@ -106,7 +106,7 @@ class Rated(NamedTuple):
 
 
 def rate(groups: Groups, tune: TuneConfig) -> Rated:
-    """Selects the images of groups whose rewards differ, with r in [0, 1].
+    """Selects the images of groups whose rewards differ, and scales their rewards to r in [0, 1].
 
     In a group of equal rewards all images would have r = 1/2, and would only pull the policy towards the old policy.
     """
