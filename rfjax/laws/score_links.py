@@ -167,8 +167,8 @@ class LinkFit:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def _drawn_scores(self, x):
-        """The curve at x for each draw of the parameters, [draws, m]. With many runs the curve is linearised about the
-        fit, because the draws are, too."""
+        """The link's scores at x for each draw of its parameters, [draws, m]. With many runs the draws come from a
+        linearised fit, so the link is linearised about the fit here, too."""
         if not are_many(self.n):
             return self.link.curve(self.draws, x)
         return self.link.curve(self.inner, x) + (self.draws - self.inner) @ _slopes(self.link, self.inner[None], x)[0].T

@@ -56,8 +56,8 @@ def step_inputs(
 
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
-    """Makes the training loss of the config's formulation for a backbone's `apply`; `encoders` as in `step_inputs`. A
-    timestep shift by area follows from the latent shape of the batch."""
+    """Makes the training loss of the config's formulation for a backbone's `apply`. `encoders` are the corpus's
+    `EncoderSlot`s. A timestep shift by area follows from the latent shape of the batch."""
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, " batch"]):
         formulation = formulation_at(config, batch.latents.shape[1:])
