@@ -68,8 +68,7 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """A formulation's coefficients for a batch. Each is one value per example, at the example's time, or one number for
-    all."""
+    """A formulation's coefficients for a batch: each is one value per example, at its time, or one number for all."""
 
     mixing: Mixing
     input_scale: Times | float

@@ -213,7 +213,7 @@ def _guided_within(guided, alone, guidance_scale, interval):
 def guided_share(
     times: Float[np.ndarray, " times"], method: str, guidance_scale: float, interval: tuple[float, float]
 ) -> float:
-    """The share of a sampler's evaluations that are guided; each of them costs two evaluations of the network."""
+    """The share of a sampler's velocities that are guided. A guided velocity costs two evaluations of the network."""
     if guidance_scale == 1.0:
         return 0.0
     inside = (times >= interval[0]) & (times <= interval[1])

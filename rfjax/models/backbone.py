@@ -99,10 +99,8 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: the path of the module that returned it. The network's own output is "prediction".
-
-    A scanned block returns (its streams, None), so the captured path ends in two indices, which are cut off.
-    """
+    """The name of a captured output: the path of the module that returned it, "prediction" for the network itself. The
+    two indices at the end are cut off: a scanned block returns (its streams, None)."""
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 

@@ -117,11 +117,8 @@ _low_precision_gelu.defvjp(lambda x: (_gelu_in_float32(x), x), _gelu_backward)
 
 
 def unstack(x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*slice"]]:
-    """The slices along an axis, for example queries, keys and values.
-
-    The backward pass stacks the gradients along the same axis, so they have the layout that the matrix product which
-    made `x` needs. The gradient of `jnp.moveaxis` would have to be transposed first.
-    """
+    """The slices along an axis, for example queries, keys and values. The backward pass stacks the gradients along the
+    same axis, as `x` is laid out. The gradient of `jnp.moveaxis` would have to be transposed first."""
     return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
 
 
@@ -129,8 +126,7 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
     """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
 
     The frequencies are constants. Their exponents are rounded to float32, as in the PyTorch code that trained the
-    released weights. Their exponentials are computed in float64, because 1000 t multiplies them, and an error of one
-    ulp would become visible.
+    released weights. Their exponentials are taken in float64, because 1000 t multiplies their errors.
     """
     half = size // 2
     exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)

@@ -100,8 +100,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
 
 
 class StepParts(NamedTuple):
-    """The two halves of a step: the gradients, and the update. `make_train_step` compiles both as one program; a
-    benchmark compiles each alone."""
+    """The gradients and the update of a step. `make_train_step` compiles both together, a benchmark each alone."""
 
     gradients: Callable  # (params, batch, step) -> (gradients, loss, bins)
     update: Callable  # (state, gradients, loss, bins) -> (state, metrics)
