@@ -146,7 +146,8 @@ def make_record(
 
 
 def validation_record(key: Mapping[str, object], result: ValidationLoss, **training) -> dict:
-    """The record of a validation loss; `training` are the other arguments of `make_record`.
+    """The record of a validation loss. `training` says what training and the evaluation cost, by the names of
+    `make_record`'s arguments.
 
     Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard errors over examples.
     `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of example ids, so
@@ -182,7 +183,8 @@ def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
     """The record of GenEval scores by metric, followed by the values in `more`. The metrics are "geneval" and, if some
-    prompts are held out, "geneval_held_out" and "geneval_seen". `training` is as in `validation_record`.
+    prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the evaluation cost,
+    as in `validation_record`.
 
     The items are "overall" and the tasks that have images; n counts images. `extra` gives, for each metric, the tasks
     without images, the number of prompts of each item, and the plain fractions of correct images and prompts.

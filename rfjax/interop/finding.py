@@ -150,7 +150,8 @@ def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
 
 
 def _down(path: Path) -> tuple[Path, str, list[str]]:
-    """Returns (the network's folder, the checkpoint's name, notes). `path` is that folder, its pipeline's, or above."""
+    """Returns (the network's folder, the checkpoint's name, notes). `path` is the network's folder, the folder of its
+    pipeline, or a folder of pipelines."""
     if (path / _NETWORK).is_dir():
         return path / _NETWORK, path.name, []
     if _has_weights(path):

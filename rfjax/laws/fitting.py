@@ -279,7 +279,7 @@ def fit(
 
 
 class _Solution(NamedTuple):
-    """The best solution over all starts, and whether the data decide the law. Parameters belong to the centred log
+    """The best solution over all starts, and whether the data decide the law. The parameters are those for centred log
     x."""
 
     parameters: Float[np.ndarray, " k"]

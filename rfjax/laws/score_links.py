@@ -153,7 +153,8 @@ class LinkFit:
         return np.clip(self.link.curve(self.inner, self._scale(loss)), 0, 1)
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """The ends of the 95 % interval at these losses, of the curve or of a new run's score; within [0, 1]."""
+        """The ends of the 95 % interval at each loss, cut to [0, 1]: the interval of the curve or, with `new_run`, of a
+        new run's score."""
         self.predict(loss)
         if self.draws is None:
             raise ConfigError(
