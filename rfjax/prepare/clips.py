@@ -136,8 +136,7 @@ def _at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction,
 
 
 def _as_stored(shown: Iterator[Shown]) -> Iterator[tuple[Fraction, Shown]]:
-    """Yields (time, picture) of all pictures. Raises `Unfit` if the intervals between pictures differ by more than
-    rounding."""
+    """Yields (time, picture) of all pictures. Raises `Unfit` if two of their distances differ by more than rounding."""
     before = least = most = None
     for each in shown:
         if before is not None:

@@ -270,8 +270,7 @@ def _evaluation(metric, standard):
 
 
 def _embedder(args, kind):
-    """Returns a function from image files to the features that a distance needs, and a description of the function's
-    network."""
+    """Returns the function that computes a distance's features of image files, and a description of its network."""
     from rfjax.scorers import clip, distances, embedders, inception, torch_device
 
     device = torch_device.choose(args.device)
