@@ -1,122 +1,42 @@
-"""Kills a small study at random times again and again, and compares its results, bit for bit, with an undisturbed
-study's.
+"""Kills a command on a small study at random times again and again, and compares its results, bit for bit, with those
+of an undisturbed command.
 
-    python analysis/kills.py --kills 50 --seed 0 --folder DIR
+    python analysis/kills.py --kills 50 --seed 0 --folder DIR                # a study
     python analysis/kills.py --kind tune --kills 20 --seed 0 --folder DIR    # the tuning of a study of two sizes
 
-Each attempt at the study is, at random, one process of two simulated devices or two processes of one device. After a
+`kill_kinds.py` has the table of kinds. Each attempt is, at random, one process of two simulated devices or two
+processes of one device; collecting and exporting have one process. After a
 random time, one process or both get SIGKILL or SIGTERM. If only one was killed, the other must end by itself; if it has
-not joined the job yet, it is told to end, as a scheduler would do. Then the same command is given again. Whenever a
-study is finished, all its files are compared, and another study is started in a new folder, until there have been
-enough kills. The last study runs to its end. A dated record goes to analysis/kill_records/.
+not joined the job yet, it is told to end, as a scheduler would do. Then the same command is given again. When the
+command ends by itself, all that it left is compared, and it is started in a new folder, until there have been enough
+kills. The last command runs to its end. A dated record goes to analysis/kill_records/, with the number of kills of each
+kind in all records there.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
+from kill_kinds import KINDS, Kind, differences, study_command
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "analysis" / "kill_records"
-TIMED = {
-    "seconds",
-    "train_seconds",
-    "code_hash",
-}  # of a results table: what depends on the clock, and on the last start
-TIMED_ROW = {"train_seconds", "steps_per_second", "images_per_second", "flops_per_second", "mfu"}
-EVERY = 50  # steps between evaluations
 LOST_AFTER, WAIT = 10, 120  # seconds: the job's heartbeat, and how long an attempt may take to end once it was killed
 STATUSES = {0, 75, -signal.SIGKILL, -signal.SIGTERM}  # what a process that was, or whose peer was, killed may end with
-
-CONFIG = """
-from ml_collections import ConfigDict
-
-def get_config():
-    return ConfigDict({
-        "name": "killed",
-        "model": {"depth": 1, "hidden": 32, "head_size": 16, "patch_size": 4, "position_tokens": 4,
-                  "position_span": 4.0, "position_grid": 8},
-        "mesh": {"data": 1, "fsdp": 2},
-        "train": {"steps": 200, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 20, "condition_dropout": 0.1,
-                  "ema_every": 1, "ema_decay": 0.9, "checkpoint_every": 10, "log_every": 5},
-        "evaluation": {"every": EVERY, "sampler": {"steps": 2, "guidance_scale": 2.0},
-                       "validation": {"examples": 12, "batch_size": 8, "levels": 4},
-                       "geneval": {"prompts_per_task": 2, "images_per_prompt": 2, "batch_size": 16}},
-    })
-
-def points():
-    return {"only": {}}
-"""
-# The study whose sizes are tuned. It is trained once, undisturbed.
-BASE_CONFIG = CONFIG.replace('"steps": 200', '"steps": 40').replace(
-    '{"only": {}}', '{"a": {}, "b": {"model.depth": 2}}'
-)
-TUNE_CONFIG = """
-from ml_collections import ConfigDict
-
-def get_config():
-    return ConfigDict({
-        "method": "nft", "reward": "cleanness", "held_out_reward": "geneval_graded", "steps": 60, "batch_size": 8,
-        "learning_rate": 1e-2, "warmup_steps": 5, "checkpoint_every": 5, "log_every": 5, "lora": {"rank": 8},
-        "nft": {"keep_growth": 0.1},
-        "rollout": {"prompts": 6, "images_per_prompt": 4, "batch_size": 24, "steps_per_round": 7},
-        "watch": {"every": 20, "prompts_per_task": 1, "images_per_prompt": 2},
-    })
-"""
-
-
-class Kind(NamedTuple):
-    """What is killed: the text of its config, its command (folder, config, base) without the interpreter, and the
-    table that it ends with. `base` is the text of the config of the study that it starts from, if it has one."""
-
-    config: str
-    command: Callable[[Path, Path, Path], list[str]]
-    table: Callable[[Path], list[dict]]
-    base: str | None = None
-
-
-def study_table(folder: Path) -> list[dict]:
-    """The rows of a study's results table, without what depends on the clock."""
-    with open(folder / "results" / "long.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
-
-
-def tuned_table(folder: Path) -> list[dict]:
-    """What tuning changed, and what was measured on held-out prompts."""
-    changes = json.loads((folder / "tuned.json").read_text())["changes"]
-    rows = [(path.parent.name, line) for path in sorted(folder.glob("*/held_out.jsonl")) for line in path.open()]
-    return changes + [{"run": run, **json.loads(line)} for run, line in rows]
-
-
-def study_command(folder: Path, config: Path, base: Path) -> list[str]:
-    return ["study", f"--config={config}", f"--workdir={folder}"]
-
-
-KINDS = {
-    "study": Kind(CONFIG, study_command, study_table),
-    "tune": Kind(
-        TUNE_CONFIG,
-        lambda folder, config, base: ["tune", str(base), f"--config={config}", f"--workdir={folder}"],
-        tuned_table,
-        base=BASE_CONFIG,
-    ),
-}
 
 
 def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[subprocess.Popen]:
@@ -132,10 +52,11 @@ def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[s
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-P", "-m", "rfjax", *words, f"--lost-after={LOST_AFTER}"]
+    command = [sys.executable, "-P", "-m", "rfjax", *words]
     started = []
     for index in range(processes):
         job = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process-id={index}"]
+        job += [f"--lost-after={LOST_AFTER}"]
         with open(f"{folder}.said", "a") as said:
             started.append(
                 subprocess.Popen(command + (job if processes > 1 else []), env=environment, stdout=said, stderr=said)
@@ -160,45 +81,22 @@ def together(folder: Path, since: int, processes: int) -> bool:
         return said.read().count("all have come together") == processes
 
 
-def trained_to(folder: Path, kind: Kind) -> dict:
-    """Everything that a kind ends with that does not depend on the clock."""
-    from rfjax.training import checkpoint
-
-    ends = {}
-    for run in sorted(path for path in folder.iterdir() if (path / "run.json").exists()):
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        steps = checkpoint.steps_saved(run)
-        evaluated = [
-            step for step in steps if step % EVERY == 0
-        ]  # beside these stays the last but one, a stop's perhaps
-        for step in steps:  # each is read whole, and its checksums verified
-            for key in ("params", "ema"):
-                for _ in checkpoint.read_arrays(run, step, key):
-                    pass
-        ends[run.name] = {
-            "state": checkpoint.read_facts(run, steps[-1])["checksums"],
-            "evaluated": evaluated,
-            "rows": [{key: value for key, value in row.items() if key not in TIMED_ROW} for row in rows],
-            "unreadable": sorted(path.name for path in run.glob("damaged/*")),
-            "torn": sorted(path.name for path in run.glob("checkpoints/*tmp*")),
-            "status": json.loads((run / "status.json").read_text())["state"],
-        }
-    ends["table"] = kind.table(folder)
-    return ends
+def command_in(folder: Path, kind: Kind, config: Path, base: Path) -> list[str]:
+    """The kind's command for a folder, which is made first, with a copy of `base` if the kind works in one."""
+    if not folder.exists():
+        shutil.copytree(base, folder) if kind.in_copy else folder.mkdir()
+    return kind.command(folder, config, base)
 
 
-def differences(found: dict, expected: dict) -> list[str]:
-    """What of a study is not as in the undisturbed one; empty where nothing is."""
-    wrong = []
-    for run in expected.keys() - {"table"}:
-        wrong += [f"{run}: {name} differs" for name in expected[run] if found[run][name] != expected[run][name]]
-    rows, doubled = [json.dumps(row) for row in found["table"]], [json.dumps(row) for row in expected["table"]]
-    lost, extra = Counter(doubled) - Counter(rows), Counter(rows) - Counter(doubled)
-    return (
-        wrong
-        + [f"table: {len(lost)} rows lost or changed"] * bool(lost)
-        + [f"table: {len(extra)} rows doubled or new"] * bool(extra)
-    )
+def total_kills() -> dict[str, int]:
+    """{kind: its kills in all records}. A record with problems starts its kind's count again, as what it found was
+    mended after it."""
+    totals: dict[str, int] = {}
+    for path in sorted(RECORDS.glob("*.json")):
+        record = json.loads(path.read_text())
+        kind = record.get("kind", "study")
+        totals[kind] = 0 if record["problems"] else totals.get(kind, 0) + len(record["kills"])
+    return totals
 
 
 def main() -> int:
@@ -213,27 +111,29 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     config, cache, base = (args.folder / name for name in ("killed.py", "cache", "base"))
     kind = KINDS[args.kind]
-    config.write_text(kind.config.replace("EVERY", str(EVERY)))
+    config.write_text(kind.config)
     if kind.base is not None:
-        (args.folder / "base.py").write_text(kind.base.replace("EVERY", str(EVERY)))
+        (args.folder / "base.py").write_text(kind.base)
         running = start(base, study_command(base, args.folder / "base.py", base), 1, cache)
         if not wait(running, 3600) or running[0].returncode:
             raise SystemExit(f"the study to start from failed; see {base}.said")
+        for made in ("results", "report"):
+            shutil.rmtree(base / made, ignore_errors=True)
     dice, began = random.Random(args.seed), time.monotonic()
 
     calm, lengths = {}, {}
-    for processes in (1, 2):  # both in the same bits, and how long each takes
+    for processes in kind.processes:  # all in the same bits, and how long each takes
         folder = args.folder / f"undisturbed{processes}"
         for name in ("filling the cache", "timed"):
             print(f"undisturbed, {processes} process{'es' * (processes > 1)}: {name}", flush=True)
             at = folder.with_name(f"{folder.name}-{name.split()[0]}")
             since = time.monotonic()
-            running = start(at, kind.command(at, config, base), processes, cache)
+            running = start(at, command_in(at, kind, config, base), processes, cache)
             if not wait(running, 3600) or any(process.returncode for process in running):
                 raise SystemExit(f"the undisturbed study failed; see {at}.said")
             lengths[processes] = time.monotonic() - since
-        calm[processes] = trained_to(at, kind)
-    problems = [f"two processes, undisturbed: {wrong}" for wrong in differences(calm[2], calm[1])]
+        calm[processes] = kind.ends(at)
+    problems = [f"{n} processes, undisturbed: {wrong}" for n in calm for wrong in differences(calm[n], calm[1])]
 
     kills, ends, studies, slowest, apart = [], Counter(), 0, 0.0, 0
     bar = tqdm(total=args.kills, unit="kill", smoothing=0.1)
@@ -241,9 +141,12 @@ def main() -> int:
         folder = args.folder / f"killed{studies}"
         done = False
         while not done:
-            processes = dice.choice((1, 2))
+            if kind.product and (folder / kind.product).exists():
+                done = True  # the kill came after the last write
+                break
+            processes = dice.choice(kind.processes)
             said = Path(f"{folder}.said").stat().st_size if Path(f"{folder}.said").exists() else 0
-            running = start(folder, kind.command(folder, config, base), processes, cache)
+            running = start(folder, command_in(folder, kind, config, base), processes, cache)
             if len(kills) >= args.kills:
                 done = wait(running, 3600)
                 if not done:
@@ -282,9 +185,11 @@ def main() -> int:
                 ends[process.wait()] += 1
                 if process.returncode not in STATUSES:
                     problems.append(f"{folder.name}: exit status {process.returncode}; see {folder}.said")
+            if any(process.returncode not in STATUSES for process in running):
+                break  # the same command would end so again
             done = all(process.returncode == 0 for process in running)
         if done:
-            problems += [f"{folder.name}: {wrong}" for wrong in differences(trained_to(folder, kind), calm[1])]
+            problems += [f"{folder.name}: {wrong}" for wrong in differences(kind.ends(folder), calm[1])]
         studies += 1
     bar.close()
 
@@ -311,6 +216,7 @@ def main() -> int:
         "minutes": round((time.monotonic() - began) / 60, 1),
         "problems": problems,
     }
+    compared = sorted({name.split(": ")[-1] for name in calm[1]})
     text = "\n".join(
         [
             f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}, Python {record['python']}, jax {record['jax']}, "
@@ -319,17 +225,16 @@ def main() -> int:
             *(f"  {count:3} x {kind}" for kind, count in record["by_kind"].items()),
             f"exit statuses of processes: {record['exit_statuses']}; the slowest end after a kill took {slowest:.0f} s",
             f"kills before the processes had come together, the others then told to end: {apart}",
-            *(
-                problems
-                or ["no difference from the undisturbed study: state, checkpoints, metrics rows, results table"]
-            ),
+            *(problems or [f"no difference from the undisturbed command: {', '.join(compared)}"]),
             "",
         ]
     )
-    print(text)
     RECORDS.mkdir(exist_ok=True)
     stem = RECORDS / f"{now:%Y-%m-%d-%H%M}"
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    counts = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(total_kills().items()))
+    text += f"kills without a fault, in all records: {counts}\n"
+    print(text)
     stem.with_suffix(".txt").write_text(text)
     print(f"record: {stem}.txt")
     return 1 if problems else 0

@@ -135,6 +135,7 @@ def _sides(request: Request, overrides: Mapping[str, object], prompts: Sequence[
         text = "".join(prompt.prompt + "\n" for prompt in prompts)
         if file.is_file() and file.read_text("utf-8") != text:
             raise ConfigError(f"{request.out / SAMPLES} was begun for other prompts; give another --out, or remove it")
+        _check_sizes(request, overrides, runs, prompts)
         write_whole({file: text})
     sides: list[Side] = []
     for folder in request.sides:
@@ -152,16 +153,41 @@ def _folder(folder: Path) -> Side:
     return Side(folder.resolve().name, folder, {"given": str(folder)})
 
 
+def _check_sizes(request: Request, overrides: Mapping[str, object], runs: Sequence[Path], prompts) -> None:
+    """Raises `ConfigError` before anything is sampled if the runs make images of another size than another side's
+    first image. `design.make_study` compares all images later."""
+    from rfjax.evaluation.samples.request import image_size, open_for_sampling
+
+    wanted, sizes = _wanted(request), {}
+    for folder in request.sides:
+        if folder in runs:
+            height, width = image_size(open_for_sampling(folder, overrides, wanted), wanted)
+        else:
+            path = find_images(_folder(folder), prompts)[0][prompts[0].id]
+            width, height = pictures.read(path).size
+        sizes[folder] = f"{width} x {height}"
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{folder} {size}" for folder, size in sizes.items())
+        raise ConfigError(
+            f"the sides have images of different sizes, by which raters could tell them apart: {listed}; sample each "
+            "into a folder (rfjax sample --layout numbered), resize the images to one size, and give the folders"
+        )
+
+
+def _wanted(request: Request):
+    from rfjax.evaluation.samples.request import Wanted
+
+    return Wanted(step=request.step, weights=request.weights, samples=1, negative=None, seed=request.seed)
+
+
 def _sampled(request: Request, overrides: Mapping[str, object], folder: Path) -> Side:
     from rfjax.evaluation.samples.folder import FACTS, sample_folder
-    from rfjax.evaluation.samples.request import Wanted
     from rfjax.inputs.json_files import read_json
     from rfjax.training.run_folder import read_name
 
     name = str(read_name(folder)["run"])
-    wanted = Wanted(step=request.step, weights=request.weights, samples=1, negative=None, seed=request.seed)
-    out = samples_folder(request.out, name)
-    sample_folder(folder, overrides, wanted, prompts_file=request.out / SAMPLES / PROMPTS, layout="numbered", out=out)
+    out, file = samples_folder(request.out, name), request.out / SAMPLES / PROMPTS
+    sample_folder(folder, overrides, _wanted(request), prompts_file=file, layout="numbered", out=out)
     return Side(name, out, {"given": str(folder)} | read_json(out / FACTS, error=ConfigError))
 
 

@@ -151,7 +151,7 @@ class _Attempt:
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         record = distributed.from_first(lambda: run_folder.read_run(run.workdir))
         self.parent = self._parent(record, init_from)
-        self.record = record or self._first_record(init_from)
+        self.record = (record or self._first_record(init_from)) | dict(work.facts if work else {})
         self.skips = lineage.skips_of(self.record)
         self.begins = lineage.stream_offset(self.parent, run.stream)
         self.stream_offset = self.begins + sum(skip.batches for skip in self.skips)
@@ -173,7 +173,7 @@ class _Attempt:
 
     def _first_record(self, init_from) -> dict:
         about = describe(self.run, self.parent and self.parent._asdict())
-        return about | self._skips(init_from) | dict(self.work.facts if self.work else {})
+        return about | self._skips(init_from)
 
     def _skips(self, init_from) -> dict:
         """The field of a new run.json with the batches that were skipped; empty if none were."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
+import numpy as np
+
+from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.files import write_whole
 from rfjax.inputs.json_files import WrongJson, parse_json
 
 FILE = "held_out.jsonl"
+RESAMPLES = 2000
 
 
 class Row(TypedDict):
@@ -22,6 +26,32 @@ class Row(TypedDict):
     low: float  # the ends of a 95 % interval over prompts, drawn with replacement within each task
     high: float
     images: int
+    by_task: NotRequired[dict[str, list[float]]]  # each prompt's mean over its images; older files lack it
+
+
+def task_mean(by_task: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
+    """Returns (the unweighted mean over tasks of each task's mean, the ends of its 95 % interval).
+
+    The interval is a percentile bootstrap over prompts, drawn with replacement within each task.
+    """
+    rng, resampled = np.random.default_rng(seed), []
+    each = [np.asarray(values, np.float64) for values in by_task.values()]
+    for values in each:
+        resampled.append(values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1))
+    low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
+    return float(np.mean([values.mean() for values in each])), float(low), float(high)
+
+
+def change(before: Row, after: Row) -> tuple[float, float, float] | None:
+    """Returns (what `after` is above `before`, the ends of its 95 % interval), from the difference of each prompt.
+
+    Both rows have the same prompts and noise, so prompts that are hard before and after add nothing to the interval. It
+    is None for a row that does not have its prompts' values, or has other prompts.
+    """
+    first, last = before.get("by_task"), after.get("by_task")
+    if not first or not last or {t: len(v) for t, v in first.items()} != {t: len(v) for t, v in last.items()}:
+        return None
+    return task_mean({task: np.subtract(last[task], first[task]).tolist() for task in first})
 
 
 def add(workdir: Path, rows: Sequence[Row]) -> None:
@@ -43,15 +73,18 @@ def read(workdir: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row], last: int) -> list[str]:
-    """Lines that compare the first step with the last: before and after, with intervals."""
+    """Lines that compare the first step with the last: before, after and the change, with 95 % intervals."""
     kinds = list(dict.fromkeys((row["prompts"], row["guidance_scale"], row["measure"]) for row in rows))
     found = {(row["step"], row["prompts"], row["guidance_scale"], row["measure"]): row for row in rows}
-    lines = [f"{'prompts':<15} {'guidance':>8} {'measure':<15} {'before':>22} {'after':>22}"]
+    lines = [f"{'prompts':<15} {'guidance':>8} {'measure':<15} {'before':>22} {'after':>22} {'change':>24}"]
     for prompts, scale, measure in kinds:
-        cells = [_cell(found.get((step, prompts, scale, measure))) for step in (0, last)]
-        lines.append(f"{prompts:<15} {scale:>8g} {measure:<15} {cells[0]:>22} {cells[1]:>22}")
+        first, final = (found.get((step, prompts, scale, measure)) for step in (0, last))
+        cells = [_cell(row and (row["value"], row["low"], row["high"])) for row in (first, final)]
+        gain = _cell(change(first, final) if first and final else None, "+")
+        lines.append(f"{prompts:<15} {scale:>8g} {measure:<15} {cells[0]:>22} {cells[1]:>22} {gain:>24}")
     return lines
 
 
-def _cell(row: Row | None) -> str:
-    return "-" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+def _cell(numbers: tuple[float, float, float] | None, sign: str = "") -> str:
+    """A number with its interval. With the sign "+", a positive number has a plus."""
+    return "-" if numbers is None else "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*numbers, sign=sign)

@@ -6,6 +6,7 @@ rules judge the objects.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,13 @@ def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
             raise ConfigError(f"config.{field} is {name!r}: {error}") from error
         return _checked(name, reward, row.low, row.high)
     return _checked(name, *_own(name, f"config.{field}"))
+
+
+def hash_of_file(name: str, field: str) -> str | None:
+    """The SHA-256 of the file of a user's own reward, its first 16 hex digits; None for a row of `REWARDS`."""
+    if name in REWARDS:
+        return None
+    return hashlib.sha256(local_path(name.rpartition(":")[0], field).read_bytes()).hexdigest()[:16]
 
 
 def _own(name, field):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rfjax.console import printable
@@ -23,10 +24,11 @@ from rfjax.tune import prompts as prompt_lists
 from rfjax.tune.config import TuneConfig, differences, from_dict, run_config, to_dict
 from rfjax.tune.learning import Learning, Source
 from rfjax.tune.methods import METHODS
-from rfjax.tune.rewards import make_reward
+from rfjax.tune.rewards import hash_of_file, make_reward
 from rfjax.tune.rollouts import Rollouts
 
 FILE = "tune.json"
+REWARD_FILES = "reward_files"  # in run.json: {a user's own reward: hashes of its file, a new one after each change}
 
 
 def tune_run(
@@ -60,6 +62,7 @@ def tune_run(
         tuned, held_out = prompt_lists.split(every, tune.held_out_prompts)
         fields = {"reward": tune.reward, "held_out_reward": tune.held_out_reward} if every else {}
         rewards = {name: make_reward(name, run.corpus, field) for field, name in fields.items()}
+        reward_files = distributed.from_first(lambda: _reward_files(workdir, fields))
         programs: dict = {}
         evaluator = Evaluator(run, programs) if evaluate else None
         if tune.votes.folder:
@@ -84,7 +87,8 @@ def tune_run(
 
         _note_tuning(workdir, tune)
         stack.enter_context(follow([run]))
-        train(run, init_from=origin, on_checkpoint=on_checkpoint, stop=stop, work=learning.work)
+        work = dataclasses.replace(learning.work, facts={**learning.work.facts, REWARD_FILES: reward_files})
+        train(run, init_from=origin, on_checkpoint=on_checkpoint, stop=stop, work=work)
         with run.computing():
             measure(tune.steps, lambda: run.restore_params(tune.steps, "ema"))
         if evaluator:
@@ -103,6 +107,22 @@ def _voted_examples(run: Run, tune: TuneConfig, every, tuned) -> voted_pairs.Vot
         lines = [*voted.lines] + [f"warning: no caption of the corpus has {', '.join(unknown[:5])}"] * bool(unknown)
         print("\n".join(map(printable, lines)), flush=True)
     return voted_pairs.VotedExamples(tune, voted, voted_pairs.to_examples(voted, run))
+
+
+def _reward_files(workdir: Path, fields: Mapping[str, str]) -> dict[str, list[str]]:
+    """The hashes of the files of a user's own rewards since the tuning began. Warns if a file has changed: it may have
+    been mended, so the tuning goes on."""
+    record = read_json(workdir / "run.json", dict[str, object]) if (workdir / "run.json").is_file() else {}
+    found = {}
+    for field, name in fields.items():
+        if (now := hash_of_file(name, f"config.{field}")) is None:
+            continue
+        before = list(record.get(REWARD_FILES, {}).get(name, ()))
+        found[name] = before if before[-1:] == [now] else [*before, now]
+        if before and before[-1] != now:
+            line = f"warning: the file of config.{field} ({name}) has changed since {workdir} was begun; images before"
+            print(printable(f"{line} step {record.get('step', 0)} were rated by the file as it was"), flush=True)
+    return found
 
 
 def _check_folder(workdir: Path, tune: TuneConfig) -> None:

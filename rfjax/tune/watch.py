@@ -1,7 +1,8 @@
 """Measures a tuning on prompts that it never uses, to reveal reward hacking.
 
 It measures the trained reward, a reward that is not trained on, and diversity. A row of `held_out.jsonl` has one
-number: that of a reward, a set of prompts, a sampler and a step. The images of all steps start from the same noise.
+number: that of a reward, a set of prompts, a sampler and a step. The images of all steps start from the same noise, so
+two steps are compared prompt by prompt.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ from jaxtyping import Float
 
 from rfjax.config import SamplerConfig
 from rfjax.evaluation.generate import prompt_ids
-from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run
 from rfjax.tune import held_out
 from rfjax.tune.config import TuneConfig
-from rfjax.tune.held_out import Row
+from rfjax.tune.held_out import Row, task_mean
 from rfjax.tune.rewards import RewardFn
 from rfjax.tune.rollouts import generator
-
-RESAMPLES = 2000
 
 
 def diversity(images: Float[np.ndarray, "prompts images h w 3"]) -> Float[np.ndarray, " prompts"]:
@@ -30,18 +28,6 @@ def diversity(images: Float[np.ndarray, "prompts images h w 3"]) -> Float[np.nda
     flat = np.asarray(images, np.float64).reshape(*images.shape[:2], -1)
     first, second = np.triu_indices(images.shape[1], 1)
     return np.sqrt(np.square(flat[:, first] - flat[:, second]).mean(axis=2)).mean(axis=1)
-
-
-def task_mean(values: Float[np.ndarray, " prompts"], tasks: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
-    """Returns (the unweighted mean over tasks of each task's mean, the ends of its 95 % interval)."""
-    names, values = list(dict.fromkeys(tasks)), np.asarray(values, np.float64)
-    rng, means, resampled = np.random.default_rng(seed), [], []
-    for name in names:
-        own = values[np.array(tasks) == name]
-        means.append(own.mean())
-        resampled.append(own[rng.integers(len(own), size=(RESAMPLES, len(own)))].mean(axis=1))
-    low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
-    return float(np.mean(means)), float(low), float(high)
 
 
 class Watch:
@@ -94,7 +80,9 @@ class Watch:
             }
             values["diversity"] = diversity(images.reshape(-1, count, *images.shape[1:]))
             for measure, each in values.items():
-                value, low, high = task_mean(each, tasks)
+                by_task = {task: [float(v) for v, t in zip(each, tasks, strict=True) if t == task] for task in tasks}
+                value, low, high = task_mean(by_task)
                 about = {"step": step, "prompts": name, "guidance_scale": sampler.guidance_scale, "measure": measure}
-                rows.append({**about, "value": value, "low": low, "high": high, "images": len(images)})
+                numbers = {"value": value, "low": low, "high": high, "images": len(images), "by_task": by_task}
+                rows.append({**about, **numbers})
         return rows

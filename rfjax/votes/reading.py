@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rfjax.compare.design import left_and_right
 from rfjax.compare.study_files import VOTE_COLUMNS, VOTES
 from rfjax.errors import ConfigError
 from rfjax.inputs.text import read_text
@@ -62,7 +63,8 @@ def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
 
     Equal rows count as one vote. If a rater answered a question about a pair more than once, the latest answer counts.
     Raises `ConfigError`, naming the file and the line, for a row of another study, for an unknown rater, pair, question
-    or choice, for images that are not the pair's, and for two different answers with the same time.
+    or choice, for images that are not the pair's or not on the sides of the rater's page, and for two different answers
+    with the same time.
     """
     files = list(files)
     rows = [vote for path in files for vote in _read_file(study, path)]
@@ -124,6 +126,11 @@ def _parse(study: KeyedStudy, asked: dict[str, set[str]], row: dict[str, str], w
         raise ConfigError(
             f"{where} has images {row['left']} and {row['right']}, and pair {pair.pair} shows {pair.images[0]} and "
             f"{pair.images[1]}; the file was edited: export the votes again"
+        )
+    if study.asked.assigned and (row["left"], row["right"]) != left_and_right(study.id, row["rater"], pair):
+        raise ConfigError(
+            f"{where} has image {row['left']} on the left of pair {pair.pair}, and rater {row['rater']} saw it on the "
+            "right; the file was edited: export the votes again"
         )
     cells = {name: row[name] for name in ("rater", "pair", "question", "left", "right")}
     choice = NUMBERS[row["choice"]]

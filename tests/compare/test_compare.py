@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from helpers import tuned_runs
 from helpers.image_sides import PROMPTS, write_sides
 from rfjax.cli import main
 from rfjax.compare.study_files import read_key, read_study
@@ -111,6 +112,15 @@ def test_images_that_cannot_be_compared_are_refused(sides, capsys):
     (sides / "other" / "small" / "00003.png").unlink()
     assert main(["compare", "yak-run", "other/small", "--prompts=prompts.txt", "--out=out"]) == 2
     assert "has no image of 1 of the 12 prompts: 3 ('a picture of thing 3')" in capsys.readouterr().err
+    assert not (sides / "out").exists()
+
+
+def test_a_run_whose_images_have_another_size_is_refused_before_it_is_sampled(sides, capsys):
+    """Catches an hour of sampling for a study that cannot be made."""
+    tuned_runs.write_base(sides / "run")
+    assert main(["compare", "run", "yak-run", "--prompts=prompts.txt", "--out=out"]) == 2
+    said = capsys.readouterr().err
+    assert "different sizes, by which raters could tell them apart: run 16 x 16, yak-run 32 x 32; sample each" in said
     assert not (sides / "out").exists()
 
 

@@ -3,6 +3,7 @@ tuned run is read."""
 
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from helpers import tuned_runs
 from rfjax.data.batch import Conditions
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.records import read_records
+from rfjax.inputs.json_files import read_json
 from rfjax.models import lora
 from rfjax.models.sharding import path_name
 from rfjax.results import run_files
@@ -107,13 +109,21 @@ def tuned(base, tmp_path_factory):
     return root / "dpo", tune
 
 
-def test_a_tuning_that_is_stopped_within_a_round_ends_with_the_same_bits(base, tuned, tmp_path):
+def test_a_tuning_that_is_stopped_within_a_round_ends_with_the_same_bits(base, tuned, tmp_path, capsys):
     """Catches images of a round that are made again by another policy or from other noise, a lost moment or average,
-    and rows that are doubled or lost. The third step lies in the middle of a round."""
+    and rows that are doubled or lost. The third step lies in the middle of a round. Catches a reward's file that
+    changes without a word, too: a comment is added to it."""
     folder, tune = tuned
     with pytest.raises(Preempted, match="told to stop at step 3 of 5"):
         tune_run(f"{base[0]}@7", tmp_path / "dpo", tune, evaluate=False, stop=StopsAfter(3))
+    hashes = read_json(tmp_path / "dpo" / "run.json", dict)["reward_files"][tune.reward]
+    assert len(hashes) == 1 and "has changed" not in capsys.readouterr().out
+    reward = Path(tune.reward.rpartition(":")[0])
+    reward.write_text(reward.read_text() + "# mended\n")
     tune_run(f"{base[0]}@7", tmp_path / "dpo", tune, evaluate=False)
+    assert "config.reward" in (said := capsys.readouterr().out) and "before step 3 were rated by the file as" in said
+    again = read_json(tmp_path / "dpo" / "run.json", dict)["reward_files"][tune.reward]
+    assert again[:1] == hashes and len(set(again)) == 2
     assert_equal_trees(state_of(tmp_path / "dpo", 5), state_of(folder, 5))
     assert curve(tmp_path / "dpo") == curve(folder)
     assert held_out.read(tmp_path / "dpo") == held_out.read(folder)
@@ -262,5 +272,23 @@ def test_diversity_and_the_mean_over_tasks():
     images = np.zeros((2, 3, 1, 1, 3))
     images[1, 0] = 0.3
     np.testing.assert_allclose(watch.diversity(images), [0.0, 0.2])
-    value, low, high = watch.task_mean(np.array([0.0, 1.0, 0.5]), ["a", "a", "b"])
+    value, low, high = held_out.task_mean({"a": [0.0, 1.0], "b": [0.5]})
     assert value == 0.5 and low == 0.25 and high == 0.75
+
+
+def test_the_change_is_paired_by_prompt():
+    """Catches two intervals that are subtracted: every prompt gains 0.1, so the change has no width, whatever the
+    spread between prompts. A task of one prompt weighs as much as one of two."""
+    about = {"prompts": "held_out", "guidance_scale": 1.0, "measure": "m", "images": 3}
+
+    def row(step, by_task):
+        return {"step": step, **about, **dict(zip(("value", "low", "high"), held_out.task_mean(by_task), strict=True))}
+
+    before = row(0, first := {"a": [0.0, 0.8], "b": [0.5]}) | {"by_task": first}
+    after = row(9, last := {"a": [0.1, 0.9], "b": [0.6]}) | {"by_task": last}
+    np.testing.assert_allclose(held_out.change(before, after), [0.1] * 3)
+    assert held_out.table([before, after], 9)[1].endswith(" +0.100 [+0.100, +0.100]")
+    other = {**after, "by_task": {"a": [0.1], "b": [0.6]}}
+    assert held_out.change(before, other) is None is held_out.change(before, row(9, last))
+    assert held_out.table([before, row(9, last)], 9)[1].endswith(" -")
+    np.testing.assert_allclose(held_out.change(before, {**after, "by_task": {**last, "b": [1.0]}})[0], 0.3)

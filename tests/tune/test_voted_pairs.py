@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers import tuned_runs
 from helpers.planted_votes import Planted, draw, keyed, pair_of, votes_of
+from rfjax.compare.design import left_and_right
 from rfjax.compare.making import Request, make
 from rfjax.compare.study_files import VOTE_COLUMNS, read_key, read_study
 from rfjax.errors import ConfigError
@@ -72,9 +73,9 @@ def write_voted(root, prompts, side=16):
     with open(root / "study" / "votes" / "r01.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(VOTE_COLUMNS)
-        for place, pair in enumerate(study.pairs):
+        for pair in study.pairs:
             if pair.check is None:
-                left, right = pair.images if place % 2 else pair.images[::-1]
+                left, right = left_and_right(study.study, "r01", pair)
                 choice = "left" if key.runs[key.images[left].run] == "good" else "right"
                 row = (study.study, "r01", pair.pair, "prompt", left, right, choice, 2, "2026-11-27T12:00:00Z")
                 writer.writerow(row)

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.planted_votes import Planted, draw, files_of, keyed, pair_of, votes_of, write_votes
 from rfjax.compare import study_files
+from rfjax.compare.design import left_and_right
 from rfjax.errors import ConfigError
 from rfjax.evaluation import preference
 from rfjax.votes.agreement import alpha_of_votes, nominal_alpha
@@ -75,6 +76,21 @@ def test_a_wrong_row_is_refused_by_file_and_line(study, tmp_path, name, value, s
     with pytest.raises(ConfigError) as caught:
         read_votes(found, [path])
     assert str(caught.value).startswith(f"line 3 of {path} {said}")
+
+
+def test_a_row_whose_sides_were_exchanged_is_refused(study, tmp_path):
+    """Such an edit gives the vote to the other image."""
+    found, votes = study
+    dealt = {rater: [pair.pair for pair in found.asked.pairs] for rater in found.raters}
+    found = dataclasses.replace(found, asked=dataclasses.replace(found.asked, assigned=dealt))
+    left, right = left_and_right(found.id, votes[0].rater, found.pairs[votes[0].pair])
+    path = write_votes(tmp_path / "votes.csv", found.asked, [dataclasses.replace(votes[0], left=left, right=right)])
+    assert read_votes(found, [path]).votes[0].left == left
+    write_votes(path, found.asked, [dataclasses.replace(votes[0], left=right, right=left)])
+    with pytest.raises(
+        ConfigError, match=f"^line 2 of {path} has image {right} on the left of pair {votes[0].pair}, and"
+    ):
+        read_votes(found, [path])
 
 
 def test_wrong_files_are_refused(study, tmp_path):

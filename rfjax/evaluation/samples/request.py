@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from rfjax import limits
 from rfjax.data.buckets import format_shape, trained_parts
 from rfjax.data.prepared.corpus import with_encoders
@@ -68,6 +70,12 @@ def latents_shape(run: Run, size: tuple[int, int] | None, *, clips: bool = False
             f"--latent-size={format_shape(latents)}: {error}. {run.name} was trained on {trained}"
         ) from None
     return latents
+
+
+def image_size(run: Run, wanted: Wanted) -> tuple[int, int]:
+    """Returns (height, width) in pixels of the images that `sample_folder` makes, by decoding one latent of zeros."""
+    shape = latents_shape(run, wanted.latent_size)
+    return tuple(np.shape(run.corpus.to_images(np.zeros((1, *shape), np.float32)))[-3:-1])
 
 
 def what_made_them(
