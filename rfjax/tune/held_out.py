@@ -43,10 +43,11 @@ def task_mean(by_task: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[fl
 
 
 def change(before: Row, after: Row) -> tuple[float, float, float] | None:
-    """Returns (what `after` is above `before`, the ends of its 95 % interval), from the difference of each prompt.
+    """Returns (the mean change from `before` to `after`, the two ends of its 95 % interval), from the differences by
+    prompt.
 
-    Both rows have the same prompts and noise, so prompts that are hard before and after add nothing to the interval. It
-    is None for a row that does not have its prompts' values, or has other prompts.
+    Both rows have the same prompts and noise, so a prompt that is hard before and after adds nothing to the interval.
+    Returns None if a row has no values by prompt, or if the two rows differ in prompts.
     """
     first, last = before.get("by_task"), after.get("by_task")
     if not first or not last or {t: len(v) for t, v in first.items()} != {t: len(v) for t, v in last.items()}:
