@@ -96,18 +96,23 @@ def write(root: Path, labels: list[dict], packages: Path) -> None:
 
 
 def table(labels: list[dict], results: list[dict]) -> list[str]:
-    """Lines of Markdown: right and wrong by kind and task, then each photograph that was judged wrong."""
-    right, all_of = Counter(), Counter()
+    """Lines of Markdown: right and wrong by kind and task, then each photograph that was judged wrong.
+
+    The last number of a kind counts the photographs in which a class that the label does not name was found too, above
+    the threshold. In a scene such an object may be there, in a cut-out it is not.
+    """
+    all_of, right, more = Counter(), Counter(), Counter()
     wrong = []
     for label, result in zip(labels, results, strict=True):
         key = label["kind"], label["tag"]
         all_of[key] += 1
         right[key] += result["correct"]
+        more[key] += bool(set(json.loads(result["details"])) - {item["class"] for item in label["include"]})
         if not result["correct"]:
             reason = result["reason"].replace("\n", "; ")
             wrong.append(f"| {Path(label['file']).name} ({label['source']}) | {label['prompt']} | {reason} |")
-    lines = ["| kind | task | right | of |", "|---|---|---|---|"]
-    lines += [f"| {kind} | {tag} | {right[kind, tag]} | {count} |" for (kind, tag), count in all_of.items()]
+    lines = ["| kind | task | photographs | judged right | another class found |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(key)} | {count} | {right[key]} | {more[key]} |" for key, count in all_of.items()]
     return [*lines, "", "| photograph | asked for | judged wrong because |", "|---|---|---|", *wrong]
 
 
