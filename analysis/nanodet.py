@@ -1,6 +1,6 @@
 """Writes `detections.jsonl` for `rfjax geneval`: the objects that NanoDet finds in images of GenEval's layout.
 
-    pip install -e . numpy pillow     # and Node 18 or later with npm, from nodejs.org or the system
+    pip install -e . numpy pillow     # and Node 18 or later with npm
     python analysis/nanodet.py images --out detections.jsonl
     rfjax geneval --metadata evaluation_metadata.jsonl --detections detections.jsonl --out results.jsonl
 
