@@ -118,7 +118,7 @@ trunk_step | integer | steps | step at which this branch left its trunk
 # The further columns of runs.csv, which has one row per run and also the columns `run` and RUN.
 OUTCOME = read_columns("""
 flops_per_image | number | FLOP | training FLOPs per image, 3x forward, no recomputation; with aspect buckets, the \
-mean over steps
+mean over the images of a cycle
 flops_forward_per_image | number | FLOP | forward FLOPs per image
 parent_flops | number | FLOP | training FLOPs inherited from the lineage
 parent_images | integer | images | training images inherited from the lineage
