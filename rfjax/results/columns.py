@@ -264,7 +264,7 @@ ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
     },
     ("compbench", "compbench"): tuple(compbench.RESULTS),
     **{(temporal.METRIC, metric): temporal.ITEMS for metric in temporal.METRICS},
-    (temporal.CEILING, temporal.METRIC): temporal.ITEMS,
+    **{(temporal.CEILING, metric): temporal.ITEMS for metric in temporal.OF_PROMPTS},
     **{(preference.EVALUATION, metric): preference.QUESTIONS for metric in preference.METRICS},
 }
 _KNOWN = {

@@ -66,6 +66,10 @@ right; `temporal_all_moving` and `temporal_all_still` are means over tasks (docs
 objects whose colour goes the asked way, and share of frames with the right class and colour |
 | `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | pixels a frame that the colour goes along the asked \
 way; with `_slow` and `_fast` over the prompts that say so |
+| `temporal_velocity_error`, `temporal_velocity_found` | velocity error in pixels a frame, less is better, and share \
+of clips that have one because their moving objects are found (docs/motion.md) |
+| `temporal_floor_ground_truth_velocity_error`, `temporal_seen_floor_ground_truth_velocity_error`, ... | velocity \
+error of ground-truth clips: the detector's own |
 | `temporal_held_out_motion`, `temporal_seen_direction_right`, ... | temporal scores over the prompts with \
 (`held_out`) and without (`seen`) a (class, colour, direction) that never occurs in training |
 | `temporal_floor_shuffled_direction_right`, ... | the score of the same clips under a floor: `shuffled`, `reversed`, \
