@@ -80,6 +80,9 @@ def test_frames_without_the_object_are_bridged_and_clips_without_it_have_no_erro
     counted as one."""
     there = line(FAST[1] + 0.5)
     assert error([there[0], None, *there[2:]], ask())[ERROR] == pytest.approx(0.5, abs=1e-6)
+    speed = float(np.mean(FAST))
+    uneven = [(4, 8), None, (4 + 2 * (speed + 0.3), 8), (4 + 3 * speed, 8)]
+    assert error(uneven, ask())[ERROR] == pytest.approx((0.3 + 0.3 + 0.6) / 3, abs=1e-6)
     assert error([None, None, None, there[3]], ask()) == {FOUND: 0.0}
     assert error(there, ask(), colors=["red", "blue", "blue", "blue"]) == {FOUND: 0.0}
     two = ask(tag="motion_binding")
