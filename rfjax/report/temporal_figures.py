@@ -18,8 +18,8 @@ TITLES = {
     "pixels_a_frame_slow": "Pixels a frame, slow (soft)",
     "pixels_a_frame_fast": "Pixels a frame, fast (soft)",
     "frames_right": "Frames right (soft)",
-    "velocity_error": "Velocity error, pixels a frame",
-    "velocity_found": "Found, for the velocity error",
+    "velocity_error": "Velocity error, px a frame",
+    "velocity_found": "Velocity found (share)",
     "all_moving": "All moving (strict)",
     "all_still": "All at rest (strict)",
 }

@@ -259,7 +259,7 @@ ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("sampling_steps", "sampling_distance"): ("mean",),
     **{
         (f"{name}{other}", f"{name}{other}".replace("-", "_")): ("mean",)
-        for name in ("clip-score", "fid-inception", "fid-clip", "cmmd")
+        for name in ("clip-score", "fid-inception", "fid-clip", "cmmd", "fvd", "mmd-vjepa2")
         for other in ("", "-other-model")
     },
     ("compbench", "compbench"): tuple(compbench.RESULTS),

@@ -53,6 +53,8 @@ of as many pictures drawn for the prompts |
 `geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
 | `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | scores of a folder of images, as docs/metrics.md defines \
 them; with `_other_model` where the model is not the metric's own |
+| `fvd`, `mmd_vjepa2` | distances of a folder of clips from a reference, as docs/metrics.md defines them; with \
+`_other_model`, too |
 | `vqascore_by_MODEL_overall`, `geneval2_by_MODEL_overall`, `geneval2_by_MODEL_am`, `dpg_by_MODEL_overall`, \
 `pickscore_by_MODEL_overall`, ... | scores by a model of the user's, with its folder's name and the first digits of \
 its hash (docs/questions.md); without `_by_MODEL` by the published model |
