@@ -313,7 +313,7 @@ def _distance(args, out):
     if folders and getattr(args, network) is None:
         needed = f"{option(network)} for the features of {folders[0]}"
         raise ConfigError(f"--metric={kind} needs {needed}: {OPTIONS[network]['help']}")
-    embed, model, list_items = _embedder(args, kind, folders) if folders else (None, "", None)
+    embed, model, list_items = _embedder(args, kind, folders) if folders else (None, "", folder_features.list_images)
     distance = distances.measure(
         *(kind, args.folder, args.reference, out),
         **{"embed": embed, "model": model, "batch_size": args.batch_size, "list_items": list_items},
