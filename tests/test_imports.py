@@ -94,9 +94,11 @@ WITHOUT_TORCH = (
     "rfjax.scorers.distances",
     "rfjax.scorers.files",
     "rfjax.scorers.model_names",
+    "rfjax.scorers.polynomial_mmd",
     "rfjax.scorers.questions",
     "rfjax.evaluation.image_folders.geneval_folder",
     "rfjax.scorers.rows",
+    "rfjax.scorers.videos",
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from rfjax.cli.geneval import add_scoring, given
+from rfjax.inputs.paths import as_path
+from rfjax.limits import CHOICES
 
 # (field of TemporalOptions, type, help)
 OPTIONS = (
@@ -18,6 +20,13 @@ def add_arguments(parser) -> None:
         "a row per clip with its clauses; the summary is put beside it",
     )
     add_scoring(parser, texts, OPTIONS, "clips")
+    parser.add_argument(
+        "--world",
+        choices=CHOICES["data.world"],
+        help="also measure the velocity error, from the speeds of this world of the corpus motion",
+    )
+    truth = "detections in ground-truth clips of the same prompts: the detector's own velocity error"
+    parser.add_argument("--truth", metavar="FILE.jsonl", type=as_path("--truth"), help=truth)
 
 
 def run(args, overrides) -> int:
@@ -32,6 +41,8 @@ def run(args, overrides) -> int:
         args.out,
         allow_missing=args.allow_missing,
         options=TemporalOptions(**given(args, OPTIONS)),
+        world=args.world,
+        truth_path=args.truth,
         seed=args.seed,
     )
     print(summary_text(summary))

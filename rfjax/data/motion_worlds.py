@@ -40,6 +40,9 @@ TASKS = (
 )
 PAIRS = ("position", "motion_binding", "relation_change")
 AT_REST = ("still", "position", "change")
+# The tasks whose objects keep one velocity from the first frame to the last, and the speeds that the world may give to
+# an object whose caption names none.
+CONSTANT_VELOCITY: dict[str, tuple[str, ...]] = {"motion": SPEEDS, "speed": SPEEDS, "motion_binding": ("slow",)}
 
 
 @functools.cache
@@ -81,6 +84,12 @@ class World:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(task for task in TASKS if task in dict(self.shares))
+
+    def speeds(self, task: str, named: str | None = None) -> tuple[tuple[float, float], ...]:
+        """The speeds that an object of a task may have, as intervals in pixels from a clip's first frame to its last.
+        There is one if the caption names a speed. () for a task in which objects do not keep one velocity."""
+        allowed = CONSTANT_VELOCITY.get(task, ())
+        return tuple(getattr(self, speed) for speed in allowed if named in (None, speed))
 
     def of_stills(self) -> World:
         """This world with one frame: only the tasks that a still can show, with shares scaled to add up to 1."""

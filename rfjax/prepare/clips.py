@@ -54,6 +54,12 @@ def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRu
             if value is not None:
                 raise ConfigError(f"{option} is {value}, and is for clips; give --frames, too, or leave it out")
         return None
+    number = parse_rate(rate)
+    return ClipRule(frames, "" if number is None else str(number), 1 if most is None else most)
+
+
+def parse_rate(rate: str | None) -> Fraction | None:
+    """The frames a second that --fps gives; None without it. Raises `ConfigError` for other values."""
     try:
         number = Fraction(rate) if rate is not None else None
     except (ValueError, ZeroDivisionError):
@@ -61,7 +67,7 @@ def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRu
     if number is not None and not 0 < number <= FASTEST:
         given = f"--fps is {rate!r}; it must be frames a second, above 0 and at most {FASTEST}"
         raise ConfigError(f"{given}, such as 8 or 30000/1001")
-    return ClipRule(frames, "" if number is None else str(number), 1 if most is None else most)
+    return number
 
 
 def too_few(frames: int) -> str:
@@ -77,7 +83,7 @@ def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], 
     """
     with opened(file) as stream:
         rate = Fraction(rule.rate) if rule.rate else None
-        timed = _as_stored(pictures(stream)) if rate is None else _at_rate(pictures(stream), rate)
+        timed = as_stored(pictures(stream)) if rate is None else at_rate(pictures(stream), rate)
         return _clips(timed, rule, buckets, FILTERS[resample])
 
 
@@ -114,7 +120,7 @@ def _clips(timed, rule, buckets, filter_):
     return clips
 
 
-def _at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:
+def at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:
     """Yields (time, the picture on the screen at that time) at 0, 1/rate, 2/rate, ... seconds.
 
     A picture that begins less than `EARLY` of a frame's time later counts as already on the screen. The last picture
@@ -134,7 +140,7 @@ def _at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction,
             number += 1
 
 
-def _as_stored(shown: Iterator[Shown]) -> Iterator[tuple[Fraction, Shown]]:
+def as_stored(shown: Iterator[Shown]) -> Iterator[tuple[Fraction, Shown]]:
     """Yields (time, picture) of all pictures. Raises `Unfit` if two of their distances differ by more than rounding."""
     before = least = most = None
     for each in shown:

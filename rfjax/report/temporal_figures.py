@@ -18,11 +18,17 @@ TITLES = {
     "pixels_a_frame_slow": "Pixels a frame, slow (soft)",
     "pixels_a_frame_fast": "Pixels a frame, fast (soft)",
     "frames_right": "Frames right (soft)",
+    "velocity_error": "Velocity error, px a frame",
+    "velocity_found": "Velocity found (share)",
     "all_moving": "All moving (strict)",
     "all_still": "All at rest (strict)",
 }
 # Soft measures first, since they rise first. The mean of slow and fast says less than both.
-FIRST = ("direction_right", "pixels_a_frame_fast", "pixels_a_frame_slow", "frames_right", "all_moving", "all_still")
+FIRST = (
+    *("direction_right", "pixels_a_frame_fast", "pixels_a_frame_slow", "frames_right"),
+    *("velocity_error", "velocity_found", "all_moving", "all_still"),
+)
+IN_PIXELS = ("pixels_a_frame", "pixels_a_frame_slow", "pixels_a_frame_fast", "velocity_error")  # not from 0 to 1
 NOT_DRAWN = ("pixels_a_frame",)
 AGAINST_LOSS = ("direction_right", "frames_right", "all_moving")
 
@@ -47,7 +53,8 @@ def drawn_items(temporal) -> list[str]:
 
 
 def temporal_against_compute(numbers, look):
-    """Draw every measure against training FLOPs, with each point's highest floor and the score of ground truth."""
+    """Draw every measure against training FLOPs, with each point's highest floor (of an error the lowest) and the score
+    of ground truth."""
     temporal = numbers["temporal"]
     if not temporal:
         return None
@@ -77,13 +84,13 @@ def temporal_against_compute(numbers, look):
         axis.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(9, 9)))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(item_title(item))
-        if not item.startswith("pixels"):
+        if item not in IN_PIXELS:
             axis.set_ylim(-0.03, 1.05)
     for axis in axes[COLUMNS * (rows - 1) : len(items)]:
         axis.set_xlabel("training FLOPs")
     handles = [
         Line2D([], [], color=GREEN, ls="--", lw=1, label="ground truth"),
-        Line2D([], [], color=VERMILION, marker="_", ms=5, lw=1, label="the highest of its floors"),
+        Line2D([], [], color=VERMILION, marker="_", ms=5, lw=1, label="the best of its floors"),
         *depth_handles(look, temporal["runs"]),
     ]
     axes[len(items)].legend(handles=handles, loc="center", fontsize=7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rfjax.evaluation.temporal.scores import ALL_FLOORS, CEILING, ITEMS, METRIC, floor_metric
+from rfjax.evaluation.temporal.scores import ALL_FLOORS, CEILING, DETECTOR, ERRORS, ITEMS, METRIC, PARTS, floor_metric
 from rfjax.laws import correlation, score_links
 from rfjax.laws.study_fits import counted
 from rfjax.laws.trunks import trunks_of
@@ -14,7 +14,6 @@ from rfjax.results.plain import plain
 from rfjax.results.results_folder import rows_where
 
 POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high")
-PARTS = ("held_out", "seen")
 CORRELATED = ("direction_right", "pixels_a_frame", "frames_right", "all_moving", "all_still")
 UNBOUNDED = ("pixels_a_frame",)  # no share, so no link from loss to score has its form
 GALLERY = (1, 4, 32)  # compute of the gallery's rows, in units of the first's: Sora's report shows these
@@ -38,6 +37,10 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
         floors = {floor: found.get((row["run"], floor_metric(floor)), {}) for floor in ALL_FLOORS}
         parts = {part: found.get((row["run"], f"{METRIC}_{part}"), {}) for part in PARTS}
         marks = {"scores": scores, "floors": floors, "highest_floor": _highest(scores, floors), **parts}
+        marks["detector"] = {
+            part: found.get((row["run"], DETECTOR[metric]), {})
+            for part, metric in (("all", METRIC), *((part, f"{METRIC}_{part}") for part in PARTS))
+        }
         runs.append({name: row[name] for name in POINT_COLUMNS} | marks)
     best = {run["depth"]: run for run in sorted(runs, key=lambda run: run["loss"])[::-1]}
     for run in runs:
@@ -53,13 +56,18 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
-    """For each item, the highest floor, and whether the score's interval lies above the intervals of all floors."""
+    """For each item, the highest floor, and whether the score's interval lies above the intervals of all floors. For an
+    error: the lowest, and whether the interval lies below."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}
         if there:
-            floor = max(there, key=lambda name: there[name]["value"])
-            above = all(score["low"] > each["high"] for each in there.values())
+            if item in ERRORS:
+                floor = min(there, key=lambda name: there[name]["value"])
+                above = all(score["high"] < each["low"] for each in there.values())
+            else:
+                floor = max(there, key=lambda name: there[name]["value"])
+                above = all(score["low"] > each["high"] for each in there.values())
             found[item] = {"floor": floor, "above_all": above, **there[floor]}
     return found
 

@@ -259,12 +259,12 @@ ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("sampling_steps", "sampling_distance"): ("mean",),
     **{
         (f"{name}{other}", f"{name}{other}".replace("-", "_")): ("mean",)
-        for name in ("clip-score", "fid-inception", "fid-clip", "cmmd")
+        for name in ("clip-score", "fid-inception", "fid-clip", "cmmd", "fvd", "mmd-vjepa2")
         for other in ("", "-other-model")
     },
     ("compbench", "compbench"): tuple(compbench.RESULTS),
     **{(temporal.METRIC, metric): temporal.ITEMS for metric in temporal.METRICS},
-    (temporal.CEILING, temporal.METRIC): temporal.ITEMS,
+    **{(temporal.CEILING, metric): temporal.ITEMS for metric in temporal.OF_PROMPTS},
     **{(preference.EVALUATION, metric): preference.QUESTIONS for metric in preference.METRICS},
 }
 _KNOWN = {

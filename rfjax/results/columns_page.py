@@ -53,6 +53,8 @@ of as many pictures drawn for the prompts |
 `geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
 | `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | scores of a folder of images, as docs/metrics.md defines \
 them; with `_other_model` where the model is not the metric's own |
+| `fvd`, `mmd_vjepa2` | distances of a folder of clips from a reference, as docs/metrics.md defines them; with \
+`_other_model`, too |
 | `vqascore_by_MODEL_overall`, `geneval2_by_MODEL_overall`, `geneval2_by_MODEL_am`, `dpg_by_MODEL_overall`, \
 `pickscore_by_MODEL_overall`, ... | scores by a model of the user's, with its folder's name and the first digits of \
 its hash (docs/questions.md); without `_by_MODEL` by the published model |
@@ -66,6 +68,10 @@ right; `temporal_all_moving` and `temporal_all_still` are means over tasks (docs
 objects whose colour goes the asked way, and share of frames with the right class and colour |
 | `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | pixels a frame that the colour goes along the asked \
 way; with `_slow` and `_fast` over the prompts that say so |
+| `temporal_velocity_error`, `temporal_velocity_found` | velocity error in pixels a frame, less is better, and share \
+of clips that have one because their moving objects are found (docs/motion.md) |
+| `temporal_floor_ground_truth_velocity_error`, `temporal_seen_floor_ground_truth_velocity_error`, ... | velocity \
+error of ground-truth clips: the detector's own |
 | `temporal_held_out_motion`, `temporal_seen_direction_right`, ... | temporal scores over the prompts with \
 (`held_out`) and without (`seen`) a (class, colour, direction) that never occurs in training |
 | `temporal_floor_shuffled_direction_right`, ... | the score of the same clips under a floor: `shuffled`, `reversed`, \

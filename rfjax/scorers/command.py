@@ -63,6 +63,10 @@ OPTIONS = {
         type=as_path("--inception"),
         help="FID's Inception: pt_inception-2015-12-05-6726825d.pth",
     ),
+    "i3d": dict(metavar="FILE.pt", type=as_path("--i3d"), help="FVD's I3D: i3d_pretrained_400.pt"),
+    "vjepa": dict(metavar="DIR", type=as_path("--vjepa"), help="V-JEPA 2 with its probe: a transformers folder"),
+    "frames": dict(type=int, metavar="N", help="first frames of each clip (default: all, equally many in all clips)"),
+    "fps": dict(metavar="RATE", help="frames a second, such as 8 or 30000/1001 (default: the pictures as stored)"),
     "vqa": dict(metavar="DIR", type=as_path("--vqa"), help="a vision-language model: a transformers folder"),
     "questions": dict(
         metavar="FILE", type=as_path("--questions"), help="the benchmark's file: geneval2_data.jsonl, dpg_bench.csv"
@@ -78,7 +82,7 @@ OPTIONS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rfjax score`."""
     metrics = "; ".join(f"{name}: {metric.text}" for name, metric in METRICS.items())
-    images, out = "the images; for a distance, also a file of their features", "results and finished work"
+    images, out = "the images or clips; for a distance, also a file of their features", "results and finished work"
     parser.add_argument("folder", metavar="FOLDER", type=as_path("FOLDER"), help=images)
     parser.add_argument("--metric", required=True, choices=tuple(METRICS), help=metrics)
     for name, settings in OPTIONS.items():
@@ -269,17 +273,35 @@ def _evaluation(metric, standard):
     return metric if standard else f"{metric}-other-model"
 
 
-def _embedder(args, kind):
-    """Returns the function that computes a distance's features of image files, and a description of its network."""
-    from rfjax.scorers import clip, distances, embedders, inception, torch_device
+def _embedder(args, kind, folders):
+    """Returns the function that computes a distance's features, a description of its network, and the function that
+    lists what is in a folder."""
+    from rfjax.scorers import clip, distances, embedders, folder_features, inception, torch_device
 
     device = torch_device.choose(args.device)
+    if kind in distances.OF_CLIPS:
+        return _clip_embedder(args, kind, folders, device)
+    images = folder_features.list_images
     if kind == "fid-inception":
         network = inception.load(args.inception, device)
         name = distances.MODELS[kind] if network.official else "other"
-        return embedders.inception(network), f"{kind} {name} {network.sha256}"
+        return embedders.inception(network), f"{kind} {name} {network.sha256}", images
     network = clip.load(args.clip, device)
-    return embedders.clip(network, kind), f"{kind} {network.name} {network.sha256}"
+    return embedders.clip(network, kind), f"{kind} {network.name} {network.sha256}", images
+
+
+def _clip_embedder(args, kind, folders, device):
+    """`_embedder` of clips. The description has the number of frames and their rate, so that features of clips of
+    another length are never compared."""
+    from rfjax.scorers import i3d, video_embedders, videos, vjepa
+
+    reader = videos.Reader.of_options(args.frames, args.fps)
+    frames = len(reader.read(videos.clips_of(folders[0]).items[0]))
+    network = i3d.load(args.i3d, device) if kind == "fvd" else vjepa.load(args.vjepa, device)
+    network.check_frames(frames)
+    rate = "" if reader.rate is None else f" at {reader.rate} a second"
+    model = f"{kind} {network.name} {network.sha256} {frames} frames{rate}"
+    return video_embedders.of_clips(network, kind, reader, frames), model, videos.clips_of
 
 
 def _distance(args, out):
@@ -291,18 +313,19 @@ def _distance(args, out):
     if folders and getattr(args, network) is None:
         needed = f"{option(network)} for the features of {folders[0]}"
         raise ConfigError(f"--metric={kind} needs {needed}: {OPTIONS[network]['help']}")
-    embed, model = _embedder(args, kind) if folders else (None, "")
+    embed, model, list_items = _embedder(args, kind, folders) if folders else (None, "", folder_features.list_images)
     distance = distances.measure(
-        kind, args.folder, args.reference, out, embed=embed, model=model, batch_size=args.batch_size
+        *(kind, args.folder, args.reference, out),
+        **{"embed": embed, "model": model, "batch_size": args.batch_size, "list_items": list_items},
     )
-    found, real = distance.images, distance.reference
+    found, real, what = distance.images, distance.reference, "clips" if kind in distances.OF_CLIPS else "images"
     against = f"{real.n or 'an unknown number'} of {args.reference}"
-    lines = [f"{kind} {distance.value:.6g}: {found.n} images against {against}"]
-    if kind != "cmmd":
-        lines.append(f"it is biased by the number of images, {found.n}: compare it only at equal numbers")
+    lines = [f"{kind} {distance.value:.6g}: {found.n} {what} against {against}"]
+    if kind not in distances.OF_FEATURES:
+        lines.append(f"it is biased by the number of {what}, {found.n}: compare it only at equal numbers")
         if distance.singular:
             numbers = found.values.shape[1]
-            lines.append(f"{found.n} images for features of {numbers} numbers: their covariance is singular")
+            lines.append(f"{found.n} {what} for features of {numbers} numbers: their covariance is singular")
     if not distance.model:
         lines.append("the files do not say which model made their features")
     if not distance.standard:
@@ -345,6 +368,7 @@ def _compbench(args, out):
 TORCH = ("torch", "transformers", "PIL")
 GENEVAL = ("metadata", "images_per_prompt", "allow_missing")
 REFERENCE = ("reference",)
+CLIPS = ("frames", "fps")
 ASKED, ANSWERED = ("vqa", "questions"), ("captions", "compute_dtype", "allow_missing")
 METRICS = {
     "geneval": Metric("GenEval of images in its layout", ("detector", "clip"), GENEVAL, TORCH, _geneval),
@@ -356,5 +380,7 @@ METRICS = {
     "fid-inception": Metric("FID on Inception's features", REFERENCE, ("inception",), TORCH, _distance),
     "fid-clip": Metric("Frechet distance of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
     "cmmd": Metric("CMMD of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
+    "fvd": Metric("FVD of clips, on I3D's features", REFERENCE, ("i3d", *CLIPS), TORCH, _distance),
+    "mmd-vjepa2": Metric("JEDi's distance of V-JEPA 2's features", REFERENCE, ("vjepa", *CLIPS), TORCH, _distance),
     "compbench": Metric("T2I-CompBench's scores, as its scorers left them", (), (), (), _compbench, False),
 }

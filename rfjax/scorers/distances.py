@@ -1,4 +1,5 @@
-"""Computes distances between the features of two sets of images: FID on Inception's or CLIP's features, and CMMD.
+"""Computes distances between the features of two sets: of images FID on Inception's or CLIP's features, and CMMD; of
+clips FVD, and JEDi's distance on V-JEPA 2's features.
 
 `rfjax.evaluation.frechet` computes the Frechet distance from means and covariances (divisor n - 1) in float64.
 No torch here: the caller provides the network.
@@ -15,10 +16,23 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.frechet import frechet_distance
 from rfjax.scorers import folder_features
 from rfjax.scorers.cmmd import cmmd
-from rfjax.scorers.folder_features import Features
+from rfjax.scorers.folder_features import Features, Listed, list_images
+from rfjax.scorers.polynomial_mmd import polynomial_mmd
 
 # metric -> the model that its name implies, as descriptions of features call it
-MODELS = {"fid-inception": "inception-2015-12-05", "fid-clip": "ViT-L/14", "cmmd": "ViT-L/14@336"}
+MODELS = {
+    "fid-inception": "inception-2015-12-05",
+    "fid-clip": "ViT-L/14",
+    "cmmd": "ViT-L/14@336",
+    "fvd": "i3d-kinetics-400",
+    "mmd-vjepa2": "vjepa2-vitl-fpc16-256-ssv2",
+}
+# metric -> its distance from two arrays of features, where it is not Frechet's of their means and covariances
+OF_FEATURES: dict[str, Callable] = {
+    "cmmd": lambda a, b: cmmd(folder_features.unit(a), folder_features.unit(b)),
+    "mmd-vjepa2": polynomial_mmd,
+}
+OF_CLIPS = ("fvd", "mmd-vjepa2")
 
 
 class Distance(NamedTuple):
@@ -50,6 +64,7 @@ def measure(
     embed: Callable | None,
     model: str,
     batch_size: int,
+    list_items: Callable[[Path], Listed] = list_images,
 ) -> Distance:
     """Computes the distance between `folder` and `reference`, each a folder of images or a file of features.
 
@@ -61,10 +76,11 @@ def measure(
     def features(path, place, model):
         if not Path(path).is_dir():
             return folder_features.from_file(path, model)
-        return folder_features.of_folder(path, Path(out) / place, model, embed, name=kind, batch_size=batch_size)
+        how = {"name": kind, "batch_size": batch_size, "list_items": list_items}
+        return folder_features.of_folder(path, Path(out) / place, model, embed, **how)
 
     real = features(reference, "reference", model)
-    found = features(folder, "images", model or real.model)
+    found = features(folder, "clips" if kind in OF_CLIPS else "images", model or real.model)
     folder_features.check_alike(found, real)
     if found.n is None:
         raise ConfigError(
@@ -72,13 +88,13 @@ def measure(
             "features of the images"
         )
     made_by = model or found.model or real.model
-    if kind == "cmmd":
+    if kind in OF_FEATURES:
         if real.values is None:
             raise ConfigError(
-                f"{reference} has only the mean and covariance of the features; give CMMD the features themselves, or "
-                "the images"
+                f"{reference} has only the mean and covariance of the features; give {kind} the features themselves, "
+                "or their folder"
             )
-        value = cmmd(folder_features.unit(found.values), folder_features.unit(real.values))
+        value = OF_FEATURES[kind](found.values, real.values)
     else:
         value = float(frechet_distance(found.as_gaussian(), real.as_gaussian()))
     return Distance(kind, value, found, real, made_by)

@@ -60,6 +60,20 @@ class ImagesOf(NamedTuple):
     left_out: dict[str, int]
 
 
+class Listed(NamedTuple):
+    """What a folder has to be scored, how many files were not read, by reason, and a line that says what each is."""
+
+    items: Sequence
+    left_out: dict[str, int]
+    line: Callable[[object], str]  # name and content's hash, on which an item's features depend
+
+
+def list_images(folder: Path) -> Listed:
+    """`images_of`, each with its name and its content's hash."""
+    paths, left_out = images_of(folder)
+    return Listed(paths, left_out, lambda path: f"{path.relative_to(folder).as_posix()} {content_hash(path)}")
+
+
 def images_of(folder: str | os.PathLike) -> ImagesOf:
     """Lists the images in a folder and below it, sorted by name; prints what it passes over on standard error.
 
@@ -86,23 +100,25 @@ def of_folder(
     folder: str | os.PathLike,
     out: str | os.PathLike,
     model: str,
-    embed: Callable[[Sequence[Path]], Float32[np.ndarray, "n d"]],
+    embed: Callable[[Sequence], Float32[np.ndarray, "n d"]],
     *,
     name: str,
     batch_size: int,
+    list_items: Callable[[Path], Listed] = list_images,
 ) -> Features:
     """Computes the features of a folder's images by `embed`. `model` names its network and the hash of its weights.
+    With another `list_items` they are features of what that lists, such as clips.
 
     Shards from an earlier command are reused if their images are unchanged. Raises `ConfigError` if `out` has features
     of another model.
     """
     folder, out = Path(folder), Path(out)
-    paths, left_out = images_of(folder)
+    items, left_out, line = list_items(folder)
     pieces, digests = [], []
-    with Rows(out, {"features": name, "model": model}), Bar(name, 0, len(paths)) as bar:
-        for number, start in enumerate(range(0, len(paths), SHARD)):
-            chosen = paths[start : start + SHARD]
-            lines = [f"{path.relative_to(folder).as_posix()} {content_hash(path)}\n" for path in chosen]
+    with Rows(out, {"features": name, "model": model}), Bar(name, 0, len(items)) as bar:
+        for number, start in enumerate(range(0, len(items), SHARD)):
+            chosen = items[start : start + SHARD]
+            lines = [f"{line(item)}\n" for item in chosen]
             digests.append(hashlib.sha256("".join(lines).encode()).hexdigest())
             file = out / "shards" / f"{number:05d}.npz"
             piece = _read_shard(file, digests[-1])
@@ -117,10 +133,10 @@ def of_folder(
     return Features(values, None, len(values), model, sha256, left_out)
 
 
-def _embed_batches(paths, embed, batch_size, bar):
+def _embed_batches(items, embed, batch_size, bar):
     pieces = []
-    for start in range(0, len(paths), batch_size):
-        batch = paths[start : start + batch_size]
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
         pieces.append(embed(batch))
         bar.more(len(batch))
     return np.concatenate(pieces)

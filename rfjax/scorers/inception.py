@@ -8,7 +8,6 @@ takes a maximum, as in the published TensorFlow graph.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,10 +16,10 @@ from jaxtyping import Float32
 from torch import nn
 from torch.nn import functional
 
-from rfjax.errors import ConfigError
 from rfjax.scorers.files import content_hash
-from rfjax.scorers.pretrained import first_line
+from rfjax.scorers.weight_files import fill
 
+FILE = "pt_inception-2015-12-05-6726825d.pth"
 OFFICIAL_SHA256 = "6726825d"  # the first digits, which are also in the file's name
 UNUSED = ("fc.weight", "fc.bias", "AuxLogits")  # tensors that the features do not depend on
 
@@ -176,29 +175,6 @@ def load(path: str | os.PathLike, device: torch.device) -> Loaded:
 
     Raises `ConfigError`, naming a tensor, if one is missing, unknown or of another shape.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(
-            f"cannot read {path} as weights ({first_line(error)}); give pt_inception-2015-12-05-6726825d.pth"
-        ) from None
-    model = Inception()
-    wanted, found = _used(model.state_dict()), _used(state) if isinstance(state, Mapping) else {}
-    wrong = sorted({*wanted} ^ {*found}) or sorted(name for name in wanted if found[name].shape != wanted[name].shape)
-    if wrong:
-        raise ConfigError(
-            f"{path} has {len(wrong)} tensors missing, unknown or of another shape ({wrong[0]}, ...); give FID's "
-            "pt_inception-2015-12-05-6726825d.pth"
-        )
-    model.load_state_dict(found, strict=False)
+    model = fill(Inception(), path, f"FID's {FILE}", UNUSED)
     sha256 = content_hash(path)
     return Loaded(model.eval().to(device), device, sha256.startswith(OFFICIAL_SHA256), sha256)
-
-
-def _used(tensors):
-    """Selects the tensors that decide the features."""
-    return {
-        name: value
-        for name, value in tensors.items()
-        if isinstance(value, torch.Tensor) and not name.startswith(UNUSED) and not name.endswith("num_batches_tracked")
-    }

@@ -14,6 +14,8 @@ from transformers import (
     Mask2FormerForUniversalSegmentation,
     ResNetConfig,
     SwinConfig,
+    VJEPA2Config,
+    VJEPA2ForVideoClassification,
     YolosConfig,
     YolosForObjectDetection,
     YolosImageProcessorPil,
@@ -138,4 +140,30 @@ def yolos(folder, seed=12):
     )
     _stirred(YolosForObjectDetection(config), "class_labels_classifier").save_pretrained(folder)
     YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(folder)
+    return folder
+
+
+def vjepa(folder, seed=13):
+    """V-JEPA 2 with its probe, as transformers publishes it, for clips of 32 pixels."""
+    torch.manual_seed(seed)
+    config = VJEPA2Config(
+        patch_size=8,
+        crop_size=32,
+        frames_per_clip=8,
+        tubelet_size=2,
+        hidden_size=24,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        mlp_ratio=2,
+        pred_hidden_size=24,
+        pred_num_attention_heads=2,
+        pred_num_hidden_layers=1,
+        num_pooler_layers=1,
+        num_labels=7,
+    )
+    model = VJEPA2ForVideoClassification(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    model.save_pretrained(folder)
     return folder

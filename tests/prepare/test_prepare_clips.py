@@ -140,7 +140,7 @@ def test_preparations_of_clips_that_are_killed_end_in_the_same_bytes(monkeypatch
 def test_a_folder_of_clips_needs_frames_and_one_of_images_none(monkeypatch, source, tmp_path, capsys):
     only = fill(tmp_path / "only", {"a.mp4": WHOLE["a.mp4"]})
     assert prepare(monkeypatch, only, f"--out={tmp_path / 'a'}") == 2
-    assert "to read clips, give --frames" in capsys.readouterr().err
+    assert "rfjax prepare --frames reads clips, and recaption and duplicates read" in capsys.readouterr().err
     assert prepare(monkeypatch, source, f"--out={tmp_path / 'b'}", "--fps=8") == 2
     assert "give --frames, too" in capsys.readouterr().err
     causal = Pixels()

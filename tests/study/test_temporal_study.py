@@ -69,6 +69,7 @@ def test_the_table_has_a_column_for_each_score_and_floor(finished):
     table = results_folder.read(finished / "results")
     (row,) = table.wide[table.wide["weights"] == "ema"].to_dict("records")  # a score stands beside its loss
     assert np.isfinite(row["loss"])
+    assert 0 < row["temporal_floor_ground_truth_velocity_error"] < 0.1
     for name in ("temporal_motion", "temporal_direction_right", "temporal_floor_shuffled_direction_right"):
         assert Measure.parse(name).format() == name
         assert np.isfinite([row[name + end] for end in ("", "_low", "_high", "_n")]).all()
@@ -97,6 +98,7 @@ def test_a_perfect_model_is_right_and_so_are_its_detections_by_the_command(finis
     (record,) = records_of(tmp_path / "run", "temporal")
     values = {value["item"]: value["value"] for value in record["values"] if value["metric"] == "temporal"}
     assert {task: values[task] for task in TASKS} == scored and values["direction_right"] == 1.0
+    assert values["velocity_error"] < 0.1 and values["velocity_found"] == 1.0
 
 
 def test_eval_prints_each_score_beside_its_floors(finished, tmp_path, capsys):
@@ -108,11 +110,15 @@ def test_eval_prints_each_score_beside_its_floors(finished, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.split()[:2] == ["temporal", "direction_right"]]
     assert "floors: reversed " in line and "null " in line
+    # Nothing that this run draws is found, so no clip has a velocity error, and that is said.
+    (line,) = [line for line in lines if line.split()[:2] == ["temporal", "velocity_found"]]
+    assert line.split()[2] == "0.0000" and "n=18" in line
     assert not any("temporal_floor" in line for line in lines)
 
 
 def test_the_page_plays_clips_and_can_be_printed(finished):
     html = (finished / "report" / "index.html").read_text()
+    assert "Velocity error in pixels a frame, on prompts" in html and "detector's own" in html
     assert html.count("data:image/webp;base64,") == html.count("class=printed") == 1
     assert "Motion against compute" in html and "no finished run has a GenEval score" not in html
     assert "Temporal GenEval: Direction right (soft) is " in html and "ground truth, by the detector" in html

@@ -68,9 +68,9 @@ def write_ceiling(
     prompts: Sequence[Mapping],
     each: int,
     record: Callable[[dict, np.ndarray, list[int]], dict],
-) -> None:
+) -> Mapping:
     """Records the scores of ground truth, with `each` pictures or clips per prompt, unless the run already has them. No
-    model can score higher.
+    model can score higher. Returns the record.
 
     `record(key, pictures, prompts)` makes the record; `prompts[i]` is the index of picture i's prompt.
     """
@@ -82,9 +82,12 @@ def write_ceiling(
         sampler=ground_truth_name((settings.prompts_per_task, each)),
         seed=settings.seed,
     )
-    if record_name(key) in {record_name(found["key"]) for found in read_records(run.workdir)}:
-        return
+    there = {record_name(found["key"]): found for found in read_records(run.workdir)}
+    if (earlier := there.get(record_name(key))) is not None:
+        return earlier
     own = prompt_ids(len(prompts), each)[:, 0].tolist()
     # Each picture has its own seed, so that a repeated prompt does not repeat its picture.
     truth = np.stack([run.corpus.render_prompt(prompts[index], n) for n, index in enumerate(own)])
-    write_record(run.workdir, record(key, truth, own))
+    made = record(key, truth, own)
+    write_record(run.workdir, made)
+    return made

@@ -27,7 +27,7 @@ from rfjax.evaluation.kinds.prompted_records import (
 from rfjax.evaluation.pictures import write_clips
 from rfjax.evaluation.records import make_record, write_record
 from rfjax.evaluation.schedule import Evaluation, Programs, is_due
-from rfjax.evaluation.temporal.scores import CEILING, clip_scores, judge_all, look_at, truth_scores
+from rfjax.evaluation.temporal.scores import CEILING, clip_scores, detector_errors, judge_all, look_at, truth_scores
 from rfjax.training.run import Run
 
 SHOWN = 9  # clips to look at, shared out over the tasks
@@ -74,7 +74,8 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
     detect = functools.partial(detect_clips, scans=run.corpus.drawn_from.of_scans)
     found = detect(clips)
     seen = look_at(clips, found)
-    values = clip_scores(seen, own, prompts, look_at(null, detect(null)), seed=settings.seed)
+    how = {"world": run.corpus.drawn_from, "seed": settings.seed}
+    values = clip_scores(seen, own, prompts, look_at(null, detect(null)), **how)
     judged = [result.as_image() for result in judge_all(seen, [prompts[index] for index in own])]
     extra = {"prompt_scores": prompt_scores(judged), "clips_per_prompt": settings.clips_per_prompt}
     rows = (
@@ -85,9 +86,10 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
     _write_pictures(run, evaluation, prompts, ids, clips, spent)
 
     def ceiling(key, truth, own):
-        return make_record(key, truth_scores(look_at(truth, detect(truth)), own, prompts, seed=settings.seed))
+        return make_record(key, truth_scores(look_at(truth, detect(truth)), own, prompts, **how))
 
-    write_ceiling(run, CEILING, settings, prompts, CEILING_CLIPS, ceiling)
+    truth = write_ceiling(run, CEILING, settings, prompts, CEILING_CLIPS, ceiling)
+    values += detector_errors(truth["values"])
     seconds = time.monotonic() - began
     write_record(run.workdir, make_record(evaluation.key, values, seconds=seconds, extra=extra, **spent))
 

@@ -55,21 +55,35 @@ def score_files(
     *,
     allow_missing: bool = False,
     options=None,
+    world: str | None = None,
+    truth_path: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> dict:
     """Scores a file of clips (`options`: a `TemporalOptions`), and returns the summary.
+
+    With `world`, the name of the world whose speeds the prompts ask for, also measures the velocity error. The file
+    `truth_path` has detections in ground-truth clips of the same prompts, from which it measures the detector's own
+    error.
 
     Writes a line for each clip to `out_path`, with every clause of its prompt, and the summary beside it. Each prompt
     is expected to have as many clips as the one with most; missing ones are an error, or with `allow_missing` listed.
     Raises `ConfigError`, which names file, line and remedy.
     """
+    from rfjax.data.motion_worlds import WORLDS
     from rfjax.evaluation.temporal.rules import TemporalOptions, judge
-    from rfjax.evaluation.temporal.summary import summarize
+    from rfjax.evaluation.temporal.summary import summarize, velocity_summary
+    from rfjax.evaluation.temporal.velocity import ERROR, velocity_measures
 
+    if truth_path is not None and world is None:
+        raise ConfigError(
+            f"--truth={truth_path} is read for the velocity error alone; give --world, too, or leave it out"
+        )
     options = TemporalOptions() if options is None else options
-    check_outputs(out_path, (metadata_path, detections_path), is_json_with("metadata_file", "clips_file"))
+    reads = (metadata_path, detections_path, *((truth_path,) if truth_path is not None else ()))
+    check_outputs(out_path, reads, is_json_with("metadata_file", "clips_file"))
     rows = read_metadata(metadata_path)
     clips = read_clips(detections_path, rows)
+    truth = {} if truth_path is None else read_clips(truth_path, rows)
     expected = 1 + max(sample for _, sample in clips)
     missing_prompts, missing_clips = missing(set(clips), len(rows), expected)
     if (missing_prompts or missing_clips) and not allow_missing:
@@ -85,16 +99,31 @@ def score_files(
         "metadata_rows": len(rows),
         "clips_per_prompt": expected,
         **summarize([clips[place] for place in places], [place[0] for place in places], rows, options, seed=seed),
+        "velocity": None,
         "missing_prompts": missing_prompts,
         "missing_clips": [list(place) for place in missing_clips],
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
+    if world is not None:
+        drawn = WORLDS[world]
+        measured = {
+            name: velocity_summary(each, rows, drawn, options, seed=seed)
+            for name, each in (("clips", clips), ("ground_truth", truth))
+        }
+        summary["velocity"] = {
+            "world": world,
+            "truth_file": None if truth_path is None else str(truth_path),
+            **measured,
+        }
     lines = []
     for index, sample in places:
         result = judge(*clips[index, sample], rows[index], options)
         facts = {"prompt_index": index, "sample": sample, "tag": rows[index]["tag"], "prompt": rows[index]["prompt"]}
-        lines.append(json.dumps(facts | {"correct": result.correct, "clauses": dict(result.clauses)}) + "\n")
+        facts |= {"correct": result.correct, "clauses": dict(result.clauses)}
+        if world is not None and (velocity := velocity_measures(*clips[index, sample], rows[index], drawn, options)):
+            facts[ERROR] = velocity.get(ERROR)  # null where an object was not found
+        lines.append(json.dumps(facts) + "\n")
     write_results(out_path, lines, summary)
     return summary
 
@@ -190,6 +219,25 @@ def summary_text(summary: Mapping[str, object]) -> str:
     for task, clauses in summary["clauses"].items():
         low = ", ".join(f"{name} {share:.3f}" for name, share in clauses.items())
         lines.append(f"{task}: {low}")
+    lines += _velocity_lines(summary["velocity"]) if summary["velocity"] else []
     if summary["missing_prompts"] or summary["missing_clips"]:
         lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_clips'])}")
     return "\n".join(lines)
+
+
+def _velocity_lines(velocity: Mapping) -> list[str]:
+    """The velocity errors as lines for people, each beside the detector's own error and the clips without an error."""
+    if not velocity["clips"]:
+        return [f"velocity error: no prompt determines a velocity in the world {velocity['world']}"]
+    lines = []
+    for part, found in velocity["clips"].items():
+        own = velocity["ground_truth"].get(part)
+        beside = f"; the detector's own {_error(own)}" if own else ""
+        counts = f"{found['asked']} clips, in {found['not_found']} of them an object was not found"
+        lines.append(f"velocity error, {part.replace('_', ' ')}: {_error(found)} pixels a frame; {counts}{beside}")
+    return lines
+
+
+def _error(found):
+    error = found["error"]
+    return "unknown" if error is None else f"{error['value']:.3f} [{error['low']:.3f}, {error['high']:.3f}]"

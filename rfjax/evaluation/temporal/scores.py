@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rfjax.data.motion_worlds import SPEEDS, TASKS
+from rfjax.data.motion_worlds import SPEEDS, TASKS, World
 from rfjax.evaluation.detectors.clips import detect_clips
 from rfjax.evaluation.geneval.rules import Detections, ScoreEstimate, resampled_means, score
 from rfjax.evaluation.intervals import PERCENTILES
@@ -22,6 +22,7 @@ from rfjax.evaluation.records import FLOOR, Measured
 from rfjax.evaluation.temporal.floors import FLOORS, GROUPS, NOTHING, ORDERS, OTHER_PROMPTS, order_of, other_prompts
 from rfjax.evaluation.temporal.rules import DEFAULT, ClipResult, judge
 from rfjax.evaluation.temporal.soft import all_centroids, frames_right, motion_measures
+from rfjax.evaluation.temporal.velocity import ERROR, FOUND, velocity_measures
 
 METRIC = "temporal"
 CEILING = "temporal_ceiling"  # the evaluation of ground truth
@@ -31,7 +32,10 @@ ALL_FLOORS = (*ORDERS, OTHER_PROMPTS, NOTHING)
 OF_MOTION = ("direction_right", "pixels_a_frame", *(f"pixels_a_frame_{speed}" for speed in SPEEDS))
 SOFT = ("frames_right", *OF_MOTION)
 OVERALL = {name: f"all_{name}" for name in GROUPS}  # the mean over the tasks of a group
-ITEMS = (*OVERALL.values(), *TASKS, *SOFT)
+VELOCITY = (ERROR, FOUND)  # the velocity error, and the share of clips that have one
+ERRORS = (ERROR,)  # items of which less is better
+ITEMS = (*OVERALL.values(), *TASKS, *SOFT, *VELOCITY)
+PARTS = ("held_out", "seen")  # prompts with and without a held-out triple
 
 
 def floor_metric(floor: str) -> str:
@@ -39,8 +43,11 @@ def floor_metric(floor: str) -> str:
     return f"{METRIC}{FLOOR}{floor}"
 
 
-# The metrics of a record: of all prompts, of those with and without a held-out triple, and of each floor.
-METRICS = (METRIC, *(f"{METRIC}_{part}" for part in ("held_out", "seen")), *map(floor_metric, ALL_FLOORS))
+OF_PROMPTS = (METRIC, *(f"{METRIC}_{part}" for part in PARTS))  # of all prompts and of each part
+# The least velocity error that the detector can show: that of ground truth. It stands beside the error of a model.
+DETECTOR = {metric: f"{metric}{FLOOR}ground_truth" for metric in OF_PROMPTS}
+# The metrics of a record.
+METRICS = (*OF_PROMPTS, *map(floor_metric, ALL_FLOORS), *DETECTOR.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +82,59 @@ def clip_scores(
     rows: Sequence[Mapping],
     null: Sequence[Seen] = (),
     *,
+    world: World | None = None,
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
     """All values of a record of clips. `own[i]` is the index of clip i's row, and `null` has one clip of the null
-    condition for each row. A metric or an item that no clip's prompt asks for is left out."""
-    mine = [rows[index] for index in own]
-    scorer = _Scorer(seed, replicates)
-    judged, soft = judge_all(seen, mine), [_soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
-    values = scorer.values(METRIC, judged, soft, mine)
-    held_out = np.array([bool(row.get("held_out")) for row in mine])
-    for part, chosen in (("held_out", held_out), ("seen", ~held_out)):
-        if held_out.any() and chosen.any():
-            values += scorer.values(f"{METRIC}_{part}", *(_rows(each, chosen) for each in (judged, soft, mine)))
+    condition for each row. A metric or an item that no clip's prompt asks for is left out, and so is the velocity error
+    without a `world`, which knows the speeds."""
+    scorer = _Scorer(seed, replicates, world)
+    values = _values_of_parts(scorer, seen, own, rows)
     for floor in ALL_FLOORS:
         values += _floor_values(scorer, floor, seen, own, rows, null)
     return values
 
 
 def truth_scores(
-    seen: Sequence[Seen], own: Sequence[int], rows: Sequence[Mapping], *, seed: int = 0, replicates: int = REPLICATES
+    seen: Sequence[Seen],
+    own: Sequence[int],
+    rows: Sequence[Mapping],
+    *,
+    world: World | None = None,
+    seed: int = 0,
+    replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """The values of ground truth, without floors: the ceiling of each score."""
+    """The values of ground truth, without floors: the ceiling of each score, and the least error of each error."""
+    return _values_of_parts(_Scorer(seed, replicates, world), seen, own, rows)
+
+
+def detector_errors(truth: Iterable[Mapping]) -> list[Measured]:
+    """The errors among the values of a record of ground truth (`truth_scores`), under names that say that they are the
+    detector's own (`DETECTOR`): what the errors of a model's clips stand beside."""
+    numbers = ("value", "stderr", "low", "high")  # null in the record where unknown
+    return [
+        Measured(
+            metric=DETECTOR[value["metric"]],
+            item=value["item"],
+            n=value["n"],
+            **{name: math.nan if value[name] is None else value[name] for name in numbers},
+        )
+        for value in truth
+        if value["item"] in ERRORS and value["metric"] in DETECTOR
+    ]
+
+
+def _values_of_parts(scorer, seen, own, rows):
+    """The values of all clips; if prompts have held-out triples, also those of each of the `PARTS`."""
     mine = [rows[index] for index in own]
-    soft = [_soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
-    return _Scorer(seed, replicates).values(METRIC, judge_all(seen, mine), soft, mine)
+    judged, soft = judge_all(seen, mine), [scorer.soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
+    values = scorer.values(METRIC, judged, soft, mine)
+    held_out = np.array([bool(row.get("held_out")) for row in mine])
+    for part, chosen in zip(PARTS, (held_out, ~held_out), strict=True):
+        if held_out.any() and chosen.any():
+            values += scorer.values(f"{METRIC}_{part}", *(_rows(each, chosen) for each in (judged, soft, mine)))
+    return values
 
 
 def _floor_values(scorer, floor, seen, own, rows, null):
@@ -115,9 +150,9 @@ def _floor_values(scorer, floor, seen, own, rows, null):
             clip = clip.reordered(order_of(floor, len(clip.frames), n))
         elif floor == OTHER_PROMPTS:
             by = rows[others[index]]
-        soft = _soft(clip, row, by)
-        if floor in ORDERS:
-            soft.pop("frames_right")
+        soft = scorer.soft(clip, row, by)
+        for item in (FOUND, "frames_right") if floor in ORDERS else (FOUND,):
+            soft.pop(item, None)
         asked.append((judge(clip.frames, clip.side, by, DEFAULT), soft, row))
     if not asked:
         return []
@@ -128,33 +163,36 @@ def _floor_values(scorer, floor, seen, own, rows, null):
     return [value for value in values if value.item not in OVERALL.values() or value.item in whole]
 
 
-def _soft(clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-    """The soft measures of a clip, judged by its row or by another row, `by`. Even for another row, the colour that is
-    followed is the one that the clip's own row names: the other row's colour may be absent from the clip, and would
-    then score below chance."""
-    by = row if by is None else by
-    fields = ("motion", "then")
-    asked = [
-        {key: value for key, value in mine.items() if key not in fields} | {key: it[key] for key in fields if key in it}
-        for mine, it in zip(row["include"], by["include"], strict=True)
-    ]
-    measures = {"frames_right": frames_right(clip.frames, by), **motion_measures(clip.places, {"include": asked})}
-    said = next((item["speed"] for item in row["include"] if "speed" in item), None)
-    if said and "pixels_a_frame" in measures:
-        measures[f"pixels_a_frame_{said}"] = measures["pixels_a_frame"]
-    return measures
-
-
 def _rows(each: Sequence, chosen: Bool[np.ndarray, " n"]) -> list:
     return [one for one, kept in zip(each, chosen, strict=True) if kept]
 
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Sums up judged clips, by the seed and the number of resamples of its intervals."""
+    """Measures and sums up judged clips of a world, by the seed and the number of resamples of its intervals."""
 
     seed: int
     replicates: int
+    world: World | None
+
+    def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
+        """The soft measures and the velocity error of a clip, judged by its row or by another row, `by`. Even for
+        another row, the object that is followed is the one that the clip's own row names: the other row's colour may be
+        absent from the clip, and would then score below chance."""
+        by = row if by is None else by
+        fields = ("motion", "then", "speed")
+        asked = [
+            {key: value for key, value in mine.items() if key not in fields}
+            | {key: it[key] for key in fields if key in it}
+            for mine, it in zip(row["include"], by["include"], strict=True)
+        ]
+        measures = {"frames_right": frames_right(clip.frames, by), **motion_measures(clip.places, {"include": asked})}
+        said = next((item["speed"] for item in row["include"] if "speed" in item), None)
+        if said and "pixels_a_frame" in measures:
+            measures[f"pixels_a_frame_{said}"] = measures["pixels_a_frame"]
+        if self.world is None:
+            return measures
+        return measures | velocity_measures(clip.frames, clip.side, {**row, "include": asked}, self.world)
 
     def values(
         self, metric: str, judged: Sequence[ClipResult], soft: Sequence[Mapping], rows: Sequence[Mapping]
@@ -170,7 +208,7 @@ class _Scorer:
         values = {
             item: _measured(metric, item, e.value, e.stderr, e.low, e.high, e.images) for item, e in found.items()
         }
-        for place, item in enumerate(SOFT):
+        for place, item in enumerate((*SOFT, *VELOCITY)):
             have = [n for n, measures in enumerate(soft) if item in measures]
             if have:
                 each = np.array([soft[n][item] for n in have])

@@ -3,15 +3,18 @@ often each clause fails."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rfjax.data.motion_worlds import TASKS
+from rfjax.data.motion_worlds import TASKS, World
 from rfjax.evaluation.geneval.files import score_summary
 from rfjax.evaluation.geneval.rules import Detections, score
 from rfjax.evaluation.temporal.floors import FLOORS, GROUPS, ORDERS, OTHER_PROMPTS, order_of, other_prompts
 from rfjax.evaluation.temporal.rules import ClipResult, TemporalOptions, judge
+from rfjax.evaluation.temporal.scores import PARTS, clustered_mean
+from rfjax.evaluation.temporal.velocity import ERROR, FOUND, velocity_measures
 
 Clip = tuple[Sequence[Detections], float | int]  # what was found in each frame, and the side of the picture
 
@@ -40,6 +43,51 @@ def summarize(
             found = score(mine, seed=seed, replicates=replicates, tasks=tasks)
             groups[name] = {"name": f"all {name}", **score_summary(found)}
     return {"groups": groups, "clauses": _clauses(judged), "floors": floor_scores(clips, prompts, rows, options)}
+
+
+def velocity_summary(
+    clips: Mapping[tuple[int, int], Clip],
+    rows: Sequence[Mapping],
+    world: World,
+    options: TemporalOptions,
+    *,
+    seed: int = 0,
+    replicates: int = 10_000,
+) -> dict[str, dict]:
+    """The velocity error of all clips ("all"), and of clips whose prompt has a held-out triple or has none ("held_out",
+    "seen"), as plain values for JSON. `clips` are by (index of their prompt in `rows`, sample).
+
+    Each has "error", an estimate in pixels a frame (None if no clip has an error), "asked", the number of clips whose
+    prompt determines a velocity, and "not_found", the number of those without an error, since an object was not found.
+    The parts are left out if all these prompts are of one part.
+    """
+    found = {place: velocity_measures(*clip, rows[place[0]], world, options) for place, clip in sorted(clips.items())}
+    found = {place: measures for place, measures in found.items() if measures}
+    chosen = {part: [place for place in found if _part_of(rows[place[0]]) == part] for part in PARTS}
+    groups = {"all": list(found)} | (chosen if all(chosen.values()) else {})
+    return {
+        part: {
+            "error": _mean_error([place for place in places if found[place][FOUND]], found, rows, seed, replicates),
+            "asked": len(places),
+            "not_found": sum(not found[place][FOUND] for place in places),
+        }
+        for part, places in groups.items()
+        if places
+    }
+
+
+def _mean_error(places, found, rows, seed, replicates):
+    if not places:
+        return None
+    errors = np.array([found[place][ERROR] for place in places])
+    clusters = np.unique([json.dumps(rows[index]) for index, _ in places], return_inverse=True)[1]
+    mean = clustered_mean(errors, clusters, np.random.default_rng(seed), replicates)
+    named = dict(zip(("value", "stderr", "low", "high", "clips"), mean, strict=True))
+    return {name: None if value != value else value for name, value in named.items()}  # a lone prompt has no stderr
+
+
+def _part_of(row):
+    return "held_out" if row.get("held_out") else "seen"
 
 
 def _clauses(judged: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
