@@ -80,13 +80,13 @@ def temporal_against_compute(numbers, look):
             marks.append((run["flops"], *ends(run["scores"][item]), {"color": colour, "marker": marker, "ms": 4}))
         points(axis, marks)
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(flops) < 100 * min(flops) else (1,), numticks=6))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(flops) < 20 * min(flops) else (1,), numticks=6))
         axis.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(9, 9)))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(item_title(item))
         if item not in IN_PIXELS:
             axis.set_ylim(-0.03, 1.05)
-    for axis in axes[COLUMNS * (rows - 1) : len(items)]:
+    for axis in axes[max(0, len(items) - COLUMNS) : len(items)]:  # the lowest of each column
         axis.set_xlabel("training FLOPs")
     handles = [
         Line2D([], [], color=GREEN, ls="--", lw=1, label="ground truth"),
