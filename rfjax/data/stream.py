@@ -27,7 +27,7 @@ def batch_sizes(tokens: Sequence[int], batch_size: int, tokens_per_batch: int) -
 
 @dataclass(frozen=True)
 class Stream:
-    """The schedule of the parts, and the examples in a batch of each (`sizes`)."""
+    """Which part each step takes (`schedule`), and the batch size of each part (`sizes`)."""
 
     schedule: Schedule
     sizes: tuple[int, ...]

@@ -182,7 +182,8 @@ def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Floa
 
 
 def _known_covariances(pairs, runs, others):
-    """The covariances [runs, others] that the table has; NaN where it has none."""
+    """The covariances of the mean losses of `runs` (rows) with those of `others` (columns), from the rows of pairs.csv;
+    NaN where it has no such pair."""
     places, columns = ({run: place for place, run in enumerate(names)} for names in (runs, others))
     matrix = np.full((len(places), len(columns)), np.nan)
     for one, other in (("run", "other_run"), ("other_run", "run")):

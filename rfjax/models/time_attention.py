@@ -42,7 +42,8 @@ def frames_apart(
     z: Float[Array, "batch frames height width channels"],
     *conditions: Float[Array, "batch ..."],
 ) -> list[Float[Array, "batch_times ..."]]:
-    """Moves the `times` of the latents' tokens into the batch axis, and repeats each condition for every time."""
+    """Splits the frames of each clip into `times` groups, one for each temporal position of its tokens, and folds the
+    groups into the batch axis. Repeats each condition for every group."""
     batch, frames, *sides = z.shape
     apart = z.reshape(batch * times, frames // times, *sides)
     return [apart, *(jnp.repeat(each, times, axis=0) for each in conditions)]

@@ -50,7 +50,10 @@ class Strengths:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The data of a fit. A row is a vote: the coefficients of the parameters in d (`design`), its choice, its weight.
+    """The data of a fit, a row for each vote.
+
+    The d of this module's docstring is `design` @ parameters. `choice` is above zero for left, below zero for right, and
+    zero for a tie.
 
     With `ties`, the model is Rao and Kupper's, and log theta is its last parameter.
     """

@@ -198,7 +198,9 @@ def _hides(track: Track) -> bool:
 
 
 def _keeps_its_line(track: Track) -> bool:
-    """Whether the object moves at constant velocity, judged where it is whole, on both sides of the screen."""
+    """Whether an object that passes behind a screen moves at constant velocity in the asked direction, without drifting
+    sideways. Only frames that show the whole object are judged; the answer is no if the second half of the clip has
+    none."""
     if len(track.times) < 2 or track.times[-1] < len(track.boxes) // 2:
         return False
     share = (track.times - track.times[0]) / (track.times[-1] - track.times[0])
