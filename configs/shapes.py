@@ -1,8 +1,8 @@
 """The default study: four depths on procedurally drawn shapes, in minutes on two CPU cores.
 
 Each depth has a trunk of constant rate with a branch of each length; the smallest depth has two trunks with two seeds,
-so that the noise between trunks is known. A 4x4 patch holds 48 numbers, so the width starts well above that (a network narrower
-than its patch cannot carry the noise): 64 + 32 depth.
+so that the noise between trunks is known. A 4x4 patch holds 48 numbers, so the width starts well above that (a network
+narrower than its patch cannot carry the noise): 64 + 32 depth.
 """
 
 from ml_collections import ConfigDict

@@ -190,8 +190,8 @@ def shape_alpha(layout: Layout, image_size: int) -> Float[np.ndarray, "objects n
 
 
 def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray, "objects n frames h w"]:
-    """How much of each pixel each object covers, if objects are scans of handwritten digits. Each object's scan is one of
-    the scans of `split`.
+    """How much of each pixel each object covers, if objects are scans of handwritten digits. Each object's scan is
+    one of the scans of `split`.
 
     A moving scan is at fractions of a pixel, so resampling blurs it a little.
     """

@@ -25,8 +25,8 @@ GENEVALS = (("geneval", "geneval"), ("ranking", "ranking_geneval"))  # evaluatio
 
 
 def loss_ranks_geneval(evidence: Evidence) -> Judgement:
-    """Whether a lower loss goes with a higher GenEval, by Spearman's correlation over runs. The branches of a trunk count
-    once, with their mean loss and their mean score."""
+    """Whether a lower loss goes with a higher GenEval, by Spearman's correlation over runs. The branches of a trunk
+    count once, with their mean loss and their mean score."""
     points = evidence.points
     column = next((name for name in SCORE_COLUMNS if name in points and points[name].notna().any()), None)
     if column is None:

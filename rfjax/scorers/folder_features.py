@@ -91,7 +91,7 @@ def images_of(folder: str | os.PathLike) -> ImagesOf:
 
 
 def say_left_out(named: Mapping[str, Collection[str]]) -> None:
-    """Prints on standard error what is not scored: for each reason, the number of files and up to three of their names."""
+    """Prints on standard error what is not scored: for each reason, the number of files and up to three names."""
     for line in describe(named):
         print(f"rfjax: not scored: {line}", file=sys.stderr)
 

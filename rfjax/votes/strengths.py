@@ -52,8 +52,8 @@ class Strengths:
 class Problem:
     """The data of a fit, a row for each vote.
 
-    The d of this module's docstring is `design` @ parameters. `choice` is above zero for left, below zero for right, and
-    zero for a tie.
+    The d of this module's docstring is `design` @ parameters. `choice` is above zero for left, below zero for right,
+    and zero for a tie.
 
     With `ties`, the model is Rao and Kupper's, and log theta is its last parameter.
     """
