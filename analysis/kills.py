@@ -36,7 +36,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "analysis" / "kill_records"
 LOST_AFTER, WAIT = 10, 120  # seconds: the job's heartbeat, and how long an attempt may take to end once it was killed
-STATUSES = {0, 75, -signal.SIGKILL, -signal.SIGTERM}  # what a process that was, or whose peer was, killed may end with
+STATUSES = {
+    0,
+    75,
+    143,
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+}  # what a process may end with that was killed, or whose peer was
 
 
 def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[subprocess.Popen]:
