@@ -113,7 +113,9 @@ def p_value(p: float | None) -> str:
 
 
 def percent(value: float | int | None, *, signed: bool = True) -> str:
-    """A fraction as a percentage with two digits."""
+    """A fraction as a percentage with two digits. Above 1,000 % the digits say nothing more, and are left out."""
+    if value is not None and value > 10:
+        return "over 1,000 %"
     return NONE if value is None else minus(f"{100 * value:{'+' if signed else ''}.2f} %")
 
 

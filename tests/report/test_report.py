@@ -303,6 +303,7 @@ def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_pat
         (formats.p_value(2e-6), "2.0\u00a0×\u00a010⁻⁶"),
         (formats.percent(-0.0421), "−4.21 %"),
         (formats.percent(0.002, signed=False), "0.20 %"),
+        (formats.percent(24884.887), "over 1,000 %"),
     ],
 )
 def test_formats(shown, expected):
