@@ -87,8 +87,9 @@ class ModelConfig:
         return max(1, time), height, width
 
     def batch_frames(self, latents: Sequence[int]) -> int:
-        """How many images each clip becomes in a batch, for latents of (frames, height, width, ...): with factorised
-        attention one for each time of its tokens, otherwise 1."""
+        """How many entries of the batch axis a clip takes inside the network, for latents of (frames, height, width,
+        ...). With factorised attention each temporal position of the tokens is an entry of its own; otherwise it is
+        1."""
         return self.token_grid(latents)[0] if self.temporal_attention == "factorised" else 1
 
     def patch_values(self, channels: int) -> int:

@@ -58,8 +58,8 @@ class Corpus(Protocol):
         """The words of `captions` that no training caption contains, each once. A network knows nothing about them."""
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without
-        prompts."""
+        """Returns prompts for evaluation, as GenEval's metadata rows with the key "held_out" added, in the official
+        order of tasks; [] for a corpus without prompts."""
 
     def render_prompt(self, row: dict, seed: int) -> Float[ndarray, "h w 3"]:
         """A ground-truth image in [0, 1] that satisfies a row of `evaluation_prompts`."""
@@ -71,7 +71,7 @@ class Corpus(Protocol):
         """Pixels in [0, 1] of every frame."""
 
     def to_latents(self, images: Float[ndarray, "n h w 3"]) -> Float[ndarray, "n 1 h w c"]:
-        """Latents of one frame, of about zero mean and unit variance per channel."""
+        """Converts images to latents of one frame, with about zero mean and unit variance per channel."""
 
 
 # name -> the module whose `make(data, seed)` builds the corpus; imported when it is asked for

@@ -247,7 +247,8 @@ def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:
 
 
 def _bucketed(data, common):
-    """Makes the corpus of `data.buckets`. A part's share, as a whole number, stands for its number of images."""
+    """Makes the corpus of `data.buckets`, with a part for each bucket. The corpus is unlimited, so its numbers of
+    images are only the buckets' shares, scaled to whole numbers."""
     parts, shares = [], []
     for number, written in enumerate(data.buckets):
         (frames, height, width), share = parse_bucket(written)

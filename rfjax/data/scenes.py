@@ -75,7 +75,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the objects of scenes are: an entry for each cell, in reading order."""
+    """Where the objects of scenes are and how they look: an entry for each of the four cells, in reading order."""
 
     present: Bool[np.ndarray, "n 4"]
     classes: Int[np.ndarray, "n 4"]

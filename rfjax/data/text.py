@@ -101,7 +101,8 @@ class TextEncoder:
         return FREQUENCY_SCALE / (FREQUENCY_SCALE + np.array(self.frequencies))
 
     def _table(self, role: str, size: int) -> Float[np.ndarray, "pieces size"]:
-        """A standard normal vector for each piece, as a function of the role and the piece's text."""
+        """A standard normal vector of `size` numbers for each piece of the vocabulary. It is hashed from the piece's
+        text and from `role`, the feature block that it is for."""
         pieces = [self._processor.id_to_piece(i) for i in range(len(self.frequencies))]
         keys = np.array([hashing.key(VERSION, role, piece) for piece in pieces], np.uint64)
         return hashing.normals(0, keys, size)

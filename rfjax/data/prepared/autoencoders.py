@@ -166,7 +166,7 @@ KINDS = {
 
 
 def check_kind(folder: Path, model: str) -> Kind:
-    """The row of a model's class. Raises `ConfigError` for a class that has none."""
+    """Returns the row of the table for a model's class. Raises `ConfigError` for a class without a row."""
     if model not in KINDS:
         known = ", ".join(name for name in KINDS if name != IDENTITY)
         remedy = f"--autoencoder {IDENTITY} prepares pixels, without an autoencoder"

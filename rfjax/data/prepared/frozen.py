@@ -53,8 +53,8 @@ class FrozenModels:
         return np.clip(np.moveaxis(self._decode(np.moveaxis(raw, -1, 1)), 1, -1) / 2 + 0.5, 0.0, 1.0)
 
     def text(self, captions: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
-        """Returns `NAME.context` [n, tokens, channels] and, if it has one, `NAME.pooled` [n, size] of each encoder, in
-        float32."""
+        """Returns each encoder's features of the captions in float32: `NAME.context` [n, tokens, channels] and, if the
+        encoder has a pooled vector, `NAME.pooled` [n, size]."""
         found = {}
         for name, features in self._text.items():
             context, pooled = features(list(captions))

@@ -80,7 +80,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """The files of a kind, split and bucket, in the shards' order, and the number of records in each file."""
+    """The names of the files that hold one kind of record (images or captions) of one split and bucket, in the shards'
+    order, and the number of records in each."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
@@ -169,7 +170,8 @@ def read(folder: str | Path) -> Manifest:
 
 
 def check_seal(found: Manifest) -> None:
-    """Raises `ConfigError` for a manifest that was edited: its numbers must stay those of the records."""
+    """Raises `ConfigError` if the manifest was edited after rfjax wrote it, because its numbers would then no longer
+    describe the records."""
     if seals.is_broken(found.facts):
         remedy = "copy the corpus again, or give its rfjax prepare command again, which writes it anew"
         raise ConfigError(f"{found.folder / NAME} was changed after it was written; {remedy}")

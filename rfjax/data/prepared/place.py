@@ -1,4 +1,5 @@
-"""Where frozen models run: a device of PyTorch and a type of number. PyTorch is given, and not imported here."""
+"""Where frozen models run: a device of PyTorch and a type of number. The caller passes the module torch; this module
+does not import it."""
 
 from __future__ import annotations
 

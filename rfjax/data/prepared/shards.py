@@ -1,4 +1,4 @@
-"""Reads records from many ArrayRecord files by their place among all records."""
+"""Reads records from many ArrayRecord files, by their index in the sequence of all the files' records."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class Shards:
         return int(self._ends[file]) - self.first(file)
 
     def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """For each record's place among all records, the number of the file that holds the record."""
+        """Returns for each record, given by its index among the records of all files, the index of the file that holds
+        it."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
 
     def read(self, places: Integer[np.ndarray, " n"]) -> list[bytes]:

@@ -35,7 +35,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an encoder is in a folder. `kind` is "" if the model's class tells it."""
+    """Where a text encoder lies in a folder of models, and its kind. `kind` is "" if the class of the model decides
+    it."""
 
     kind: str
     part: str
@@ -95,7 +96,8 @@ def _t5(model, name, ids, mask, settings):
 
 
 def _masked(model, name, ids, mask, settings):
-    """Hidden states of a layer, zero where there is no token, and a vector pooled from them."""
+    """Runs a text encoder on padded tokens with their mask. Returns the hidden states of a layer, zero where there is
+    no token, and a vector pooled from them."""
     hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[settings.layer]
     hidden, mask = hidden[:, settings.skip :], mask[:, settings.skip :]
     context = hidden.masked_fill(mask[..., None] == 0, 0.0)
