@@ -25,7 +25,8 @@ class Grid:
     last_left_out: int = 0  # how many of the last levels the average leaves out
 
     def numbers(self, levels: int) -> tuple[int, ...]:
-        """The number i of each level. It keys the noise: grids of equally many levels share noise at equal t."""
+        """The number i of each level. The noise of a level is keyed by its number, so grids with equally many levels
+        have the same noise at equal t."""
         return tuple(range(self.first, self.first + levels))
 
     def times(self, levels: int) -> tuple[float, ...]:

@@ -310,7 +310,8 @@ def _is_number(value) -> bool:
 
 
 def lag_note(records: Iterable[Mapping], step: int) -> str | None:
-    """A warning if the average's validation loss at `step` exceeds that of the raw weights by more than `LAG`."""
+    """A warning if at `step` the validation loss of the averaged weights (ema) exceeds that of the raw weights by more
+    than the share `LAG`; else None."""
     losses: dict[tuple, dict[str, float]] = {}
     for key, values in ((record["key"], record["values"]) for record in records):
         if key["evaluation"] == "validation" and key["step"] == step:
@@ -351,7 +352,8 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
 
 
 def _floors_of(values):
-    """{(metric, item): text with the floors} of values whose floors are in the same record."""
+    """Returns {(metric, item): a line with the floors of that score}, for the scores whose floors are among
+    `values`."""
     found: dict[tuple[str, str], list[str]] = {}
     for value in values:
         metric, floor, name = value["metric"].partition(FLOOR)

@@ -147,7 +147,8 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
 
 
 def _shapes(asked, order):
-    """The latent shape of each example, by name, in the order of the ids."""
+    """The latent shape of each example as text, such as 40x24, in the order of the example ids. `asked` has (part,
+    number of examples)."""
     shapes = np.concatenate([[format_shape(part.shapes.latents)] * count for part, count in asked])
     return tuple(shapes[order].tolist())
 

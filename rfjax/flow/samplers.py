@@ -28,7 +28,8 @@ def _uniform(steps, shift):
 
 
 def _diffusers(steps, shift):
-    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to its least training time, then 0.
+    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to the scheduler's least training
+    time (0.001, shifted), then 0.
 
     diffusers shifts the least time first, and then all times. So the least time is shifted twice, here as well.
     """

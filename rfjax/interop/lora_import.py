@@ -131,7 +131,8 @@ def read_factors(
 
 
 def _maps(model: ModelConfig, shapes: BatchShapes):
-    """Yields (name in diffusers, (part of our parameters, number among its maps)) of every map that adapters have."""
+    """Yields (name in diffusers, (part, number)) for every linear map that an adapter can change: `part` is the
+    `LeafPart` of rfjax's parameters with the map, and `number` the map's index in it."""
     for part in sources(DIFFUSERS, model, parameter_shapes(model, shapes)):
         if part.leaf.endswith("/kernel") and matrix_axes(part.leaf) is not None:
             for number, name in enumerate(part.names):

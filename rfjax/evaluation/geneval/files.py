@@ -242,7 +242,8 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
 
 def missing(found, prompts, expected):
-    """Returns (metadata rows without any image; for the other rows, (row, sample) of each missing image)."""
+    """Finds the images that are missing if each metadata row should have `expected`. Returns (the rows without any
+    image, [(row, sample)] of the images that other rows lack)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
@@ -253,10 +254,11 @@ THROUGH = "images are numbered through the prompts; in each prompt they were cou
 
 
 def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
-    """Returns (row, number of the image in its row) by (row, number as given).
+    """Numbers the images of each metadata row from 0. Returns {(row, the image's number as given): (row, its number
+    within the row)}.
 
-    The official layout numbers each row's images from 0. Some tools go on counting from row to row. In their files no
-    number occurs twice, and numbers rise with the rows. Such images are renumbered.
+    The official layout already numbers each row's images from 0, and such numbers stay. Some tools go on counting from
+    row to row. In their files no number occurs twice, and numbers rise with the rows. Such images are renumbered.
     """
     places = sorted(places)
     numbers = [number for _, number in places]
@@ -272,7 +274,8 @@ def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], t
 
 
 def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
-    """The note, for a summary, that images were renumbered; empty if none were."""
+    """Returns an entry for the summary which says that images were renumbered (`within_prompts`); empty if none
+    were."""
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 
