@@ -254,12 +254,13 @@ def _bias_of_envelope(table, grid, sizes, images):
 
 
 def _surface(table):
-    """Returns (the parametric law fitted to these rows, the cost of training)."""
+    """Fits the parametric law to these rows and measures the cost of training. Returns (the fit, the `Cost`)."""
     return fit(table, PARAMETRIC, resamples=100, held_out=False), measure_cost(table)
 
 
 def _bias(fitted, cost, optima):
-    """The errors of the optima, and of their line's exponent, against the exact optima of the fitted law."""
+    """The errors of an approach's optima, and of the exponent of the line through them, on noiseless losses of the
+    fitted law, whose exact optima are known."""
     exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
     _, _, alpha, _, beta = fitted.parameters
     return {

@@ -78,7 +78,8 @@ class Evidence:
 
     @cached_property
     def levels(self) -> LevelExponents:
-        """The exponent of the loss at each level of t, over the runs that the power law takes."""
+        """The exponent of compute of the loss at each level of t, fitted to the same runs as the power law of
+        compute."""
         return level_exponents(self.rows.get(POWER.name, self.points), self.options)
 
     @cached_property
@@ -230,7 +231,7 @@ def _tokens(points, given):
 
 
 def _recount(fitted, rows, tokens):
-    """Derives the frontier of the same fit with C = 6 N D.
+    """Derives the compute-optimal frontier of the fit `fitted` once more, with C = 6 N D in place of the table's FLOPs.
 
     D counts image and text tokens; if text tokens are unknown, image tokens; if those are unknown too, images.
     """

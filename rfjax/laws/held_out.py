@@ -124,7 +124,8 @@ def leave_one_out(
 
 
 def _of_kept(covariance, out):
-    """The inverse covariance of the runs that each refit keeps, [refits, n, n], with zeros for those it leaves out."""
+    """The inverse covariance of the runs that each refit keeps, [refits, n, n]; rows and columns of the runs that a
+    refit leaves out are zero. `out` [refits, n] marks these runs."""
     precision = np.zeros((len(out), *covariance.shape))
     for row, left in enumerate(out):
         kept = np.ix_(~left, ~left)

@@ -168,8 +168,8 @@ class LinkFit:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def _drawn_scores(self, x):
-        """The link's scores at x for each draw of its parameters, [draws, m]. With many runs the draws come from a
-        linearised fit, so the link is linearised about the fit here, too."""
+        """The scores that the link gives at `x` under each draw of its parameters, [draws, m]. With many runs the draws
+        come from a linearised fit, so the link is linearised about the fit here, too."""
         if not are_many(self.n):
             return self.link.curve(self.draws, x)
         return self.link.curve(self.inner, x) + (self.draws - self.inner) @ _slopes(self.link, self.inner[None], x)[0].T
@@ -390,7 +390,8 @@ def left_out_rms(
 
 
 def _folds_rms(loss, score, link, trunks):
-    """The root mean square error for many runs: a refit without each fold, started from the fit to all runs."""
+    """The root mean square error of predicting each run's score, for many runs: the runs of a fold are predicted by a
+    refit without them, which starts from the fit to all runs."""
     fitted = fit_link(loss, score, link, resamples=0)
     if fitted.reason:
         return None

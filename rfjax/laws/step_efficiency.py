@@ -23,7 +23,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class StepCount:
-    """One run sampled with one number of steps. Values that were not measured are nan.
+    """The scores of a run that was sampled with one number of steps. Values that were not measured are nan.
 
     `drop` is 1 - score / score at `reference` steps; None if no prompts match or the reference's score is 0.
     """

@@ -245,7 +245,8 @@ def analyse(
 
 
 def _plan_budget(parametric, rows):
-    """Divides ten times the largest run's FLOPs. Returns (the allocation, ""), or (None, the reason)."""
+    """Divides a budget of ten times the largest run's FLOPs between parameters and images. Returns (the allocation,
+    ""), or (None, the reason)."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
     open_ends = undecided(parametric)

@@ -188,8 +188,8 @@ def added_positions(
 ) -> Float[np.ndarray | Array, "tokens hidden"] | None:
     """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
-    They are the positions in a `frame`, by default those of the formula, plus the positions of the token's time. The
-    positions of time are zero at the first time, so one frame has the positions of an image.
+    A token's position is that in its frame (`frame`, by default sine-cosine) plus that of its time, which is zero for
+    the first time. So one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None

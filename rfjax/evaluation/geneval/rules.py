@@ -185,8 +185,8 @@ def judge(
 
 
 def _unmet(item, chosen, detections, groups, options):
-    """Says why the chosen objects do not have the colour or the position that an `include` item asks for; empty if they
-    have both."""
+    """Says why the chosen objects do not have the number, the colour or the position that an `include` item asks for;
+    empty if they have all three."""
     name, count = item["class"], item["count"]
     if "color" in item and len(detections.boxes.get(name, ())) and name not in detections.colors:
         raise ConfigError(f"no colors for {name!r}, whose prompt asks for {item['color']}; give one per box")

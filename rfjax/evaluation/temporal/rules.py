@@ -90,7 +90,7 @@ class Track:
     @cached_property
     def times(self) -> np.ndarray:
         """The frames in which the object's position counts: those in which it was found. If the object passes behind a
-        screen, frames in which the screen hides a part of it do not count."""
+        screen, frames in which the screen hides a large part of it do not count."""
         return np.flatnonzero(self.found & (self.areas >= self.options.whole if "behind" in self.item else True))
 
     @cached_property
