@@ -121,9 +121,9 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """The noise between and within trunks, from a fit's residuals.
+    """Estimates the noise between and within trunks (`Scatter`) from the residuals of a fit.
 
-    A fit with many trunks has no such estimate of its own, because it resamples trunks.
+    This is for a fit with many trunks: it resamples whole trunks, and so makes no such estimate of its own.
     """
     if found.scatter is not None:
         return found.scatter
@@ -200,7 +200,7 @@ def _check_units(of_trunk, size, path) -> None:
 
 
 def _other_settings(of_trunk, size) -> list[str]:
-    """The settings in which a known trunk differs from the config of its size."""
+    """Lists the settings in which a trunk that was already trained differs from the config of its size."""
     config = size.config
     ours = {"learning_rate": config.train.learning_rate, "batch_size": config.train.batch_size}
     ours |= {"formulation": config.formulation, "train_corpus": config.data.label}

@@ -71,7 +71,8 @@ def parse_rate(rate: str | None) -> Fraction | None:
 
 
 def too_few(frames: int) -> str:
-    """The reason under which a file that is too short for one clip is counted."""
+    """Returns the reason, in words, under which `rfjax prepare` counts files that are shorter than one clip of `frames`
+    frames."""
     return f"fewer than {frames} frames"
 
 

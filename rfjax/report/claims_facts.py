@@ -85,7 +85,7 @@ _POWERS = ("params", "tokens", "loss")
 
 
 def _negative(found):
-    """The exponent of a loss that falls as C^-g, with its sign."""
+    """Formats the exponent -g of a loss that falls as C^-g, with its interval; `found` is the estimate of g."""
     ends = {"value": -found["value"], "low": found["high"], "high": found["low"]}
     return estimate(ends | {name: end and -end for name, end in ends.items() if name != "value"}, ".3f")
 

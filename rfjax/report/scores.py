@@ -65,7 +65,8 @@ def geneval(results, points, settings):
 
 
 def ceiling_of_prompts(ceilings, sampler):
-    """The rows of the ceiling with as many prompts as the sampler's name says; all rows if none has this number."""
+    """Selects the rows of the ceiling (GenEval of ground truth) that were measured with as many prompts as the name
+    `sampler` says; all rows if none has this number."""
     name = SamplerName.parse(sampler)
     prompts = name.images[0] if name and name.images else -1
     chosen = ceilings[[ground_truth_prompts(str(text)) == prompts for text in ceilings["sampler"]]]

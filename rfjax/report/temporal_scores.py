@@ -56,8 +56,8 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
-    """For each item, the highest floor, and whether the score's interval lies above the intervals of all floors. For an
-    error: the lowest, and whether the interval lies below."""
+    """For each score, its highest floor, and whether the score's interval lies above the intervals of all its floors.
+    For an error, its lowest floor, and whether the error's interval lies below those of all floors."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}
@@ -73,7 +73,8 @@ def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
 
 
 def _ceiling(rows, sampler) -> dict[str, dict]:
-    """The scores of ground truth with as many prompts as the sampler's name says; else with any number of prompts."""
+    """The scores of ground-truth clips, measured with as many prompts as the name `sampler` says; if there are none,
+    with any number of prompts."""
     found = ceiling_of_prompts(rows_where(rows, evaluation=CEILING, metric=METRIC), sampler)
     return by_item(found.drop_duplicates("item"))
 

@@ -143,7 +143,8 @@ def temporal_lines(temporal) -> list[str]:
 
 
 def temporal_sentence(temporal) -> str:
-    """The finding on clips: the scores of soft direction and of strictly correct moving clips at the largest depth."""
+    """A sentence on clips for the report's findings: at the largest depth, the share of objects that move in the asked
+    direction, and the share of moving clips that are strictly correct."""
     runs = [run for run in temporal["runs"] if run["best_of_depth"]]
     first, last = runs[0], runs[-1]
     parts = []

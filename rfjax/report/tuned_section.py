@@ -76,7 +76,7 @@ def _runs(found, page):
 
 
 def _estimate(found, alone=None):
-    """A value with its interval; `alone` is the value where there is no interval."""
+    """Formats an estimate as a value with its interval; `alone` is the text for an estimate without an interval."""
     return (NONE if alone is None else interval(alone, None, None, ".3f")) if found is None else interval(*found, ".3f")
 
 

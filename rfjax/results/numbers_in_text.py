@@ -71,7 +71,8 @@ class Marks:
 
 
 def find_marks(cells: Iterable[str]) -> Marks:
-    """Finds what cells tell about the decimal mark. Cells that are no number tell nothing."""
+    """Finds which cells can be read as a number only with a decimal point, or only with a decimal comma, and which can
+    be read either way. Cells that are no number are ignored."""
     point, comma, both = False, False, ""
     for cell in cells:
         by_point, by_comma = read_number(cell, "."), read_number(cell, ",")

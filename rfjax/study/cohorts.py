@@ -20,8 +20,8 @@ from rfjax.training.run import Run, make_run
 
 
 def kind(id: str, config: Config) -> object:
-    """A key for grouping points: equal for points that may be trained together, unique for a point that is trained
-    alone."""
+    """Returns a key by which points are grouped into cohorts: equal for points that may be trained together, and the
+    point's own id for a point that is trained alone."""
     return may_join(config) if config.train.together > 1 else id
 
 

@@ -32,7 +32,8 @@ class PlannedRun:
         return trunk_id(self.point)
 
     def trunk(self, root: Path, study: str) -> Trunk | None:
-        """The trunk that a branch leaves, in the folder of its study."""
+        """The `Trunk` that this run leaves if it is a branch, with its folder below the study's folder `root`; None for
+        any other run."""
         if self.role != "branch":
             return None
         return Trunk(str(root / self.trunk_id), f"{study}/{self.trunk_id}", self.departs)

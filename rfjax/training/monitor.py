@@ -32,10 +32,10 @@ class Spending:
 
     Images and FLOPs include those of the run's ancestors. Seconds include those of earlier attempts at this run.
 
-    `batch_size` and `flops_per_image` are numbers, or functions of the step that sum over all earlier steps. A function
-    `batch_size` returns the images of these steps. A function `flops_per_image` returns the FLOPs of all their images;
-    beside a number `batch_size`, it returns the FLOPs of one image of each step. If several runs are trained together,
-    `share` is this run's part of the time.
+    `batch_size` is a number, or a function from a step to the images of all earlier steps. `flops_per_image` is a
+    number, or a function from a step to a sum over all earlier steps: of all their images' FLOPs if `batch_size` is a
+    function too, else of the FLOPs of one image per step. If several runs are trained together, `share` is this run's
+    part of the time.
     """
 
     def __init__(

@@ -172,8 +172,8 @@ class VotedExamples:
 
 
 def rows_of_pass(tune: TuneConfig, examples: int, step: int) -> Int[np.ndarray, " batch"]:
-    """The examples of a step: those at the places from step * batch_size on, in an endless list of shuffled passes over
-    all examples."""
+    """The indices of the examples that a step takes. All examples are gone through in shuffled order again and again;
+    step n takes the `batch_size` examples from number n * batch_size on."""
     places = np.arange(step * tune.batch_size, (step + 1) * tune.batch_size)
     passes, within = np.divmod(places, examples)
     orders = {number: np.random.default_rng((tune.seed, number)).permutation(examples) for number in set(passes)}
