@@ -39,7 +39,8 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """The predictions of the largest depth's runs. For each run, the prediction that counts comes first."""
+    """The predictions of the largest depth's losses by laws that were fitted to the other depths. For each run, the
+    prediction that counts (by the rule in this module's docstring) comes first."""
 
     depth: int
     fit: Fit  # the law of compute

@@ -131,7 +131,8 @@ LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFit:
-    """A link fitted to n runs; `reason` says why it could not be fitted, or ""."""
+    """A link (a curve from loss to score) that was fitted to n runs; `reason` says why it could not be fitted, or is
+    ""."""
 
     link: Link
     n: int
@@ -301,7 +302,8 @@ def _isotonic_rms(loss, score):
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePrediction:
-    """The largest run's score, predicted from its loss by a link fitted to the others."""
+    """The largest run's score, predicted from its loss by a link (a curve from loss to score) that was fitted to the
+    other runs."""
 
     link: str
     run: str
@@ -359,7 +361,8 @@ def predict_largest(
 
 
 def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, **options) -> dict:
-    """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON.
+    """Fits every link (curve from loss to score) to all runs, and predicts the largest run's score by each link fitted
+    to the other runs. Returns both as JSON.
 
     `options` are those of `predict_largest`.
     """

@@ -25,7 +25,8 @@ RESAMPLES = 2000
 class StepCount:
     """The scores of a run that was sampled with one number of steps. Values that were not measured are nan.
 
-    `drop` is 1 - score / score at `reference` steps; None if no prompts match or the reference's score is 0.
+    `drop` is 1 - (score at `steps`) / (score at `reference` steps, the most); None if no prompts match or the
+    reference's score is 0.
     """
 
     run: str

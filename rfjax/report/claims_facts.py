@@ -44,7 +44,8 @@ def number(value: float) -> str:
 
 
 def verdict_fact(verdict: Mapping) -> list[str]:
-    """One claim: its verdict, who makes it, what was found, the rule, and what would decide it."""
+    """States one claim as a fact: its verdict, who makes it, what was found, the rule of the verdict, and what would
+    decide an undecided claim."""
     lines = [f"{verdict['verdict']}: {verdict['claim']}", verdict["source"], found_words(verdict)]
     lines += [decide_words(verdict), f"rule: {verdict['rule']}", *verdict["notes"]]
     return [line for line in lines if line]
@@ -95,7 +96,8 @@ def _range(flops):
 
 
 def at_words(board: Mapping) -> list[str]:
-    """The optimum of the user's own table at the middle of its runs, as a sentence for each way to count C."""
+    """Says in sentences the compute-optimal size of the user's own table at the middle of its runs' compute, one for
+    each way to count C."""
     return [
         f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
         f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"

@@ -80,7 +80,8 @@ def _ceiling(rows, sampler) -> dict[str, dict]:
 
 
 def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
-    """For each score, its correlation with the loss over runs, and the largest run's score as the links predict it."""
+    """For each score, its correlation with the loss over runs, and the largest run's score as the links (curves from
+    loss to score) predict it."""
     output = {}
     for item in CORRELATED:
         have = {run["run"]: run["scores"][item]["value"] for run in runs if item in run["scores"]}

@@ -17,7 +17,7 @@ PART_TITLES = {"seen": "prompts of triples seen in training", "held_out": "promp
 
 
 def temporal_section(numbers, page):
-    """The section on temporal GenEval and its soft measures against compute; "" if no clip was scored."""
+    """The HTML of the section on temporal GenEval and its soft measures against compute; "" if no clip was scored."""
     temporal = numbers["temporal"]
     if not temporal:
         return ""
@@ -65,7 +65,8 @@ def _table(temporal, page):
 
 
 def _velocity(temporal, page):
-    """The table of velocity errors inside and outside the training distribution, beside the detector's own error."""
+    """The HTML table of velocity errors on triples (class, colour, direction) that training shows and on those that it
+    never shows, beside the detector's own error."""
     rows = []
     for run in temporal["runs"]:
         if not run["best_of_depth"] or "velocity_found" not in run["scores"]:

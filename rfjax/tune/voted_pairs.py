@@ -44,7 +44,8 @@ class VotedPairs:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What run.json keeps, so that a tuning is not resumed with other pairs."""
+        """The facts that run.json keeps about the pairs (study, question, number, hash), so that a tuning is not
+        resumed with other pairs."""
         about = {"study": self.study, "question": self.question, "pairs": len(self.prompts), "sha256": self.sha256}
         return {FACTS: about}
 

@@ -39,7 +39,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """An autoencoder that is ready: functions from arrays of images or of clips, and the form of its latents."""
+    """A loaded autoencoder: functions that encode and decode arrays of images or of clips, and the numbers that
+    describe its latents (reductions, channels, shift, scale)."""
 
     encode: Callable
     decode: Callable

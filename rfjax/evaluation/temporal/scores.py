@@ -64,7 +64,8 @@ class Seen:
 
 
 def look_at(clips: Float[np.ndarray, "n frames h w 3"], found: Sequence[Sequence[Mapping]] | None = None) -> list[Seen]:
-    """Measures clips. `found` is the result of `detect_clips`, if it was already called for them."""
+    """Computes from clips' pixels what all scores are computed from: a `Seen` for each clip. `found` is the result of
+    `detect_clips` for these clips, if it was already called."""
     found = detect_clips(clips) if found is None else found
     places = all_centroids(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1, 2)
     frames = [tuple(Detections.from_lists(f["detections"], f["colors"]) for f in clip) for clip in found]
@@ -105,8 +106,8 @@ def truth_scores(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """All values measured on ground-truth clips, without floors: the highest value that a score can reach, or the
-    lowest that an error can reach, with this detector."""
+    """Computes all scores and errors of ground-truth clips, without floors: the highest value that a score can reach,
+    or the lowest that an error can reach, with this detector."""
     return _values_of_parts(_Scorer(seed, replicates, world), seen, own, rows)
 
 
@@ -171,7 +172,8 @@ def _rows(each: Sequence, chosen: Bool[np.ndarray, " n"]) -> list:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Measures and sums up judged clips of a world, by the seed and the number of resamples of its intervals."""
+    """Computes the scores of clips of one world, with intervals by bootstrap from `seed` with `replicates`
+    resamples."""
 
     seed: int
     replicates: int
