@@ -73,7 +73,8 @@ def _read_json(path: Path) -> dict:
 
 
 def call(module: types.ModuleType, function: str, path: str | Path):
-    """The result of a config file's function. Raises `ConfigError` for an exception inside it."""
+    """Calls a function of a config file's module and returns its result. An exception inside the function is raised as
+    a `ConfigError`."""
     try:
         return getattr(module, function)()
     except (Exception, SystemExit) as error:

@@ -41,12 +41,13 @@ class Wish:
 
 
 def hash_of(*parts: object) -> bytes:
-    """The SHA-256 of a list of texts and numbers. Different lists are hashed as different texts."""
+    """Returns the SHA-256 of a list of texts and numbers. Lists that differ in any element or in length never have the
+    same text before hashing."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()
 
 
 def draw(*parts: object) -> float:
-    """A pseudorandom number in [0, 1), from the hash of its arguments."""
+    """Returns a pseudorandom number in [0, 1), computed from the hash of the arguments."""
     return int.from_bytes(hash_of(*parts)[:6], "big") / 2**48
 
 

@@ -26,7 +26,7 @@ def split_seed(seed: int, split: Split) -> int:
 
 
 def seed_facts(seed: int) -> tuple[int | str, ...]:
-    """The facts about a drawn corpus's seed that go into its fingerprint."""
+    """The facts about a drawn corpus's seeds that go into the corpus's fingerprint."""
     return (seed,) if seed == VALIDATION_SEED else (seed, f"validation of seed {VALIDATION_SEED}")
 
 
@@ -52,7 +52,7 @@ class Corpus(Protocol):
         """The captions of the examples at these indices, as text; `examples` returns their features."""
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        """Float32 text features. Raises `ConfigError` for a caption that is too long."""
+        """Encodes captions as float32 text features. Raises `ConfigError` for a caption that is too long."""
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         """The words of `captions` that no training caption contains, each once. A network knows nothing about them."""

@@ -83,7 +83,8 @@ class Index:
 
 @dataclass(frozen=True)
 class Removal:
-    """Which images are dropped, and for each the image that stays in its place (-1 for images that stay)."""
+    """The result of the search at one threshold: for each image the image that stays in its place, or -1 if the image
+    itself stays."""
 
     threshold: float
     dropped: Bool[np.ndarray, " n"]

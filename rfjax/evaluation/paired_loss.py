@@ -18,7 +18,7 @@ from rfjax.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A rule for L levels: t_i = (i + offset) / L for i = first, ..., first + L - 1."""
+    """A rule that gives L levels of t: t_i = (i + offset) / L for i = first, ..., first + L - 1."""
 
     first: int
     offset: float = 0.0

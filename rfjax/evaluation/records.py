@@ -172,7 +172,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
 
 
 def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
-    """The loss of each latent shape, with null for numbers that are not finite."""
+    """Converts the validation loss of each latent shape to JSON values, with null for numbers that are not finite."""
     return {
         shape: {**dict(zip(found, json_numbers(list(found.values())), strict=True)), "n": found["n"]}
         for shape, found in result.bucket_losses.items()

@@ -39,7 +39,7 @@ class Path(Protocol):
     def db(self, t: Times) -> Times: ...
 
     def time_at(self, s: Times) -> Times:
-        """The t of this path at which b / (a + b) = s."""
+        """Returns the time t of this path at which b(t) / (a(t) + b(t)) = s."""
 
     def condition(self, t: Times) -> Times:
         """The network's time input at t."""

@@ -197,7 +197,8 @@ def autoguided_velocity(
 
 
 def _guided_within(guided, alone, guidance_scale, interval):
-    """The function `guided` at times in the interval, and `alone` outside it and at scale 1."""
+    """Returns the velocity function that is `guided` at times inside the interval, and `alone` outside it and at scale
+    1."""
     if guidance_scale == 1.0:
         return alone
     if interval == (0.0, 1.0):
@@ -214,7 +215,7 @@ def _guided_within(guided, alone, guidance_scale, interval):
 def guided_share(
     times: Float[np.ndarray, " times"], method: str, guidance_scale: float, interval: tuple[float, float]
 ) -> float:
-    """The share of a sampler's velocities that are guided. A guided velocity costs two evaluations of the network."""
+    """The share of a sampler's velocity evaluations that use guidance, and so cost two evaluations of the network."""
     if guidance_scale == 1.0:
         return 0.0
     inside = (times >= interval[0]) & (times <= interval[1])

@@ -15,7 +15,8 @@ from rfjax.errors import ConfigError
 
 
 def convert_value(annotation: object, value: object, field: str) -> object:
-    """`value` as the annotated type, without lossy conversions. Raises `ConfigError` with the field's name."""
+    """Converts `value` to the annotated type, if nothing is lost by that. Raises `ConfigError`, naming the field,
+    otherwise."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         if value is None:

@@ -237,7 +237,8 @@ def _bias_of_parabolas(table, groups):
 
 
 def _bias_of_envelope(table, grid, sizes, images):
-    """The bias of approach 1. The law is fitted to all checkpoints, since the envelope takes each as a run."""
+    """The bias of approach 1: its errors on noiseless losses of the parametric law. The law is fitted to checkpoints
+    (about `BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -313,7 +314,7 @@ def _crossings(chosen, grid, sizes, losses, images):
 
 
 def _line(optima):
-    """log G, a, log H, b: straight lines through the optima in log-log."""
+    """Fits straight lines through the optima in log-log. Returns (log G, a, log H, b) of N = G C^a and D = H C^b."""
     log_c, log_n, log_d = (np.log([getattr(one, name) for one in optima]) for name in ("flops", "params", "images"))
     centre = log_c.mean()
     result = []

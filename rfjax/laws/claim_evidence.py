@@ -94,7 +94,8 @@ class Evidence:
 
     @property
     def floor_law(self) -> str:
-        """The law whose E is used: the parametric law, or else the saturating law; "" if neither was fitted."""
+        """The name of the law whose E is used to normalise training curves: the parametric law, or else the saturating
+        law; "" if neither was fitted."""
         return next((law.name for law in (PARAMETRIC, SATURATING) if not self.lack(law.name)), "")
 
 

@@ -40,7 +40,8 @@ MIN_RUNS_FOR_INTERVAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One correlation. `low` and `high` are None if there are too few runs, or too many equal ones, for an interval."""
+    """A correlation coefficient with its p-value and its interval. `low` and `high` are None if there are too few runs,
+    or too many equal ones."""
 
     name: str
     value: float

@@ -193,8 +193,8 @@ def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _bits(trunk, names) -> tuple[int, int]:
-    """(the bit mask of a trunk's size, the bit mask of its numbers of images); `names` gives the position of each
-    bit."""
+    """Returns (a bit mask of a trunk's size, a bit mask of the numbers of images of its branches); `names` gives the
+    position of each bit."""
     texts = [f"size {trunk.params:.3g}"], [f"{images:.3g}" for images in trunk.images]
     return tuple(sum({1 << names.setdefault(text, len(names)) for text in of_kind}) for of_kind in texts)
 

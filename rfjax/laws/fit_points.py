@@ -132,7 +132,7 @@ def exclude(
 
 
 def log_columns(variables: Sequence[str], x: object) -> Float[np.ndarray, "n v"]:
-    """The natural logarithms of the variables of a mapping or a table, one column each."""
+    """Returns the natural logarithms of a law's `variables`, taken from a mapping or a table, one column for each."""
     columns = [np.log(np.atleast_1d(np.asarray(x[name], dtype=float))) for name in variables]
     return np.stack(np.broadcast_arrays(*columns), axis=-1)
 

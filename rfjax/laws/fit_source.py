@@ -73,7 +73,7 @@ class FitSource:
         return self.choose_runs(law).rows
 
     def left_out_lines(self) -> list[str]:
-        """One line for each run or note of the table that no fit uses."""
+        """Says in lines which runs of the table no fit uses and why, and repeats the table's notes."""
         lines = list(map(str, (*self.left_out, *self.by_role)))
         if self.unfinished:
             named = ", ".join(f"{each['run']} ({each['state']})" for each in self.unfinished)

@@ -75,7 +75,8 @@ class Estimate:
 
     @classmethod
     def from_draws(cls, value: float, draws: Float[np.ndarray, " draws"] | None, **errors) -> Estimate:
-        """The value with the interval that its draws give; without an interval where `draws` is None."""
+        """Makes an `Estimate` of `value` with the interval that `draws` of the quantity give; without an interval if
+        `draws` is None."""
         low, high = (None, None) if draws is None else map(float, np.quantile(draws, ENDS))
         return cls(value=float(value), low=low, high=high, **errors)
 
@@ -344,7 +345,7 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
-    """The largest run, or all that are as large, predicted from the other runs."""
+    """Predicts the largest run, or all runs that are as large, by a fit to the other runs."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}

@@ -34,7 +34,7 @@ class LeftOut:
 
     @property
     def rms(self) -> float | None:
-        """Root mean square of the relative errors; None unless every run could be predicted."""
+        """The root mean square of the runs' relative errors of prediction; None unless every run could be predicted."""
         if any(error is None for error in self.relative_errors):
             return None
         return float(np.sqrt(np.mean(np.square(self.relative_errors))))
@@ -58,7 +58,8 @@ class LargestOut:
 
     @property
     def relative_error(self) -> float | None:
-        """Root mean square over the largest runs; for a single run, its signed error."""
+        """The relative error of the prediction: for a single largest run with its sign, for several their root mean
+        square."""
         if not self.predicted:
             return None
         errors = np.array(self.predicted) / np.array(self.actual) - 1

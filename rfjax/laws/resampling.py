@@ -125,7 +125,7 @@ def add_noise(
 
 
 def _middle(law, log_x, log_loss):
-    """A second start: E is half of the smallest loss, exponents are 0.3."""
+    """A second start for refits, besides the fitted parameters: E is half of the smallest loss, exponents are 0.3."""
     share = 0.5 * law.offset
     level = float(np.log(np.mean(np.exp(log_loss)))) + np.log1p(-share) - np.log(len(law.terms))
     row = [share * np.exp(log_loss.min())] * law.offset

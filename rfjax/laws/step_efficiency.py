@@ -49,7 +49,8 @@ class StepCount:
 def step_counts(
     long: pd.DataFrame, prompts: pd.DataFrame, *, weights: str = "ema", resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[StepCount, ...]:
-    """Collects the final checkpoints that were sampled with several numbers of steps, by depth, run and steps."""
+    """Collects the scores of all final checkpoints that were sampled with several numbers of steps, sorted by depth,
+    run and steps."""
     rows = rows_where(long, evaluation=EVALUATION, weights=weights, final=1)
     prompts = rows_by_run(rows_where(prompts, weights=weights, evaluation=EVALUATION))
     found = []

@@ -38,7 +38,8 @@ PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The evaluations that fits and figures use; "" or None if the table has no such evaluation."""
+    """The evaluation settings (weights, grid, sampler, seeds) whose results fits and figures use; "" or None if the
+    table has no such evaluation."""
 
     corpus: str
     weights: str

@@ -141,7 +141,7 @@ def merge(params: Params, adapter: Adapter, scale: Float[Array, ""] | float) -> 
 
 
 def adapted_leaves(params: Params) -> dict[str, MatrixShape]:
-    """{path: its shape as maps} of every kernel that an adapter has factors for."""
+    """Returns {path: `MatrixShape`} of every kernel that an adapter has factors for."""
     leaves = ((path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
     axes = ((name, shape, matrix_axes(name)) for name, shape in leaves)
     return {name: matrix_shape(shape, found) for name, shape, found in axes if found}

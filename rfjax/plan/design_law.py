@@ -29,7 +29,8 @@ _SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters
 
 @dataclass(frozen=True, kw_only=True)
 class SoFar:
-    """The law and the noise known so far, either from a study's results or from the command line."""
+    """The law with its uncertainty, and the noise, that a design starts from: fitted to a study's results, or given on
+    the command line."""
 
     said: str
     noise_said: str

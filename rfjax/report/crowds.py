@@ -36,7 +36,8 @@ def shown_of(shown: int, total: int, what: str, where: str) -> str:
 
 
 def names(found: Sequence[object], where: str = "report.json", between: str = ", ") -> str:
-    """The names as one line. Names beyond the first `NAMES` are only counted, and the file that has all is named."""
+    """Joins names to one line. Names beyond the first `NAMES` are only counted, and the file `where` that has all of
+    them is named."""
     listed = between.join(map(str, found[:NAMES]))
     return listed if len(found) <= NAMES else f"{listed} and {len(found) - NAMES:,} more (all in {where})"
 

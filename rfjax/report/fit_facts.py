@@ -27,7 +27,8 @@ Fact = Sequence[str]
 
 
 def as_lines(facts: Iterable[Fact]) -> list[str]:
-    """Each fact's first sentence as a line, and its others as indented lines."""
+    """Formats facts for the console: each fact's first sentence as a line, and its other sentences as indented lines
+    below."""
     return ["    " * bool(place) + printable(line) for fact in facts for place, line in enumerate(fact)]
 
 

@@ -146,7 +146,7 @@ def _largest_table(found, name, page):
 
 
 def _levels_table(levels, page):
-    """The correlation of the overall score with the loss at each noise level."""
+    """The HTML table of the correlation of the overall score with the loss at each level of t."""
     rows = []
     for level in (level for level in levels if level["coefficients"]):
         found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
@@ -260,7 +260,8 @@ def sheet_of(prompts, rows, labels, sheets):
 
 
 def _strip(row, sheets):
-    """A row's picture. A row of clips has an animation for the screen, and a still picture for print."""
+    """The HTML of one row of a sample sheet. A row of clips has an animation for the screen, and a still picture for
+    print."""
     alt, playing = f"samples of {row['run']}", row.get("webp")
     if playing not in sheets:
         return picture(sheets[row["png"]], "image/png", alt)

@@ -128,7 +128,8 @@ def _times(factor):
 
 
 def temporal_lines(temporal) -> list[str]:
-    """Console lines for the best run of each depth: its soft score of direction and its strict score, with floors."""
+    """Lines for the console on the best run of each depth: the share of objects that move in the asked direction (soft)
+    and the share of correct clips (strict), with floors."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:

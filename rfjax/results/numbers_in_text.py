@@ -66,7 +66,8 @@ class Marks:
 
     @property
     def ambiguous(self) -> str:
-        """A cell that can be read either way, if no other cell decides; else ""."""
+        """A cell whose comma can be a decimal comma or a thousands separator, if no other cell of the file decides
+        which; else ""."""
         return "" if self.point or self.comma else self.both
 
 

@@ -23,7 +23,8 @@ class PlannedRun:
 
     @property
     def stage(self) -> int:
-        """The place in the order of training: runs and trunks come first, then branches, the shortest first."""
+        """A key that sorts runs into the order of training: runs and trunks come first, then branches, the shortest
+        first."""
         return self.config.train.steps if self.role == "branch" else 0
 
     @property

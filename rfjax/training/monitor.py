@@ -80,7 +80,8 @@ class Rates:
         self._peak = hardware.peak_flops([device.device_kind for device in mesh.devices.flat])
 
     def at(self, step: int, runs: int = 1) -> dict:
-        """The rates at a step. If `runs` runs are trained together, their images and FLOPs are summed."""
+        """Returns the speed of training up to `step`: steps, images and FLOPs per second. If `runs` runs are trained
+        together, their images and FLOPs are summed."""
         seconds = self.spending.at(step)["train_seconds"]
         since_step, since = self._from
         self._from = step, seconds
@@ -221,7 +222,7 @@ def way_back(workdir: Path, step: int) -> str:
 
 
 def _rounded(values: dict) -> dict[str, float | None]:
-    """Numbers for a row, with seven digits; None for those that are not finite."""
+    """Rounds numbers to seven digits for a row of the curve; None replaces those that are not finite."""
     return {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
 
 

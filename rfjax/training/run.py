@@ -142,7 +142,7 @@ class Run:
 
     @property
     def batch_sharding(self) -> NamedSharding | None:
-        """How a batch is split over the devices; None for one device."""
+        """The sharding of a batch over the run's devices; None for one device."""
         return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
 
     @property
@@ -157,11 +157,11 @@ class Run:
             yield
 
     def choose_step(self, step: int | None) -> int:
-        """The step of a stored checkpoint, the newest by default; the same in every process."""
+        """Chooses a stored checkpoint, by default the newest, and returns its step; the same in every process."""
         return distributed.from_first(lambda: checkpoint.choose_step(self.workdir, step))
 
     def restore_params(self, step: int, weights: str) -> Params:
-        """The `ema` or `raw` weights of a stored checkpoint, laid out over the mesh."""
+        """Reads the `ema` or the `raw` weights of a stored checkpoint, laid out over the run's mesh."""
         return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 

@@ -84,7 +84,7 @@ def read_pairs(folder: Path, question: str, held_out: Collection[str]) -> VotedP
 
 
 def _files(study: KeyedStudy) -> dict[str, tuple[str, Path]]:
-    """{image: (its side, its file)} of the images that a side made."""
+    """Returns {image's id: (side, file of the original image)} for all images of the study except noise."""
     key = read_key(study.folder, study.asked)
     folders = {
         blind: originals_folder(study.folder, name, study.facts.get(name, {})) for blind, name in key.runs.items()

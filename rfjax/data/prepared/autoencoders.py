@@ -64,7 +64,8 @@ def _by_blocks(model):
 
 
 def _flux2_statistics(model):
-    """Mean and deviation of each channel, which the model keeps in a batch norm without weights."""
+    """Mean and deviation of each latent channel of FLUX.2's autoencoder, which keeps them in a batch norm without
+    weights."""
     mean, variance = (values.view(1, -1, 1, 1) for values in (model.bn.running_mean, model.bn.running_var))
     return mean, (variance + model.config.batch_norm_eps).sqrt()
 
@@ -87,7 +88,7 @@ def _decode_flux2(model, latents):
 
 
 def _wan_statistics(model, like):
-    """Mean and deviation of each channel, which the model has in its config.json."""
+    """Mean and deviation of each latent channel of Wan's autoencoder, which has them in its config.json."""
     given = (model.config.latents_mean, model.config.latents_std)
     return (like.new_tensor(numbers).view(1, -1, 1, 1, 1) for numbers in given)
 

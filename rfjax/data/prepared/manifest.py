@@ -23,7 +23,8 @@ COPY_AGAIN = "copy the corpus again, or remove the shard's .json and prepare aga
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """A text encoder whose features are stored: `context` [tokens, channels] and `pooled` [pooled]."""
+    """A text encoder whose features a corpus stores, and their sizes: the context is [tokens, channels], the pooled
+    vector [pooled]."""
 
     name: str
     kind: str  # a row of `text_encoders.KINDS`
@@ -131,7 +132,7 @@ class Manifest:
         return sum(bucket.images[split] for bucket in self.buckets)
 
     def files(self, split: str, bucket: str, kind: str) -> UnitFiles:
-        """The files with the records of a kind, in a split and bucket."""
+        """The files with one kind of records (images or captions) of a split and bucket."""
         units = [unit for unit in self._units() if (unit["split"], unit["bucket"]) == (split, bucket)]
         return UnitFiles(tuple(unit["files"][kind]["name"] for unit in units), tuple(unit[kind] for unit in units))
 

@@ -27,7 +27,8 @@ def choose_device(torch, name: str | None):
 
 
 class Place:
-    """The device on which models run, and their type. `model` loads a model, from safetensors files only."""
+    """The device on which frozen models run, and the type of their numbers. The method `model` loads a model, from
+    safetensors files only."""
 
     def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch

@@ -43,7 +43,7 @@ class Readers:
 
 
 def _open_file_budget():
-    """Half of the number of files that the process may open, at most `MOST_OPEN`."""
+    """How many ArrayRecord files may stay open: half of the files that the process may open, at most `MOST_OPEN`."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, soft // 2))
 
@@ -53,7 +53,8 @@ _numbers = itertools.count()
 
 
 class Shards:
-    """Random access to the records of a sequence of files; safe to share between threads."""
+    """Random access to the records of a sequence of ArrayRecord files, as if they were one; safe to share between
+    threads."""
 
     def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, readers: Readers = READERS):
         self._paths, self._ends = list(paths), np.cumsum(counts)

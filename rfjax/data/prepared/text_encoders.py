@@ -61,7 +61,8 @@ def slots_of(folder: Path) -> dict[str, Slot]:
 
 
 def slot_of(folder: Path, name: str) -> Slot:
-    """The slot of an encoder. The tokenizer of `text_encoder_NAME` is in `tokenizer_NAME`, or beside the model."""
+    """Finds the `Slot` of a text encoder by its name. The tokenizer of `text_encoder_NAME` is in `tokenizer_NAME`, or
+    beside the model."""
     if name in SLOTS:
         return SLOTS[name]
     apart = f"tokenizer_{name}"
@@ -197,7 +198,8 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
 
 
 def settings_of(name: str, kind: str, given: Mapping[str, int | str]) -> Settings:
-    """The settings of an encoder. Raises `ConfigError` for a value that a setting cannot have."""
+    """Converts the settings that a user gave for a text encoder to a `Settings`. Raises `ConfigError` for a value that
+    a setting cannot have."""
     found = Settings(**{"pooled": KINDS[kind].pooled} | dict(given))
     wrong = [
         ("tokens", found.tokens, "at least 1", found.tokens >= 1),

@@ -24,7 +24,7 @@ GREY_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Blobs:
-    """Blobs of a batch of images, with a leading blob axis `m`."""
+    """The coloured blobs that were found in a batch of images, as arrays with a leading axis `m` of blobs."""
 
     image: Int[np.ndarray, " m"]  # which image of the batch
     color: Int[np.ndarray, " m"]  # palette index

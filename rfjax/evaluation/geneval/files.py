@@ -288,7 +288,7 @@ def never_detected(rows, found):
 
 
 def lacking(rows, images):
-    """The missing images in words: metadata rows without images, and single images of other rows."""
+    """Says in words which images are missing: the metadata rows without any image, and single images of other rows."""
     whole = [f"every image of {_list('metadata row', rows)}"] if rows else []
     names = [f"{row}/{sample}" for row, sample in images]
     single = [f"{_list('single image', names)}, as row/sample"] if names else []

@@ -209,7 +209,8 @@ def _unmet(item, chosen, detections, groups, options):
 
 
 def _without_overlaps(boxes, order, max_overlap):
-    """`order` without the objects whose IoU with a more confident kept object reaches the limit."""
+    """Returns `order` without the objects whose intersection over union with a kept, more confident object is at least
+    `max_overlap`."""
     kept = []
     for index in order:
         if all(_overlap(boxes[index], boxes[other]) < max_overlap for other in kept):
@@ -218,7 +219,7 @@ def _without_overlaps(boxes, order, max_overlap):
 
 
 def _overlap(a, b):
-    """Intersection over union. A box ends on the last pixel that it covers, hence the + 1."""
+    """The intersection over union of two boxes. A box ends on the last pixel that it covers, hence the + 1."""
 
     def area(low, high):
         return np.prod(np.maximum(high - low + 1, 0))

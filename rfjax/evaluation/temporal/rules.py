@@ -114,7 +114,7 @@ class Track:
 
     @cached_property
     def typical_step(self) -> float:
-        """The object's speed in pixels a frame: the median over its steps."""
+        """The object's typical speed in pixels a frame: the median over its moves between frames that count."""
         return float(np.median(np.linalg.norm(np.diff(self.centres, axis=0), axis=1) / np.diff(self.times)))
 
 

@@ -128,7 +128,8 @@ def detector_errors(truth: Iterable[Mapping]) -> list[Measured]:
 
 
 def _values_of_parts(scorer, seen, own, rows):
-    """The values of all clips; if prompts have held-out triples, also those of each of the `PARTS`."""
+    """The scores and errors over all clips; if some prompts name held-out triples, also those over the clips of these
+    prompts and over the others (`PARTS`)."""
     mine = [rows[index] for index in own]
     judged, soft = judge_all(seen, mine), [scorer.soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
     values = scorer.values(METRIC, judged, soft, mine)

@@ -301,7 +301,7 @@ def _on_abort(do: Callable[[], None] | None) -> None:
 
 
 def _who(error: str, job: Job, heartbeat_seconds: int) -> str:
-    """The process that is gone, taken from the error of JAX's service."""
+    """Says which process was lost, as far as the error of JAX's coordination service tells."""
     lost = re.search(r"Task (\d+) heartbeat", error)
     if lost:
         return f"process {lost[1]} has not been heard of for {heartbeat_seconds} s"
