@@ -80,7 +80,7 @@ class ValidationLoss:
 
     @property
     def loss(self) -> float:
-        """The headline: the mean over examples and over the levels that enter it (`Grid.counts`)."""
+        """The validation loss: the mean over examples and over the levels that the grid counts (`Grid.counts`)."""
         return float(self.example_losses.mean())
 
     @property

@@ -204,7 +204,8 @@ def _vertex(group, loss):
 
 
 def _redraw_parabolas(groups, resamples, seed):
-    """Redraws the losses with the pooled scatter and refits parabolas and line. Returns (draws of the line, method)."""
+    """Simulates the losses again: the fitted parabolas plus noise of their pooled scatter. Fits parabolas and the line
+    to each simulation. Returns (the lines, a description of the method)."""
     designs = [_design(group)[0] for group in groups]
     losses = [group["loss"].to_numpy(float) for group in groups]
     fitted = [d @ np.linalg.lstsq(d, y, rcond=None)[0] for d, y in zip(designs, losses, strict=True)]

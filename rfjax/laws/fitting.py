@@ -133,7 +133,8 @@ class Fit:
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """The lower and upper ends of the interval at each `x`, of the law itself or of a new run's loss."""
+        """Returns the lower and upper ends of the interval of the loss at each `x`: that of the law itself or, with
+        `new_run`, that of a new run."""
         value = self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:

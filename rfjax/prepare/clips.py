@@ -48,7 +48,8 @@ class Clip(Picture):
 
 
 def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRule | None:
-    """The rule that --frames, --fps and --clips give; None without --frames. Raises `ConfigError` for other values."""
+    """Makes the `ClipRule` from the values of --frames, --fps and --clips; None without --frames. Raises `ConfigError`
+    for values that make no rule."""
     if frames is None:
         for option, value in (("--fps", rate), ("--clips", most)):
             if value is not None:

@@ -100,7 +100,8 @@ def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
 
 
 def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]:
-    """Selects sheets of clips that show one size and seed at several amounts of compute; [] if no runs fit.
+    """Selects sample sheets of clips that show runs of one size and seed at several amounts of compute; [] if no runs
+    fit.
 
     `GALLERY` has the wanted ratios of compute. `rows` are the report's sample sheets. `trunks` maps a run to its group:
     its trunk, or its depth and seed. If several groups fit, the group with the most compute is taken.

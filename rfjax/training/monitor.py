@@ -102,8 +102,8 @@ class Monitor:
     """Takes the metrics of every step in turn.
 
     `writer` and `progress` are None except in process 0. `spikes` gives warnings of spikes and of a climbing loss. If
-    `alarms` is given, it gives the warnings for a row of the curve instead. `buckets` averages the loss of each latent
-    shape; it is None for a run whose batches do not come from its corpus.
+    the function `alarms` is given, it makes the warnings from each row of the curve instead. `buckets` averages the
+    loss of each latent shape; it is None for a run whose batches do not come from its corpus.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class VotedPairs:
 
 
 def read_pairs(folder: Path, question: str, held_out: Collection[str]) -> VotedPairs:
-    """Reads a study, its key, its votes and its images.
+    """Reads a preference study with its key, votes and images, and returns the pairs that its voters decided.
 
     Pairs whose prompt is in `held_out` are left out. Raises `ConfigError` for a damaged study or votes, for an image
     that is missing or has changed since the study was made, and if no pair is left.

@@ -366,9 +366,9 @@ def _is_of_connections(error: BaseException | None) -> bool:
 def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -> int:
     """Leaves the job. Waits until all processes leave, and returns this process's exit `status`.
 
-    It waits because process 0 may still have a report to write. With `alone`, only this process may have failed. It
-    then waits at most `patience_seconds`, and ends the process: the others may be waiting for it in a collective, and
-    notice the failure only when it ends.
+    The wait is there because process 0 may still have a report to write. `alone` means that perhaps only this process
+    has failed. The wait then ends after `patience_seconds`, and so does the process: the others may be waiting for it
+    in a collective, and notice the failure only when the process ends.
     """
     if _job is None:
         return status
