@@ -28,8 +28,8 @@ def add_scoring(parser, texts, options, things) -> None:
     """Adds to `parser` the arguments of a verb that scores files of detections. `things` is the word for what the
     detector saw, such as images, in the help.
 
-    `texts` are the help texts of --metadata, --detections and --out; `options` is the class of the scorer's settings,
-    each of which becomes an option.
+    `texts` are the help texts of --metadata, --detections and --out; `options` are further options, each (name, type,
+    help).
     """
     files = zip(("metadata", "detections", "out"), ("FILE.jsonl", "FILE.jsonl", "results.jsonl"), texts, strict=True)
     for name, metavar, text in files:

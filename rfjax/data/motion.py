@@ -157,7 +157,7 @@ def draw(
 ) -> Float[np.ndarray, "n frames h w 3"]:
     """Draws clips in [0, 1]: first the background, then the objects in their order, and the screen on top.
 
-    `alphas` is how much of each pixel each object covers; by default it is that of shapes.
+    `alphas` says how much of each pixel each object covers; by default the objects are drawn as shapes (`shape_alpha`).
     """
     alphas = shape_alpha(layout, image_size) if alphas is None else alphas
     n, frames = layout.centre.shape[:2]

@@ -149,7 +149,8 @@ class Fit:
         return np.minimum(low, value), np.maximum(high, value)  # a misfit that the user named is not that of the draws
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
-        """The loss at each `x`, with the ends of the law's interval and of a new run's."""
+        """The law's loss at each `x`, with the ends of two intervals: of the law itself, and of the loss of a new
+        run."""
         low, high = self.interval(x, new_run=False)
         new_low, new_high = self.interval(x, new_run=True)
         return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}
@@ -334,8 +335,8 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
 
 
 def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
-    """Refits the law to mean losses as other validation examples might give them: normal draws with the covariance
-    `of_means`."""
+    """Refits the law to simulated mean losses, such as other validation examples might give: the runs' mean losses plus
+    normal noise with the covariance `of_means`."""
     mean = np.exp(log_loss)
     values, vectors = np.linalg.eigh(of_means / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))

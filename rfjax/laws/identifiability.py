@@ -1,4 +1,5 @@
-"""Decides whether data determine a law: before the fit by counting, after it from the fit."""
+"""Decides whether data determine a law: before the fit by counting runs and distinct values, after it from the minimum
+that was found."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ class Linear(nn.Module):
 
 
 def rounded_kernels(params, dtype: str | jnp.dtype):
-    """`params` with kernels in the type to which `Linear` rounds them, so the network's output is the same."""
+    """`params` with kernels already rounded to the type to which `Linear` rounds them; the network's output is the
+    same."""
 
     def rounded(path, leaf):
         return leaf.astype(dtype) if path[-1].key == "kernel" else leaf

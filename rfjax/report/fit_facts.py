@@ -282,8 +282,8 @@ def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
 
 
 def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
-    """States the largest run's score as each link (a curve from loss to score), fitted to the other runs, predicts it,
-    given the `ScorePrediction`s as JSON."""
+    """States which score each link (a curve from loss to score), fitted to the other runs, predicts for the largest
+    run. `predicted` are `ScorePrediction`s as JSON."""
     return [
         [
             f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "

@@ -118,8 +118,8 @@ def _correlation_tables(found, name, page):
 
 
 def _largest_table(found, name, page):
-    """The HTML table of the largest run's scores as each link (a curve from loss to score), fitted to the other runs,
-    predicts them, beside the actual scores."""
+    """The HTML table of the scores that each link (a curve from loss to score), fitted to the other runs, predicts for
+    the largest run, beside the actual scores."""
     many = any(are_many(p["n"]) for c in found.values() for p in c["largest_predicted"])
     predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
     if not predicted:

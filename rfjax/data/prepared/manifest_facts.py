@@ -166,7 +166,8 @@ def read(path: Path) -> ManifestFacts:
 
 
 def check(facts: Mapping) -> None:
-    """Raises `WrongJson` if numbers contradict each other: sums over units, names of files, sizes of latents.
+    """Raises `WrongJson` if numbers of the manifest contradict each other: sums over splits and buckets, names of
+    files, sizes of latents.
 
     Counts decide which caption an image gets, so a single wrong count must be found.
     """

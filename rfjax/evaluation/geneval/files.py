@@ -176,7 +176,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """The checked rows of a metadata file, in the official schema with the key `held_out` added.
+    """Reads and checks a metadata file; returns its rows, in the official schema with the key `held_out` added.
 
     Raises `ConfigError`, naming the line, for a row of another form.
     """

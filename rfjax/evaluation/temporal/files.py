@@ -129,7 +129,7 @@ def score_files(
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """The checked rows of a metadata file. Raises `ConfigError`, which names the line."""
+    """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line."""
     from rfjax.data.motion_worlds import TASKS
 
     rows = []
