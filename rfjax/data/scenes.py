@@ -110,8 +110,8 @@ def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Co
 
 
 def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Picks in each row of `allowed` one of the columns that are true, uniformly by the row's number in `u`. Every row
-    must have one."""
+    """Picks one of the true entries in each row of `allowed`, all equally likely, from one uniform number `u` for each
+    row. Every row must have a true entry."""
     rank = (u * allowed.sum(axis=1)).astype(int) + 1
     return np.argmax(np.cumsum(allowed, axis=1) == rank[:, None], axis=1)
 

@@ -209,7 +209,8 @@ def redraw_prompts(
 
 @functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
 def _redrawn_counts(prompts, resamples, seed):
-    """How often each prompt occurs in each redraw. `prompts` has the number of prompts of each task."""
+    """Draws the prompts of each task with replacement, `resamples` times. Returns how often each prompt occurs in each
+    draw. `prompts` has the number of prompts of each task."""
     rng = np.random.default_rng(seed)
     return [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in prompts]
 

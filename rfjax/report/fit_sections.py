@@ -46,7 +46,7 @@ def compute_section(numbers, page):
 
 
 def _optimal_part(analysis, page):
-    """The compute-optimal frontier: its figure, if any, and its formulas, or why there is none."""
+    """The HTML on the compute-optimal frontier: its figure, if any, and its formulas, or why there is no frontier."""
     caption = (
         "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size "
         "and images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."

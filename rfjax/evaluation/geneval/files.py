@@ -296,6 +296,6 @@ def lacking(rows, images):
 
 
 def _list(noun, things):
-    """Text such as "3 metadata rows (0, 4, 7)", naming the first few."""
+    """Makes a text such as "3 metadata rows (0, 4, 7)", which counts things and names the first few of them."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"
