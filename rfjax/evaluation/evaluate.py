@@ -72,8 +72,9 @@ class Evaluator:
     ) -> None:
         """Measures and records evaluations.
 
-        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is called
-        before each evaluation. If it returns true, this raises `Preempted`, and the next attempt does the rest.
+        `params` is {"ema" or "raw": the network's parameters}; by default parameters are read from checkpoints. `stop`
+        is called before each evaluation. If it returns true, this raises `Preempted`, and the next attempt does the
+        rest.
         """
         with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda evaluation: evaluation.step):

@@ -31,7 +31,7 @@ LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 
 @dataclass(frozen=True, kw_only=True)
 class TokensPerImage:
-    """The image tokens and text tokens of an example.
+    """The numbers of image tokens and of text tokens of an example.
 
     A number is None if the table does not give it; `reason` says why.
     """
