@@ -182,9 +182,9 @@ def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
 def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
-    """The record of GenEval scores by metric, followed by the values in `more`. The metrics are "geneval" and, if some
-    prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the evaluation cost,
-    as in `validation_record`.
+    """Makes the record of GenEval scores, given by metric, followed by the values in `more`. The metrics are "geneval"
+    and, if some prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the
+    evaluation cost, as in `validation_record`.
 
     The items are "overall" and the tasks that have images; n counts images. `extra` gives, for each metric, the tasks
     without images, the number of prompts of each item, and the plain fractions of correct images and prompts.

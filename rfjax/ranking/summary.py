@@ -60,7 +60,7 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
 
 
 def shown_variants(ranking: Ranking) -> list[str]:
-    """Lists the variants of the short table: the best of each family in each column, as in the paper's table 1.
+    """Lists the variants of the short table: the two best of each family in each column, as in the paper's table 1.
 
     They are in the order of the first column that has ranks.
     """

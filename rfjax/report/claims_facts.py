@@ -97,7 +97,7 @@ def _range(flops):
 
 
 def at_words(board: Mapping) -> list[str]:
-    """Says in sentences the compute-optimal size of the user's own table at the middle of its runs' compute, one for
+    """States the compute-optimal size of the user's own table, at the middle of its runs' compute, in one sentence for
     each way to count C."""
     return [
         f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "

@@ -53,8 +53,8 @@ def ranking_sentence(ranking) -> str:
 
 
 def ranking_lines(ranking) -> list[str]:
-    """Returns lines for the console: a short table of ranks, with the best variant of each family, and the runs that
-    were not ranked."""
+    """Returns lines for the console: a short table of ranks, with the two best variants of each family in each column,
+    and the runs that were not ranked."""
     shown = ranked_columns(ranking)
     if not shown:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]

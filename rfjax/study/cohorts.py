@@ -29,7 +29,8 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     """The ids of a study's points, grouped into cohorts that are trained one after another, in the order of their
     first points.
 
-    A cohort holds up to `train.together` points that differ in nothing but their formulation.
+    A cohort holds up to `train.together` points that differ in nothing but their formulation, its timestep shift and
+    their learning rate (`training.cohort.OWN`).
     """
     alike: dict[object, list[str]] = {}
     for id, config in configs.items():
