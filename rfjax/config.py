@@ -71,7 +71,7 @@ class ModelConfig:
 
     @property
     def rotary_split(self) -> tuple[int, ...]:
-        """A head's channels that rotate with time, with height and with width."""
+        """How many of a head's channels rotate with the token's time, with its height and with its width."""
         side = 2 * (self.head_size // 6)
         return self.rotary_channels or (self.head_size - 2 * side, side, side)
 
@@ -87,8 +87,9 @@ class ModelConfig:
         return max(1, time), height, width
 
     def batch_frames(self, latents: Sequence[int]) -> int:
-        """How many images each clip becomes in a batch, for latents of (frames, height, width, ...): with factorised
-        attention one for each time of its tokens, otherwise 1."""
+        """How many entries of the batch axis a clip takes inside the network, for latents of (frames, height, width,
+        ...). With factorised attention each temporal position of the tokens is an entry of its own; otherwise it is
+        1."""
         return self.token_grid(latents)[0] if self.temporal_attention == "factorised" else 1
 
     def patch_values(self, channels: int) -> int:
@@ -203,13 +204,15 @@ class TrainConfig:
         return self.ema_every or min(100, max(1, self.steps // 1000))
 
     def dropout(self, encoders: int) -> float:
-        """The probability that a text encoder's output is zeroed, for a corpus with this many of them."""
+        """The probability with which training zeroes the output of a text encoder, for a corpus with this many text
+        encoders."""
         return 0.1 ** (1 / max(1, encoders)) if self.condition_dropout == -1 else self.condition_dropout
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis of `mesh_axes.py`; -1 takes what is left. Their product is the device count."""
+    """The number of devices along each axis of the mesh (`mesh_axes.py`); -1 takes all devices that the other axes
+    leave. The product of the axes is the number of devices."""
 
     data: int = -1
     fsdp: int = 1

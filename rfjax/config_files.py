@@ -23,9 +23,11 @@ from rfjax.shipped import find_config, find_site
 
 
 def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
-    """The module of a config file (it has `get_config()`), or of a `kind` "site" for `rfjax launch` (`get_site()`).
+    """Runs a user's Python file and returns its module: a config file, which has `get_config()`, or with `kind` "site"
+    a site file of `rfjax launch`, which has `get_site()`.
 
-    `file` is a `Path`, or as text a path or the name of a shipped file (`shipped.find_config`).
+    `file` is a path or, if it is a text, perhaps the name of a shipped file (`shipped.find_config`). Raises
+    `ConfigError` for a file that fails or lacks the function.
     """
     find = {"config": find_config, "site": find_site}[kind]
     text = local_text(file, f"the {kind} file")
@@ -56,8 +58,8 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
 
 
 def check_file(values: Mapping | ConfigDict, configs: Sequence[Config], overrides: Mapping[str, object]) -> None:
-    """Raises `ConfigError` for a field that `get_config()` sets and that none of the `configs` made from it reads. If
-    the command line chooses the schedule, fields of the file may stay unread."""
+    """Raises `ConfigError` for a field of `train` that `get_config()` sets and that the learning-rate schedule of none
+    of the `configs` made from it reads. Nothing is checked if the command line chooses the schedule."""
     if "train.schedule" not in overrides:
         check_is_read((f"train.{name}" for name in values.get("train", {})), (c.train.schedule for c in configs))
 
@@ -71,7 +73,8 @@ def _read_json(path: Path) -> dict:
 
 
 def call(module: types.ModuleType, function: str, path: str | Path):
-    """The result of a config file's function. Raises `ConfigError` for an exception inside it."""
+    """Calls a function of a config file's module and returns its result. An exception inside the function is raised as
+    a `ConfigError`."""
     try:
         return getattr(module, function)()
     except (Exception, SystemExit) as error:

@@ -256,8 +256,8 @@ READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
 
 
 def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
-    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. `check` does not do this,
-    because a value that was only inherited, such as the decay of a trunk, is no mistake."""
+    """Raises `ConfigError` for a field that a user gave and that none of the learning-rate schedules `schedules` reads.
+    `check` does not do this, because a value that was only inherited, such as the decay of a trunk, is no mistake."""
     schedules = sorted(set(schedules))
     for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
         readers = READ_BY_SCHEDULES[field]
@@ -313,7 +313,8 @@ def check(config) -> None:
 
 
 def _check_unread(config, network: Network) -> None:
-    """Raises `ConfigError` for a field that was set and that the network or the corpus does not read."""
+    """Raises `ConfigError` for a field that differs from its default and that the network or the corpus does not
+    read."""
     model, prepared = config.model, config.data.prepared
     if model.positions not in network.positions:
         able = " or ".join(name for name, other in BACKBONES.items() if model.positions in other.positions)

@@ -62,7 +62,8 @@ def printable_lines(text: str) -> str:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines with aligned columns: the first column, of names, to the left, the others to the right."""
+    """Formats rows of texts as lines with aligned columns: the first column, of names, to the left, the others to the
+    right."""
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])

@@ -77,7 +77,8 @@ def check_output_folder(
 
 
 def is_json_with(*keys: str) -> Callable[[Path], bool]:
-    """Returns a test: is this file a JSON object with these keys? By them a command recognises what it made."""
+    """Returns a function that tests whether a file is a JSON object with these keys, by which a command recognises its
+    own earlier output."""
 
     def made_here(path: Path) -> bool:
         try:
@@ -90,7 +91,8 @@ def is_json_with(*keys: str) -> Callable[[Path], bool]:
 
 
 def holds(*marks: str) -> Callable[[Path], bool]:
-    """Returns a test: does this file contain one of the texts by which a command marks what it made?"""
+    """Returns a function that tests whether a file contains one of these texts, with which a command marks its
+    outputs."""
 
     def made_here(path: Path) -> bool:
         try:

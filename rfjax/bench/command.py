@@ -93,8 +93,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _check_coordinates(args: argparse.Namespace) -> None:
-    """Raises `ConfigError` for options of the coordinate check without --coordinates, and for options of another
-    measurement with it."""
+    """Raises `ConfigError` if an option of the coordinate check is given without --coordinates, or an option of another
+    measurement is given with --coordinates."""
     from rfjax.errors import ConfigError
 
     if not args.coordinates:

@@ -49,7 +49,8 @@ def of_size(config: Config, *, width: int | None = None, depth: int | None = Non
 
 
 def _examples(batch: Batch):
-    """(z, t, context, pooled) of a batch on the straight path, at times spread over (0, 1)."""
+    """The network's inputs (z, t, context, pooled) for a batch: its latents, mixed with noise at times t that are
+    spread evenly over (0, 1)."""
     count = len(batch.latents)
     t = (np.arange(count, dtype=np.float32) + 0.5) / count
     noise = np.random.default_rng(0).standard_normal(batch.latents.shape, np.float32)
@@ -100,8 +101,8 @@ def update_sizes(before, after) -> dict[str, float]:
 
 
 def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
-    """The slope of log mean |x| in log size by least squares, for each activation that all sizes have; |x| is averaged
-    over seeds in logarithms. None where an activation is zero or not finite."""
+    """Returns, for each activation that the networks of all sizes have, the least-squares slope of log mean |x| against
+    log size (width or depth). Seeds are averaged in logarithms. None where an activation is zero or not finite."""
     x = np.log(np.asarray(sizes, float))
     x = x - x.mean()
     found: dict[str, float | None] = {}
@@ -114,8 +115,8 @@ def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]
 
 
 def judge(found: Mapping[str, float | None], bound: float = BOUND) -> list[tuple[str, float | None]]:
-    """The activations or kernels whose |slope| exceeds `bound`, each with its slope: first those without a slope, then
-    the others from the steepest on."""
+    """Returns (name, slope) of each activation or kernel whose |slope| exceeds `bound` or that has no slope (None).
+    Names without a slope come first, then the steepest."""
 
     def size(pair):
         return math.inf if pair[1] is None else abs(pair[1])

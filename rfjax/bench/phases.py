@@ -29,7 +29,8 @@ WARMUP = 2  # untimed steps at the start
 
 
 class Loop(NamedTuple):
-    """Seconds of each timed step, and of its parts in which the host only waits or copies."""
+    """The seconds of each timed training step, and of the parts of the step in which the host only waits for data or
+    copies a batch to the devices."""
 
     step: list[float]
     waiting_for_data: list[float]

@@ -25,7 +25,8 @@ def summary(
     optimizer: str = "AdamW",
     optimizer_flops: int = 0,
 ) -> dict:
-    """Computes the numbers of a benchmark. Times are in seconds; operations are per image, over all devices together.
+    """Computes the numbers of a benchmark. Times are in seconds. Peaks are FLOP/s of all devices together, and so are
+    the rates that are returned.
 
     `achieved_flops_per_second` counts the model's own operations (three forward passes, `models/flops.py`), without
     recomputation. `floor_seconds` is the time that all operations, recomputed ones included, would take at the peak.

@@ -1,4 +1,5 @@
-"""Times sampling a batch of images here, for each type that weights are stored in, and measures the rounding error."""
+"""Times sampling a batch of images on this machine, with weights stored in each of several types, and measures the
+rounding error of each type."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def sample_seconds(run: Run, latents: tuple[int, ...], batch: int, weights: Sequence[str], rounds: int, say) -> list:
-    """Samples with each type of stored weights; returns a row of numbers for each.
+    """Samples with weights stored in each of the types `weights`; returns a row of numbers for each type.
 
     A row has the median seconds of a batch, its compiled and measured memory, and the error of its latents. The error
     is relative to the latents of the first type, from the same noise and conditions.
@@ -96,7 +97,8 @@ def sample_summary(
 ) -> list[dict]:
     """Adds rates and shares of the peak to each row of `sample_seconds`.
 
-    In images a chip-hour, a chip with two devices counts once. If the chip is unknown, each device counts as a chip.
+    `images_per_chip_hour` counts chips: a chip that JAX shows as two devices is one chip. If the kind of chip is
+    unknown, each device counts as a chip.
     """
     chip = chip_of(device_kind)
     chips = devices / (chip.devices if chip else 1)
@@ -137,7 +139,8 @@ def sample_lines(record: Mapping) -> list[str]:
 def measure_samples(
     run: Run, shapes: BatchShapes, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say
 ) -> dict:
-    """Measures sampling; returns that part of a benchmark's record. `peak` comes from `matmul_flops_per_second`."""
+    """Measures sampling. Returns the numbers for a benchmark's record, with a row for each type of stored weights.
+    `peak` is what `matmul_flops_per_second` returns."""
     latents, config = shapes.latents, run.config
     batch = run.batch_ways if batch is None else batch
     sampler, devices = config.evaluation.sampler, run.mesh.devices.flatten().tolist()

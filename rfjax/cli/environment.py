@@ -38,7 +38,8 @@ def prepare_process(uses_device: bool, flags: bool = True) -> None:
 def set_xla_flags(environ: MutableMapping[str, str], wanted: bool, known=xla_flags.is_known) -> None:
     """Adds the compiler flags for this machine's kind of accelerator, or takes away those that rfjax added before.
 
-    A process that `_use_huge_pages` started again has them already.
+    If the environment already has flags that rfjax added, as after the restart by `_use_huge_pages`, none are added
+    again.
     """
     if not wanted:
         xla_flags.remove_flags(environ)

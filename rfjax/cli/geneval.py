@@ -25,10 +25,11 @@ def add_arguments(parser) -> None:
 
 
 def add_scoring(parser, texts, options, things) -> None:
-    """Adds the arguments of a verb that scores files of detections. `things` is the help's word for what the detections
-    were made in, such as images.
+    """Adds to `parser` the arguments of a verb that scores files of detections. `things` is the word for what the
+    detector saw, such as images, in the help.
 
-    `texts` are the help of the metadata, the detections and the results.
+    `texts` are the help texts of --metadata, --detections and --out; `options` are further options, each (name, type,
+    help).
     """
     files = zip(("metadata", "detections", "out"), ("FILE.jsonl", "FILE.jsonl", "results.jsonl"), texts, strict=True)
     for name, metavar, text in files:

@@ -59,7 +59,8 @@ def check_same_flags() -> None:
 
 
 def keep_programs(given: str | None) -> None:
-    """Keeps compiled programs as --compilation-cache says. Call it once JAX has devices."""
+    """Turns on the cache of compiled programs on disk as the option --compilation-cache says. Call it after JAX has
+    initialised its devices."""
     from rfjax.training import compilation_cache
 
     compilation_cache.turn_on(given, _say_aside)

@@ -91,7 +91,7 @@ def _collect(study, root):
 
 
 def _show_figures(study, root):
-    """Writes the report's figures for TensorBoard, if the study's runs are shown there."""
+    """Writes the report's figures for TensorBoard, if `train.trackers` of some point names TensorBoard."""
     from rfjax.trackers.event_files import FOLDER, write_figures
 
     if not any("tensorboard" in point.config.train.trackers for point in study.points):

@@ -41,17 +41,18 @@ class Wish:
 
 
 def hash_of(*parts: object) -> bytes:
-    """The SHA-256 of a list of texts and numbers. Different lists are hashed as different texts."""
+    """Returns the SHA-256 of a list of texts and numbers. Lists that differ in any element or in length never have the
+    same text before hashing."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()
 
 
 def draw(*parts: object) -> float:
-    """A pseudorandom number in [0, 1), from the hash of its arguments."""
+    """Returns a pseudorandom number in [0, 1), computed from the hash of the arguments."""
     return int.from_bytes(hash_of(*parts)[:6], "big") / 2**48
 
 
 def image_id(study: str, side: str, prompt: int, sha256: str) -> str:
-    """The blind id of a side's image, by the hash of its pixels."""
+    """The blind id of an image: a hash of the study, the side, the prompt and the image's pixels (`sha256`)."""
     return hash_of(study, "image", side, prompt, sha256).hex()[:12]
 
 
@@ -156,8 +157,8 @@ def _deal(grid, number, count):
 
 
 def _count_checks(wish, dealt):
-    """Returns a rater's numbers of (repeats, pairs with noise): half of the checks each, with at least enough noise to
-    judge the rater."""
+    """Returns (number of repeats, number of pairs with noise) for a rater who is dealt `dealt` pairs. Half of the
+    checks are of each kind, but there are always enough pairs with noise to judge the rater."""
     if not wish.checks:
         return 0, 0
     checks = round(wish.checks * dealt)
@@ -168,7 +169,7 @@ def _count_checks(wish, dealt):
 def _wrong(study, rater, like):
     """Makes a check: a pair of noise and an image of the pair `like`. Returns (the check, the noise's image id).
 
-    Raters are not asked about its typography: noise has no text, and the other image may have none either.
+    Raters are not asked about typography in this check: noise has no text, and the other image may have none either.
     """
     image = like.images[int(draw(study, rater, "better", like.pair) * 2)]
     noise = hash_of(study, "noise", like.pair).hex()[:12]

@@ -126,7 +126,8 @@ PROMPTS = "prompts.txt"  # in the folder SAMPLES: the prompts that the runs were
 
 
 def _sides(request: Request, overrides: Mapping[str, object], prompts: Sequence[Prompt]) -> list[Side]:
-    """Samples the runs, and returns all sides. Raises `ConfigError` if two sides have the same name."""
+    """Samples images from the runs, and returns all sides of the study, runs and folders. Raises `ConfigError` if two
+    sides have the same name."""
     runs = [folder for folder in request.sides if (folder / "run.json").is_file()]
     if not runs and (overrides or request.step is not None):
         raise ConfigError("no side is a run, so nothing is sampled; leave out --step and --config.*")

@@ -90,7 +90,8 @@ class _Sizes(dict):
 
 
 class _NoSizes(dict):
-    """The sizes of images that lie beside the page: 0, since the page does not hold them."""
+    """A mapping from any image to a size of 0 bytes, for images that lie in files beside the page: they do not make the
+    page larger."""
 
     def __missing__(self, image):
         return 0

@@ -126,7 +126,7 @@ def read_key(folder: Path, study: Study) -> Key:
 
 
 def write_study(folder: Path, study: Study, key: Key) -> None:
-    """Writes both files, or neither. Raises `RfjaxError` if they cannot be written."""
+    """Writes a study's study.json and key.json, both or neither. Raises `RfjaxError` if they cannot be written."""
     write_whole({Path(folder) / KEY: _text(key), Path(folder) / STUDY: _text(study)})
 
 

@@ -86,6 +86,7 @@ class BatchShapes:
         object.__setattr__(self, "latents", latent_shape(self.latents))
 
     def __repr__(self) -> str:
-        """Shows latents as `written_shape` gives them. Fingerprints are hashes of this text."""
+        """The shapes as text, with the latents as `written_shape` gives them. A corpus's fingerprint is a hash that
+        includes this text, so it must not change."""
         latents = f"latents={written_shape(self.latents)!r}"
         return f"BatchShapes({latents}, context={self.context!r}, pooled={self.pooled!r}, encoders={self.encoders!r})"

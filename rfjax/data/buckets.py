@@ -200,7 +200,8 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
 
 
 def largest_part(corpus: Corpus) -> int:
-    """The number of the part that costs most to train on: of the trained parts, the one with the most latent pixels."""
+    """The index of the part with the most latent pixels, among the parts that have training images: its examples cost
+    most."""
     return max(trained_parts(corpus), key=lambda part: math.prod(corpus.parts[part].shapes.latents[:3]))
 
 

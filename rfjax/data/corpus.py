@@ -26,7 +26,7 @@ def split_seed(seed: int, split: Split) -> int:
 
 
 def seed_facts(seed: int) -> tuple[int | str, ...]:
-    """The facts about a drawn corpus's seed that go into its fingerprint."""
+    """The facts about a drawn corpus's seeds that go into the corpus's fingerprint."""
     return (seed,) if seed == VALIDATION_SEED else (seed, f"validation of seed {VALIDATION_SEED}")
 
 
@@ -52,14 +52,14 @@ class Corpus(Protocol):
         """The captions of the examples at these indices, as text; `examples` returns their features."""
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        """Float32 text features. Raises `ConfigError` for a caption that is too long."""
+        """Encodes captions as float32 text features. Raises `ConfigError` for a caption that is too long."""
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         """The words of `captions` that no training caption contains, each once. A network knows nothing about them."""
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without
-        prompts."""
+        """Returns prompts for evaluation, as GenEval's metadata rows with the key "held_out" added, in the official
+        order of tasks; [] for a corpus without prompts."""
 
     def render_prompt(self, row: dict, seed: int) -> Float[ndarray, "h w 3"]:
         """A ground-truth image in [0, 1] that satisfies a row of `evaluation_prompts`."""
@@ -71,7 +71,7 @@ class Corpus(Protocol):
         """Pixels in [0, 1] of every frame."""
 
     def to_latents(self, images: Float[ndarray, "n h w 3"]) -> Float[ndarray, "n 1 h w c"]:
-        """Latents of one frame, of about zero mean and unit variance per channel."""
+        """Converts images to latents of one frame, with about zero mean and unit variance per channel."""
 
 
 # name -> the module whose `make(data, seed)` builds the corpus; imported when it is asked for

@@ -37,7 +37,8 @@ STD = (0.163, 0.141, 0.152)
 
 @cache
 def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
-    """For each digit, the scans of a split as coverage in [0, 1]."""
+    """The scans of a split: for each digit 0 to 9 an array of its scans, 8 x 8, whose entries in [0, 1] say how much of
+    a pixel ink covers."""
     from sklearn.datasets import load_digits  # slow to import, and only this corpus needs it
 
     bunch = load_digits()
@@ -47,7 +48,8 @@ def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
 
 
 def drawn_side(cell: int) -> int:
-    """The side in pixels of a scan drawn in a cell of `cell` pixels. In images of 20 x 20 scans are not resized."""
+    """The side in pixels of a scan that is drawn in a cell of `cell` pixels. In a picture of 20 x 20 pixels (cells of
+    10) it is 8, the side of the stored scans."""
     return int(0.8 * cell + 0.7)
 
 
@@ -63,9 +65,9 @@ def resampling(
 ) -> Float[np.ndarray, "n target source"]:
     """Makes matrices [target, source] that resample a row of `source` pixels at `target` points.
 
-    There is a matrix for each entry of `centre`, the middle of its points. The points are `step` pixels apart; pixel i
-    has its centre at i + 1/2. The filter is a triangle of half-width max(step, 1), so shrinking does not alias. Pixels
-    beyond the edge count as zero.
+    There is a matrix for each entry of `centre`, which is the middle of that matrix's target points. The points are
+    `step` source pixels apart; source pixel i has its centre at i + 1/2. The filter is a triangle of half-width
+    max(step, 1), so shrinking does not alias. Pixels beyond the edge count as zero.
     """
     places = centre[:, None] + (np.arange(target) + 0.5 - target / 2) * step
     width = max(step, 1.0)

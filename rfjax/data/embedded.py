@@ -112,7 +112,7 @@ class SceneCorpus:
 
 @lru_cache(maxsize=8)
 def _encoder(vocabulary):
-    """The text encoder, trained once per process in a few hundredths of a second."""
+    """The text encoder of a vocabulary. Its tokenizer is trained once per process, in a few hundredths of a second."""
     return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
 
 

@@ -157,7 +157,7 @@ def draw(
 ) -> Float[np.ndarray, "n frames h w 3"]:
     """Draws clips in [0, 1]: first the background, then the objects in their order, and the screen on top.
 
-    `alphas` is how much of each pixel each object covers; by default it is that of shapes.
+    `alphas` says how much of each pixel each object covers; by default the objects are drawn as shapes (`shape_alpha`).
     """
     alphas = shape_alpha(layout, image_size) if alphas is None else alphas
     n, frames = layout.centre.shape[:2]
@@ -247,7 +247,8 @@ def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:
 
 
 def _bucketed(data, common):
-    """Makes the corpus of `data.buckets`. A part's share, as a whole number, stands for its number of images."""
+    """Makes the corpus of `data.buckets`, with a part for each bucket. The corpus is unlimited, so its numbers of
+    images are only the buckets' shares, scaled to whole numbers."""
     parts, shares = [], []
     for number, written in enumerate(data.buckets):
         (frames, height, width), share = parse_bucket(written)

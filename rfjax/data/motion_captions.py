@@ -247,7 +247,7 @@ def _all_contents(task: str, vocabulary: Vocabulary) -> Contents:
 
 @functools.lru_cache(maxsize=8)
 def words(tasks: tuple[str, ...], *, vocabulary: Vocabulary = VOCABULARY, still: bool = False) -> frozenset[str]:
-    """All words of the captions of these tasks, of clips or of stills."""
+    """The set of all words that captions of these tasks can contain, for clips or for stills."""
     return frozenset(
         word for caption in specimens(tasks, vocabulary=vocabulary, still=still) for word in caption.split()
     )

@@ -87,7 +87,8 @@ class World:
 
     def speeds(self, task: str, named: str | None = None) -> tuple[tuple[float, float], ...]:
         """The speeds that an object of a task may have, as intervals in pixels from a clip's first frame to its last.
-        There is one if the caption names a speed. () for a task in which objects do not keep one velocity."""
+        If the caption names a speed (`named`), only that speed's interval is returned. () for a task in which objects
+        do not keep one velocity."""
         allowed = CONSTANT_VELOCITY.get(task, ())
         return tuple(getattr(self, speed) for speed in allowed if named in (None, speed))
 

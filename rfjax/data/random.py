@@ -60,7 +60,7 @@ class RandomCorpus:
         return [f"{split} example {index} of seed {seed}" for index in np.asarray(indices).tolist()]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        """Features hashed from the captions, in the encoders' slots; zero outside the slots."""
+        """Random text features, hashed from the captions' text, in the encoders' slots; zero outside the slots."""
         keys = np.array([hashing.key(VERSION, caption) for caption in captions], np.uint64)
         drawn_context = _normals(1, keys, self.shapes.context)
         drawn_pooled = _normals(2, keys, (self.shapes.pooled,))
@@ -84,7 +84,7 @@ class RandomCorpus:
         return self.to_clips(stills(latents)[:, None])[:, 0]
 
     def to_clips(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n frames h w 3"]:
-        """The first three channels, with +-2 standard deviations mapped to [0, 1]."""
+        """Pictures to look at: the latents' first three channels, with +-2 standard deviations mapped to [0, 1]."""
         channels = self.shapes.latents[-1]
         first = np.asarray(latents, np.float32)[..., [0, 1 % channels, 2 % channels]]
         return np.clip(0.5 + 0.25 * first, 0.0, 1.0)

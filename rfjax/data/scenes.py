@@ -75,7 +75,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the objects of scenes are: an entry for each cell, in reading order."""
+    """Where the objects of scenes are and how they look: an entry for each of the four cells, in reading order."""
 
     present: Bool[np.ndarray, "n 4"]
     classes: Int[np.ndarray, "n 4"]
@@ -110,7 +110,8 @@ def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Co
 
 
 def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Picks one allowed choice in each row, uniformly. Every row must have an allowed choice."""
+    """Picks one of the true entries in each row of `allowed`, all equally likely, from one uniform number `u` for each
+    row. Every row must have a true entry."""
     rank = (u * allowed.sum(axis=1)).astype(int) + 1
     return np.argmax(np.cumsum(allowed, axis=1) == rank[:, None], axis=1)
 
@@ -149,7 +150,8 @@ def between(low: float, high: float, u: Float[np.ndarray, "*shape"]) -> Float[np
 def paint(
     vocabulary: Vocabulary, layout: Layout, alpha: Float[np.ndarray, "n 4 cell cell"]
 ) -> Float[np.ndarray, "n side side 3"]:
-    """Images in [0, 1]. `alpha` mixes each cell's colour with the background; it is 0 where there is no object."""
+    """Draws scenes as images in [0, 1]. `alpha` mixes the colour of each cell's object with the background; it is 0
+    where there is no object."""
     n, _, cell, _ = alpha.shape
     background = between(*BACKGROUNDS, layout.background)[:, None, None, None, None]
     color = np.array(vocabulary.palette)[layout.colors][:, :, None, None, :]

@@ -54,7 +54,8 @@ class Stream:
 
 
 def stream_of(corpus: Corpus, batch_size: int | Sequence[int]) -> Stream:
-    """The stream of a run on a corpus. `batch_size` is one number for all parts, or one for each part."""
+    """Makes the `Stream` of training examples that a run takes from a corpus. `batch_size` is one number for all parts
+    of the corpus, or one for each part."""
     parts = len(corpus.parts)
     sizes = (batch_size,) * parts if isinstance(batch_size, int) else tuple(batch_size)
     return Stream(schedule_of(corpus, sizes), sizes)

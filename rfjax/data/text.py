@@ -56,7 +56,7 @@ PIECES = 200  # with so many every word of the grammar of scenes is one piece
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary_size: int = PIECES) -> bytes:
-    """A byte-pair sentencepiece model of the captions: the same bytes for the same captions."""
+    """Trains a byte-pair sentencepiece model on the captions. The same captions give the same bytes."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(captions),
@@ -101,7 +101,8 @@ class TextEncoder:
         return FREQUENCY_SCALE / (FREQUENCY_SCALE + np.array(self.frequencies))
 
     def _table(self, role: str, size: int) -> Float[np.ndarray, "pieces size"]:
-        """A standard normal vector for each piece, as a function of the role and the piece's text."""
+        """A standard normal vector of `size` numbers for each piece of the vocabulary. It is hashed from the piece's
+        text and from `role`, the feature block that it is for."""
         pieces = [self._processor.id_to_piece(i) for i in range(len(self.frequencies))]
         keys = np.array([hashing.key(VERSION, role, piece) for piece in pieces], np.uint64)
         return hashing.normals(0, keys, size)
@@ -129,7 +130,7 @@ class TextEncoder:
         return ids, lengths
 
     def __call__(self, captions: Sequence[str]) -> Conditions:
-        """Float32 features; a caption's row does not depend on the other captions."""
+        """Encodes captions as float32 features. The features of a caption do not depend on the other captions."""
         ids, _ = self.tokenize(captions)
         used = (ids >= 0)[..., None]
         weights = np.where(ids >= 0, self._weights[ids], 0.0)[..., None]
@@ -156,6 +157,6 @@ def _decayed_past(values: Float[np.ndarray, "n tokens size"]) -> Float[np.ndarra
 
 
 def _unit(values):
-    """Rows scaled to a mean square of 1; a row of zeros stays zero."""
+    """Scales each row to a mean square of 1; a row of zeros stays zero."""
     scale = np.sqrt(np.mean(values**2, axis=-1, keepdims=True))
     return values / np.maximum(scale, 1e-12)

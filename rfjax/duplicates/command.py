@@ -126,7 +126,8 @@ def _read_parts(paths, recipe_hash):
 
 
 class Searching:
-    """Prints how far the search is. The number of images is known only once the clusters are made."""
+    """Prints the progress of the search. `began` gets the number of images, which is known only once the clusters are
+    made."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
@@ -145,7 +146,8 @@ class Searching:
 
 
 def curve_thresholds(threshold: float) -> list[float]:
-    """Returns the thresholds of the curve: the chosen one, four steps below it, and steps above it up to 1."""
+    """Returns the similarity thresholds at which the number of dropped images is reported as a curve: the chosen
+    threshold, four steps below it, and steps above it up to 1."""
     steps = range(-STEPS_DOWN, 1 + int((1 - threshold) / STEP + 1e-9))
     return [t for step in steps if 0 < (t := round(threshold + step * STEP, 6)) <= 1]
 

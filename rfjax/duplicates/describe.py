@@ -77,9 +77,10 @@ def describe_part(
     threads: int,
     tell: Tell = lambda done, kept, dropped: None,
 ) -> Path:
-    """Writes the file of a part, and returns its path.
+    """Describes the images of one part of a source, writes the descriptors to the file `path`, and returns that path.
 
-    `recipe` decides which images `rfjax prepare` would keep. Its only bucket is the square that the descriptor takes.
+    Only images that `rfjax prepare` would keep under `recipe` are described. The recipe has one bucket, of the image
+    size that the descriptor takes.
     """
     left_out = LeftOut(path.name)
     keys, digests, views = [], [np.zeros((0, 16), np.uint8)], []

@@ -17,7 +17,8 @@ MODEL_THRESHOLD = 0.75  # gives sscd_disc_mixup a precision of 90 % on DISC2021 
 
 @runtime_checkable
 class Descriptor(Protocol):
-    """Makes rows (views) for each image. The first describes the image itself and is indexed; all are queries."""
+    """Describes each image by one or more rows of numbers (views): the first row for the image itself, any others for
+    its mirrored or cropped versions. Only first rows are in the search index; all rows are queries."""
 
     height: int  # of the images that it takes, in pixels
     width: int

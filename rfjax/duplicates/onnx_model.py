@@ -38,7 +38,8 @@ class Input:
 
 
 class OnnxModel:
-    """A descriptor from an ONNX model, run by onnxruntime. Raises `ConfigError` for other inputs or outputs."""
+    """A descriptor that runs an ONNX model by onnxruntime. Raises `ConfigError` for a model with inputs or outputs
+    other than this module's docstring says."""
 
     def __init__(
         self,

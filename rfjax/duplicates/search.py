@@ -36,7 +36,8 @@ def faiss_module():
 
 
 class Index:
-    """The first rows of all images, in clusters. A query searches the `probes` clusters nearest to it."""
+    """The search index: the first descriptor row of each image, in clusters. A query searches the `probes` clusters
+    nearest to it."""
 
     def __init__(self, rows: Shaped[np.ndarray, "n size"], clusters: int, probes: int):
         faiss = faiss_module()
@@ -82,7 +83,8 @@ class Index:
 
 @dataclass(frozen=True)
 class Removal:
-    """Which images are dropped, and for each the image that stays in its place (-1 for images that stay)."""
+    """The result of the search at one threshold: for each image the image that stays in its place, or -1 if the image
+    itself stays."""
 
     threshold: float
     dropped: Bool[np.ndarray, " n"]
@@ -132,7 +134,8 @@ def remove(
 
 
 def _cosines(first: Shaped[np.ndarray, "n size"], second: Shaped[np.ndarray, "n size"]) -> Float[np.ndarray, " n"]:
-    """Multiplies rows pairwise, in float64: unlike float32 sums, the products do not depend on the block's size."""
+    """Computes the dot product of each row of `first` with the same row of `second`, in float64: unlike float32 sums,
+    these do not depend on how many rows are computed at once."""
     return np.einsum("pd,pd->p", first.astype(np.float64), second.astype(np.float64))
 
 
@@ -155,7 +158,8 @@ def similarity(
 
 
 def _best(who, found, similar):
-    """Yields (image, images that it finds in ascending order, best similarity of each) for images that find any."""
+    """Groups the search's hits by query image: yields (query image, the images that it found in ascending order, the
+    best similarity of each)."""
     order = np.lexsort((-similar, found, who))
     who, found, similar = who[order], found[order], similar[order]
     first = np.ones(len(who), bool)

@@ -59,7 +59,7 @@ class Evaluator:
             module.check(run, self._programs)
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
-        """The evaluations that are due at these steps and have no record yet."""
+        """Lists the evaluations that are due at these steps of the run and have no record yet."""
         records = distributed.from_first(lambda: [record_name(each["key"]) for each in read_records(self.run.workdir)])
         due = [evaluation for step in steps for evaluation in due_at(self.run.config, self.run.name, step)]
         return [evaluation for evaluation in due if record_name(evaluation.key) not in records]
@@ -72,8 +72,9 @@ class Evaluator:
     ) -> None:
         """Measures and records evaluations.
 
-        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is called
-        before each evaluation. If it returns true, this raises `Preempted`, and the next attempt does the rest.
+        `params` is {"ema" or "raw": the network's parameters}; by default parameters are read from checkpoints. `stop`
+        is called before each evaluation. If it returns true, this raises `Preempted`, and the next attempt does the
+        rest.
         """
         with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda evaluation: evaluation.step):

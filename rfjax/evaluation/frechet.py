@@ -34,7 +34,8 @@ class Moments(NamedTuple):
 
 
 def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None = None) -> Moments:
-    """The mean and covariance of rows, with the divisor n - 1. Only the ratios of `weights` matter."""
+    """The mean and the covariance of the rows of `values`, with the divisor n - 1. Only the ratios of `weights`
+    matter."""
     weights = np.ones(len(values)) if weights is None else weights
     shares = weights / weights.sum()
     mean = shares @ values
@@ -63,7 +64,7 @@ def _symmetric_root(matrix):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The Gaussian of a corpus's real images, with which samples are compared."""
+    """The Gaussian (mean and covariance) of the features of a corpus's real images, with which samples are compared."""
 
     moments: Moments
     split: str

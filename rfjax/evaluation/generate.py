@@ -45,7 +45,8 @@ def compile_sampler(
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
-    """The program that samples one batch (`sampling_program`), compiled at its first call."""
+    """Returns the program that samples one batch (`sampling_program`). It is compiled at its first call, when all
+    processes wait for each other."""
     how = {"weaker": guide and guide.apply, "batch_sharding": batch_sharding, "path_length": path_length}
     program = sampling_program(apply, sampler, latent_shape, **how)
     return distributed.compiled_at_first_call("the sampler", program)
@@ -86,7 +87,7 @@ def sampling_program(
 
 
 def sampler_rows(formulation: Formulation, sampler: SamplerConfig) -> tuple:
-    """The arguments `levels` and `at` of `sampling_program` for a formulation, in float32."""
+    """Computes the arguments `levels` and `at` of `sampling_program` from a formulation and a sampler, in float32."""
     levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
     return jax.tree.map(np.float32, (levels, matched(formulation, levels)))
 

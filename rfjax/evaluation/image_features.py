@@ -61,7 +61,7 @@ def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
 
 
 def _slopes(values):
-    """Central differences along x and y, in units of the value per pixel."""
+    """The slopes of `values` along x and y as central differences, per pixel."""
     padded = _padded(values)
     return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
 
@@ -77,7 +77,7 @@ def _padded(values):
 
 
 def _cells(values, cells):
-    """Means over cells x cells parts of equal area, in reading order: [n, cells²]."""
+    """The means of `values` over `cells` x `cells` parts of equal area, in reading order: [n, cells²]."""
     rows, columns = (_shares(size, cells) for size in values.shape[1:])
     return (rows @ values @ columns.T).reshape(len(values), -1)
 

@@ -61,7 +61,7 @@ class AssignedLoss:
 
     @property
     def level_stderrs(self) -> tuple[float, ...]:
-        """The standard error at each level; nan for a level with one example."""
+        """The standard error of the mean loss at each level; nan for a level with one example."""
         return tuple(standard_error(self._of(number)) for number in range(len(self.levels)))
 
     @property

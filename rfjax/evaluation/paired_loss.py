@@ -18,14 +18,15 @@ from rfjax.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A rule for L levels: t_i = (i + offset) / L for i = first, ..., first + L - 1."""
+    """A rule that gives L levels of t: t_i = (i + offset) / L for i = first, ..., first + L - 1."""
 
     first: int
     offset: float = 0.0
     last_left_out: int = 0  # how many of the last levels the average leaves out
 
     def numbers(self, levels: int) -> tuple[int, ...]:
-        """The number i of each level. It keys the noise: grids of equally many levels share noise at equal t."""
+        """The number i of each level. The noise of a level is keyed by its number, so grids with equally many levels
+        have the same noise at equal t."""
         return tuple(range(self.first, self.first + levels))
 
     def times(self, levels: int) -> tuple[float, ...]:
@@ -79,7 +80,7 @@ class ValidationLoss:
 
     @property
     def loss(self) -> float:
-        """The headline: the mean over examples and over the levels that enter it (`Grid.counts`)."""
+        """The validation loss: the mean over examples and over the levels that the grid counts (`Grid.counts`)."""
         return float(self.example_losses.mean())
 
     @property

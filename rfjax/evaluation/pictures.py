@@ -19,7 +19,8 @@ FRAME_MILLISECONDS, LAST_MILLISECONDS = 300, 900  # of a clip that plays
 def strip(
     images: Float[np.ndarray, "n h w 3"], gap: int = 0, side: int = TILE
 ) -> tuple[Float[np.ndarray, "height width 3"], int]:
-    """Returns (the images side by side, each enlarged by a whole factor to at least `side` pixels; a tile's side)."""
+    """Puts images side by side into one picture, each enlarged by a whole factor to a tile at least `side` pixels wide.
+    Returns (the picture, the side of a tile in pixels)."""
     scale = max(1, -(-side // images.shape[1]))
     large = np.clip(images, 0.0, 1.0).repeat(scale, axis=1).repeat(scale, axis=2)
     if gap:

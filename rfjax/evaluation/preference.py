@@ -1,4 +1,5 @@
-"""The names of what people prefer, as records and the results table have them."""
+"""The names under which human preference is stored in records and in the results table: evaluation, metrics, questions,
+corpus."""
 
 from __future__ import annotations
 

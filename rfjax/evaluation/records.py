@@ -172,7 +172,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
 
 
 def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
-    """The loss of each latent shape, with null for numbers that are not finite."""
+    """Converts the validation loss of each latent shape to JSON values, with null for numbers that are not finite."""
     return {
         shape: {**dict(zip(found, json_numbers(list(found.values())), strict=True)), "n": found["n"]}
         for shape, found in result.bucket_losses.items()
@@ -182,9 +182,9 @@ def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
 def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
-    """The record of GenEval scores by metric, followed by the values in `more`. The metrics are "geneval" and, if some
-    prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the evaluation cost,
-    as in `validation_record`.
+    """Makes the record of GenEval scores, given by metric, followed by the values in `more`. The metrics are "geneval"
+    and, if some prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the
+    evaluation cost, as in `validation_record`.
 
     The items are "overall" and the tasks that have images; n counts images. `extra` gives, for each metric, the tasks
     without images, the number of prompts of each item, and the plain fractions of correct images and prompts.
@@ -310,7 +310,8 @@ def _is_number(value) -> bool:
 
 
 def lag_note(records: Iterable[Mapping], step: int) -> str | None:
-    """A warning if the average's validation loss at `step` exceeds that of the raw weights by more than `LAG`."""
+    """A warning if at `step` the validation loss of the averaged weights (ema) exceeds that of the raw weights by more
+    than the share `LAG`; else None."""
     losses: dict[tuple, dict[str, float]] = {}
     for key, values in ((record["key"], record["values"]) for record in records):
         if key["evaluation"] == "validation" and key["step"] == step:
@@ -351,7 +352,8 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
 
 
 def _floors_of(values):
-    """{(metric, item): text with the floors} of values whose floors are in the same record."""
+    """Returns {(metric, item): a line with the floors of that score}, for the scores whose floors are among
+    `values`."""
     found: dict[tuple[str, str], list[str]] = {}
     for value in values:
         metric, floor, name = value["metric"].partition(FLOOR)

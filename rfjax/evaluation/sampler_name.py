@@ -46,7 +46,8 @@ class SamplerName:
 
     @classmethod
     def of(cls, config: Config, sampler: SamplerConfig, **more) -> SamplerName:
-        """The name of a run's `sampler`, with the run's timestep shift; `more` are the fields that the config lacks."""
+        """Makes the name of a run's `sampler`, with the timestep shift of the run's config. `more` are the fields of
+        the name that no config holds, such as the numbers of images."""
         shift = {
             "timestep_shift": config.timestep_shift,
             "by_area": config.timestep_shift_by_area,

@@ -13,7 +13,7 @@ Programs = dict[object, Callable]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One thing to measure: `kind` at `step` with `weights`, under the record's `key`."""
+    """One evaluation to make: which kind, at which step, with which weights (ema or raw), and the key of its record."""
 
     kind: str
     step: int

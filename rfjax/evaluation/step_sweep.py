@@ -60,8 +60,8 @@ def measure_sampling_steps(
     """Measures one checkpoint at each count of sampling steps, records it, and returns the records.
 
     The metrics are "sampling" (GenEval, overall and per task), "sampling_path_length" and "sampling_distance". A
-    latent's path length takes norms over all its elements. Its distance is the root mean square, over its elements, of
-    the difference from the reference's latent. Both are means over images.
+    latent's path length takes norms over all its elements. A latent's distance is the root mean square, over its
+    elements, of the difference from the latent at the most steps. Both are means over images.
     """
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))

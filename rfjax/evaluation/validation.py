@@ -114,10 +114,10 @@ def compile_validation(
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     """The loss of `params` on the first `config.examples` validation examples of the corpus.
 
-    If the corpus has several latent shapes, each part gives a share of the examples in proportion to its size, in
-    batches of its own shape. Conditions have no dropout. The last batch is filled up by repeating its last example, and
-    the repeats are dropped. `params` stay where they are, sharded or not. Raises `RfjaxError` if the corpus gives a
-    wrong number of examples, or an id twice.
+    If the corpus has several latent shapes, each part gives a share of the examples in proportion to its validation
+    images, in batches of its own shape. Conditions have no dropout. The last batch is filled up by repeating its last
+    example, and the repeats are dropped. `params` stay where they are, sharded or not. Raises `RfjaxError` if the
+    corpus gives a wrong number of examples, or an id twice.
     """
     config = step.config
     shares = validation_shares(corpus, config.examples)
@@ -147,7 +147,8 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
 
 
 def _shapes(asked, order):
-    """The latent shape of each example, by name, in the order of the ids."""
+    """The latent shape of each example as text, such as 40x24, in the order of the example ids. `asked` has (part,
+    number of examples)."""
     shapes = np.concatenate([[format_shape(part.shapes.latents)] * count for part, count in asked])
     return tuple(shapes[order].tolist())
 

@@ -20,7 +20,8 @@ from rfjax.flow.path import Times, expand_time
 
 
 class Matched(NamedTuple):
-    """A formulation's network at times s of the straight path; for rf (s, 1, s, 1, 0).
+    """Five numbers for each time s by which a formulation's network gives the straight path's velocity; rf: (s, 1, s,
+    1, 0).
 
     The network's inputs are `scale` times y and the time `condition`. The velocity at y is `of_prediction` times the
     network's prediction plus `of_point` times y.

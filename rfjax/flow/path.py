@@ -1,7 +1,7 @@
 """Paths from data to noise: z_t = a(t) x0 + b(t) eps  (SD3 eq. 2).
 
 Time runs from data (t=0) to noise (t=1). Functions of t also take NumPy arrays, because schedules are made in float64
-on the host. So a path asks t for its array namespace.
+on the host. So each function computes with the library of its argument: NumPy or jax.numpy.
 
 Divided by a + b, each of these paths is the straight path of rectified flow at the time
 
@@ -39,7 +39,7 @@ class Path(Protocol):
     def db(self, t: Times) -> Times: ...
 
     def time_at(self, s: Times) -> Times:
-        """The t of this path at which b / (a + b) = s."""
+        """Returns the time t of this path at which b(t) / (a(t) + b(t)) = s."""
 
     def condition(self, t: Times) -> Times:
         """The network's time input at t."""

@@ -28,7 +28,8 @@ def _uniform(steps, shift):
 
 
 def _diffusers(steps, shift):
-    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to its least training time, then 0.
+    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to the scheduler's least training
+    time (0.001, shifted), then 0.
 
     diffusers shifts the least time first, and then all times. So the least time is shifted twice, here as well.
     """
@@ -196,7 +197,8 @@ def autoguided_velocity(
 
 
 def _guided_within(guided, alone, guidance_scale, interval):
-    """The function `guided` at times in the interval, and `alone` outside it and at scale 1."""
+    """Returns the velocity function that is `guided` at times inside the interval, and `alone` outside it and at scale
+    1."""
     if guidance_scale == 1.0:
         return alone
     if interval == (0.0, 1.0):
@@ -213,7 +215,7 @@ def _guided_within(guided, alone, guidance_scale, interval):
 def guided_share(
     times: Float[np.ndarray, " times"], method: str, guidance_scale: float, interval: tuple[float, float]
 ) -> float:
-    """The share of a sampler's velocities that are guided. A guided velocity costs two evaluations of the network."""
+    """The share of a sampler's velocity evaluations that use guidance, and so cost two evaluations of the network."""
     if guidance_scale == 1.0:
         return 0.0
     inside = (times >= interval[0]) & (times <= interval[1])

@@ -15,7 +15,8 @@ from rfjax.errors import ConfigError
 
 
 def convert_value(annotation: object, value: object, field: str) -> object:
-    """`value` as the annotated type, without lossy conversions. Raises `ConfigError` with the field's name."""
+    """Converts `value` to the annotated type, if nothing is lost by that. Raises `ConfigError`, naming the field,
+    otherwise."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -40,8 +41,8 @@ def convert_value(annotation: object, value: object, field: str) -> object:
 
 
 def parse_value(annotation: object, text: str, field: str) -> object:
-    """The value that a command line's text stands for, by the annotated type. Raises `ConfigError` with the field's
-    name. The value is not checked: `convert_value` does that."""
+    """Parses a text of the command line as a value of the annotated type, and returns the value. Raises `ConfigError`
+    with the field's name. The value is not checked: `convert_value` does that."""
     if annotation is str:
         return text
     if annotation == tuple[str, ...]:

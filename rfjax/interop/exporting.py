@@ -128,7 +128,7 @@ def how_to_call(workdir: Path, out: Path) -> str:
 
 
 def origin_of(workdir: Path, step: int | None, weights: str) -> Origin:
-    """The checkpoint of a run that is to be exported, by default its newest."""
+    """Finds the checkpoint of a run that is to be exported, by default the newest."""
     run = plan_run(read_config(workdir), workdir)
     check_record(run)
     return Origin(workdir, run.name, checkpoint.choose_step(workdir, step), weights, run.config, run.corpus.shapes)
@@ -247,7 +247,8 @@ def _side_files(origin, layout, target) -> Mapping[Path, str]:
 
 
 def _settings_of_clips(model: ModelConfig) -> dict[str, object]:
-    """The settings that only a network of clips has, as far as they are set."""
+    """Returns the settings of temporal patches, attention over time and rotary positions, without those at their
+    defaults."""
     found = {"temporal_patch_size": model.temporal_patch_size} if model.temporal_patch_size > 1 else {}
     if model.temporal_attention != "joint":
         found["temporal_attention"] = model.temporal_attention

@@ -93,8 +93,8 @@ def find(path: Path) -> FoundCheckpoint:
 
 
 def _one_file(path: Path) -> FoundCheckpoint:
-    """Finds the checkpoint of a file that the user named: that of the whole folder if the file belongs to one, else
-    that of the file alone."""
+    """Finds the checkpoint of a file that the user named. If the file is one of several shards, or has a config or a
+    manifest beside it, that is the checkpoint in its folder; else it is the file alone."""
     folder = path.parent
     for stem in names.WEIGHTS.values():
         parsed = _parse(path.name, stem)

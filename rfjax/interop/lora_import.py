@@ -131,7 +131,8 @@ def read_factors(
 
 
 def _maps(model: ModelConfig, shapes: BatchShapes):
-    """Yields (name in diffusers, (part of our parameters, number among its maps)) of every map that adapters have."""
+    """Yields (name in diffusers, (part, number)) for every linear map that an adapter can change: `part` is the
+    `LeafPart` of rfjax's parameters with the map, and `number` the map's index in it."""
     for part in sources(DIFFUSERS, model, parameter_shapes(model, shapes)):
         if part.leaf.endswith("/kernel") and matrix_axes(part.leaf) is not None:
             for number, name in enumerate(part.names):
@@ -139,7 +140,8 @@ def _maps(model: ModelConfig, shapes: BatchShapes):
 
 
 def _sort(reader, file, known) -> tuple[dict[str, dict[str, str]], dict[str, float]]:
-    """({map: {"a", "b": key}}, {map: alpha}) of a file. Raises `ConfigError` for any other key."""
+    """Sorts a file's keys. Returns ({linear map: {"a": key, "b": key}}, {linear map: alpha}). Raises `ConfigError` for
+    a key that is neither a factor nor an alpha."""
     names: dict[str, dict[str, str]] = {}
     alphas: dict[str, float] = {}
     for key in reader.tensors:
@@ -172,7 +174,8 @@ def _sort(reader, file, known) -> tuple[dict[str, dict[str, str]], dict[str, flo
 
 
 def _read_map(reader, file, name, keys, alphas, settings, part: LeafPart, number: int) -> tuple[First, Second]:
-    """A map's (a [inputs, rank], b [rank, outputs]) in our orders, with alpha / rank folded into b."""
+    """Reads the factors of one linear map. Returns (a [inputs, rank], b [rank, outputs]) with rfjax's order of inputs
+    and outputs, and with alpha / rank folded into b."""
     first, second = (np.asarray(reader.read(keys[half]), np.float32) for half in "ab")
     outputs, inputs = part.shapes[number]
     for key, tensor, axis, side in ((keys["a"], first, 1, inputs), (keys["b"], second, 0, outputs)):
@@ -208,7 +211,8 @@ def _scale(file, name, rank, alphas, settings) -> float:
 
 
 def _without_filling(a: First, b: Second) -> tuple[Float[np.ndarray, "inputs used"], Float[np.ndarray, "used outputs"]]:
-    """Factors without the last columns and rows that are zero in both: files fill factors up to one rank."""
+    """Cuts off the last columns of a and rows of b that are all zero: files fill all factors with zeros up to one
+    rank."""
     used = np.flatnonzero(np.any(a, axis=0) | np.any(b, axis=1))
     rank = max(1, int(used[-1]) + 1) if len(used) else 1
     return a[:, :rank], b[:rank]

@@ -70,7 +70,8 @@ _KNOWN = set(Settings.__annotations__) | {"_diffusers_version"}
 
 
 class Scheduler(NamedTuple):
-    """The sampler beside a network: its file, its shift (constant, or dynamic by the picture's size), and notes."""
+    """What scheduler_config.json says about the sampler: the file, the timestep shift (constant, or dynamic by the
+    picture's size), and notes."""
 
     path: Path
     shift: float | None  # None: dynamic

@@ -17,7 +17,8 @@ from rfjax.plan.targets import Target, parse_target
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """A family of accelerators. A TPU slice of up to `whole` chips is one machine; a larger one has four a machine."""
+    """A family of accelerators. A TPU slice of up to `whole` chips is one machine; a larger slice has four chips on
+    each machine."""
 
     type: str  # the start of gcloud's `--accelerator-type`; empty if it is not sold as TPU VMs
     runtime: str  # software version of TPU VMs

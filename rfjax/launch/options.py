@@ -29,7 +29,8 @@ class _Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) -> None:
-    """Adds --site, --on and a flag for every option, grouped by the targets that take it."""
+    """Adds to the parser --site, --on and a flag for every option of a scheduler, grouped by the schedulers that take
+    it."""
     site = "a file with get_site(), or a shipped site's name: it gives --on and the options below; flags override it"
     parser.add_argument("--site", metavar="FILE.py|NAME", type=as_text("--site"), help=site)
     parser.add_argument("--on", metavar="TARGET", help="the scheduler: " + ", ".join(targets))

@@ -42,7 +42,7 @@ class Slurm:
         return f"runs/{study}" if given is None else local_text(given, "--workdir")  # all nodes share the home folder
 
     def plan(self, launch: Launch) -> Plan:
-        """Plans an array for each number of nodes that points need, and the job that collects.
+        """Plans one job array for all points that need the same number of nodes, and the job that collects the results.
 
         Raises `ConfigError` for a mesh that does not fill whole nodes.
         """

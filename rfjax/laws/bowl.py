@@ -44,8 +44,8 @@ def excess_at(frontier: OptimalFrontier, size: float) -> Estimate:
 
 
 def asymmetry(frontier: OptimalFrontier, factor: float) -> Estimate:
-    """The ratio of two excess losses at equal FLOPs: with `factor` times fewer images per parameter than the optimum,
-    over with `factor` times more."""
+    """The ratio of two excess losses at equal FLOPs: that of training with `factor` times fewer images per parameter
+    than is optimal, over that of training with `factor` times more."""
     under, over = (excess(frontier, size_at(frontier, f), frontier.reference) for f in (1 / factor, factor))
     with np.errstate(divide="ignore", invalid="ignore"):
         return _estimate(frontier, under / over)

@@ -48,7 +48,8 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """A way to spend the budget, and the loss that the law predicts for this way."""
+    """One way to spend a budget, as a number of parameters and of images, with the loss that the law predicts for
+    it."""
 
     params: Estimate
     images: Estimate
@@ -57,7 +58,8 @@ class Design:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The best use of a budget, and the design with a fixed number of images."""
+    """How to divide a budget of FLOPs: the optimal numbers of parameters and images and, for comparison, the design
+    with a fixed number of images."""
 
     budget: float
     cost: Cost
@@ -188,14 +190,16 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 
 
 def _loss(parameters, params, images):
-    """The log loss for each row of parameters, at the params and images of that row."""
+    """The logarithm of the parametric law's loss. Row i has the law's parameters i, at the model size `params[i]` and
+    the number of images `images[i]`."""
     e, log_a, alpha, log_b, beta = parameters.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)
 
 
 def _estimate(values):
-    """An estimate: the first of `values` is its value, the others are draws for its interval."""
+    """Makes an `Estimate`: the first of `values` is the value, the others are draws from which the interval is
+    taken."""
     rest = values[1:][np.isfinite(values[1:])]
     enough = len(rest) >= 0.9 * len(values[1:])  # else too many draws have no optimum for an interval
     return Estimate.from_draws(values[0], rest if enough else None)

@@ -204,7 +204,8 @@ def _vertex(group, loss):
 
 
 def _redraw_parabolas(groups, resamples, seed):
-    """Redraws the losses with the pooled scatter and refits parabolas and line. Returns (draws of the line, method)."""
+    """Simulates the losses again: the fitted parabolas plus noise of their pooled scatter. Fits parabolas and the line
+    to each simulation. Returns (the lines, a description of the method)."""
     designs = [_design(group)[0] for group in groups]
     losses = [group["loss"].to_numpy(float) for group in groups]
     fitted = [d @ np.linalg.lstsq(d, y, rcond=None)[0] for d, y in zip(designs, losses, strict=True)]
@@ -237,7 +238,8 @@ def _bias_of_parabolas(table, groups):
 
 
 def _bias_of_envelope(table, grid, sizes, images):
-    """The bias of approach 1. The law is fitted to all checkpoints, since the envelope takes each as a run."""
+    """The bias of approach 1: its errors on noiseless losses of the parametric law. The law is fitted to checkpoints
+    (about `BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -254,12 +256,13 @@ def _bias_of_envelope(table, grid, sizes, images):
 
 
 def _surface(table):
-    """Returns (the parametric law fitted to these rows, the cost of training)."""
+    """Fits the parametric law to these rows and measures the cost of training. Returns (the fit, the `Cost`)."""
     return fit(table, PARAMETRIC, resamples=100, held_out=False), measure_cost(table)
 
 
 def _bias(fitted, cost, optima):
-    """The errors of the optima, and of their line's exponent, against the exact optima of the fitted law."""
+    """The errors of an approach's optima, and of the exponent of the line through them, on noiseless losses of the
+    fitted law, whose exact optima are known."""
     exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
     _, _, alpha, _, beta = fitted.parameters
     return {
@@ -312,7 +315,7 @@ def _crossings(chosen, grid, sizes, losses, images):
 
 
 def _line(optima):
-    """log G, a, log H, b: straight lines through the optima in log-log."""
+    """Fits straight lines through the optima in log-log. Returns (log G, a, log H, b) of N = G C^a and D = H C^b."""
     log_c, log_n, log_d = (np.log([getattr(one, name) for one in optima]) for name in ("flops", "params", "images"))
     centre = log_c.mean()
     result = []

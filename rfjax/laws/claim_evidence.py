@@ -31,7 +31,7 @@ LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 
 @dataclass(frozen=True, kw_only=True)
 class TokensPerImage:
-    """The image tokens and text tokens of an example.
+    """The numbers of image tokens and of text tokens of an example.
 
     A number is None if the table does not give it; `reason` says why.
     """
@@ -78,7 +78,8 @@ class Evidence:
 
     @cached_property
     def levels(self) -> LevelExponents:
-        """The exponent of the loss at each level of t, over the runs that the power law takes."""
+        """The exponent of compute of the loss at each level of t, fitted to the same runs as the power law of
+        compute."""
         return level_exponents(self.rows.get(POWER.name, self.points), self.options)
 
     @cached_property
@@ -93,7 +94,8 @@ class Evidence:
 
     @property
     def floor_law(self) -> str:
-        """The law whose E is used: the parametric law, or else the saturating law; "" if neither was fitted."""
+        """The name of the law whose E is used to normalise training curves: the parametric law, or else the saturating
+        law; "" if neither was fitted."""
         return next((law.name for law in (PARAMETRIC, SATURATING) if not self.lack(law.name)), "")
 
 
@@ -230,7 +232,7 @@ def _tokens(points, given):
 
 
 def _recount(fitted, rows, tokens):
-    """Derives the frontier of the same fit with C = 6 N D.
+    """Derives the compute-optimal frontier of the fit `fitted` once more, with C = 6 N D in place of the table's FLOPs.
 
     D counts image and text tokens; if text tokens are unknown, image tokens; if those are unknown too, images.
     """

@@ -204,7 +204,8 @@ def _published(law):
 
 
 def _own(evidence):
-    """The table's own frontier, with its own FLOPs as C and with C = 6 N D."""
+    """The compute-optimal frontier of the user's own table, once with the table's FLOPs as C and once with C = 6 N D,
+    as values for the board."""
     counted, told = tokens_counted(evidence)
     counts = {"its own FLOPs": (evidence.frontier, True), f"C = 6 N D, {counted}": (evidence.frontier_6nd, told)}
     found = []

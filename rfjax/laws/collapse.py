@@ -27,8 +27,8 @@ NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the 
 class Collapse:
     """The collapsed curves, or the reason why there are none.
 
-    At each share of training, the curves have a relative standard deviation over runs; `spread` is the largest of them.
-    `noise` is the spread that the scatter of the runs' last losses would cause by itself.
+    At each share of training, the curves have a relative standard deviation over runs; `spread` is the largest of these
+    deviations. `noise` is the spread that the scatter of the runs' last losses would cause by itself.
     """
 
     notes: tuple[str, ...]

@@ -40,7 +40,8 @@ MIN_RUNS_FOR_INTERVAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One correlation. `low` and `high` are None if there are too few runs, or too many equal ones, for an interval."""
+    """A correlation coefficient with its p-value and its interval. `low` and `high` are None if there are too few runs,
+    or too many equal ones."""
 
     name: str
     value: float
@@ -208,7 +209,8 @@ def redraw_prompts(
 
 @functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
 def _redrawn_counts(prompts, resamples, seed):
-    """How often each prompt occurs in each redraw. `prompts` has the number of prompts of each task."""
+    """Draws the prompts of each task with replacement, `resamples` times. Returns how often each prompt occurs in each
+    draw. `prompts` has the number of prompts of each task."""
     rng = np.random.default_rng(seed)
     return [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in prompts]
 

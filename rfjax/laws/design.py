@@ -57,7 +57,8 @@ class Trunk(Known):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What a design is judged by: draws of the law, the noise, the target's FLOPs, and what is known already."""
+    """What a design is judged by: draws of the law's parameters, the noise between and within trunks, the FLOPs at
+    which the loss is to be predicted, and the trunks that are trained already."""
 
     draws: Float[np.ndarray, "draws 5"]  # in the law's own order: E, log A, alpha, log B, beta
     between: float
@@ -86,8 +87,8 @@ class Rules:
 
 
 class Information:
-    """The Fisher information of each candidate under each draw of the law, and the variance that a choice of candidates
-    leaves."""
+    """The Fisher information of each candidate trunk under each draw of the law. From it follows the variance of the
+    predicted log loss that a choice of candidates leaves."""
 
     def __init__(self, problem: Problem, candidates: Sequence[Trunk]):
         self.candidates, self.known_trunks = tuple(candidates), tuple(problem.known)
@@ -134,7 +135,8 @@ class Information:
         return self.known + self.each[:, list(places)].sum(axis=1)
 
     def chosen(self, places: Sequence[int]) -> Chosen:
-        """The design made of the candidates at these places; a place that occurs twice stands for two seeds."""
+        """The design made of the candidates with the indices `places`; an index that occurs twice stands for two
+        seeds."""
         variance = float(self.variance(self.total(places)))
         trunks = tuple(self.candidates[place] for place in sorted(places, key=lambda p: (self.sizes[p], p)))
         flops = float(self.flops[list(places)].sum())
@@ -178,7 +180,8 @@ class Information:
         return bool((values[:, 0] > _SINGULAR * values[:, -1]).all())
 
     def fitting(self, places: Sequence[int], spare: float, most_seeds: int) -> Int[np.ndarray, " fits"]:
-        """The candidates of at most `spare` FLOPs whose size has fewer than `most_seeds` trunks."""
+        """The candidates that can still be added to the trunks `places`: those of at most `spare` FLOPs whose size has
+        fewer than `most_seeds` seeds so far."""
         return np.flatnonzero((self.flops <= spare) & (self.seeds(places)[self.sizes] < most_seeds))
 
 
@@ -190,8 +193,8 @@ def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _bits(trunk, names) -> tuple[int, int]:
-    """(the bit mask of a trunk's size, the bit mask of its numbers of images); `names` gives the position of each
-    bit."""
+    """Returns (a bit mask of a trunk's size, a bit mask of the numbers of images of its branches); `names` gives the
+    position of each bit."""
     texts = [f"size {trunk.params:.3g}"], [f"{images:.3g}" for images in trunk.images]
     return tuple(sum({1 << names.setdefault(text, len(names)) for text in of_kind}) for of_kind in texts)
 
@@ -329,7 +332,7 @@ def best_log_grid(information: Information, rules: Rules) -> tuple[Chosen | None
 
 
 def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
-    """The grids of two or more sizes within the budget, each as (places, description)."""
+    """The grids of two or more sizes within the budget, each as (indices of its candidate trunks, description)."""
     by_size: dict[int, list[int]] = {}
     for place, trunk in enumerate(information.candidates):
         by_size.setdefault(trunk.size, []).append(place)
@@ -349,7 +352,8 @@ def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
 
 
 def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[tuple[Trunk, float]]:
-    """The single trunks within the budget that add most to the known trunks. Returns (trunk, half-width) of each.
+    """Finds the trunks that, added alone to the known trunks, improve the prediction most within the budget. Returns
+    (trunk, half-width) of each.
 
     The half-width is that of the 95 % interval of log loss at the target, once the trunk is trained. The list is empty
     if no candidate, together with the known trunks, determines the law.

@@ -132,13 +132,14 @@ def exclude(
 
 
 def log_columns(variables: Sequence[str], x: object) -> Float[np.ndarray, "n v"]:
-    """The natural logarithms of the variables of a mapping or a table, one column each."""
+    """Returns the natural logarithms of a law's `variables`, taken from a mapping or a table, one column for each."""
     columns = [np.log(np.atleast_1d(np.asarray(x[name], dtype=float))) for name in variables]
     return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 
 def _name_rows(table, chosen):
-    """Names the rows: by their lines in the file that the table was read from, or by their places from 1."""
+    """Names the chosen rows for an error: by their lines in the file that the table was read from, else by their
+    numbers from 1."""
     by_line = table.index.name == "line"
     word, places = ("line", table.index[chosen]) if by_line else ("row", np.flatnonzero(chosen) + 1)
     shown = ", ".join(map(str, places[:NAMED])) + (", ..." if len(places) > NAMED else "")

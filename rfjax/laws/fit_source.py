@@ -42,7 +42,8 @@ class FitSource:
 
     @property
     def pairs(self) -> pd.DataFrame | None:
-        """The covariances of the runs' losses over the examples they share; None for a foreign table."""
+        """The rows of a study's pairs.csv, with the covariances of runs' mean losses over the validation examples that
+        they share; None for a foreign table."""
         return None if self.study is None else study_fits.pairs_of(*self.study)
 
     def redraw_score(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
@@ -72,7 +73,7 @@ class FitSource:
         return self.choose_runs(law).rows
 
     def left_out_lines(self) -> list[str]:
-        """One line for each run or note of the table that no fit uses."""
+        """Says in lines which runs of the table no fit uses and why, and repeats the table's notes."""
         lines = list(map(str, (*self.left_out, *self.by_role)))
         if self.unfinished:
             named = ", ".join(f"{each['run']} ({each['state']})" for each in self.unfinished)
@@ -93,8 +94,8 @@ class FitSource:
 
 
 def read_renames(words: Sequence[str]) -> dict[str, str]:
-    """{our name: the file's name} of each column that an option `--rename OURS=THEIRS` gives. Raises `ConfigError` for
-    a text of another form, and if one of our names is given twice."""
+    """Reads the options `--rename OURS=THEIRS`. Returns {our name of a column: the file's name for it}. Raises
+    `ConfigError` for a text of another form, and if one of our names is given twice."""
     rename: dict[str, str] = {}
     for word in words:
         ours, sign, theirs = word.partition("=")

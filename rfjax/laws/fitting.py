@@ -75,7 +75,8 @@ class Estimate:
 
     @classmethod
     def from_draws(cls, value: float, draws: Float[np.ndarray, " draws"] | None, **errors) -> Estimate:
-        """The value with the interval that its draws give; without an interval where `draws` is None."""
+        """Makes an `Estimate` of `value` with the interval that `draws` of the quantity give; without an interval if
+        `draws` is None."""
         low, high = (None, None) if draws is None else map(float, np.quantile(draws, ENDS))
         return cls(value=float(value), low=low, high=high, **errors)
 
@@ -132,7 +133,8 @@ class Fit:
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """The lower and upper ends of the interval at each `x`, of the law itself or of a new run's loss."""
+        """Returns the lower and upper ends of the interval of the loss at each `x`: that of the law itself or, with
+        `new_run`, that of a new run."""
         value = self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
@@ -147,7 +149,8 @@ class Fit:
         return np.minimum(low, value), np.maximum(high, value)  # a misfit that the user named is not that of the draws
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
-        """The loss at each `x`, with the ends of the law's interval and of a new run's."""
+        """The law's loss at each `x`, with the ends of two intervals: of the law itself, and of the loss of a new
+        run."""
         low, high = self.interval(x, new_run=False)
         new_low, new_high = self.interval(x, new_run=True)
         return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}
@@ -332,8 +335,8 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
 
 
 def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
-    """Refits the law to mean losses as other validation examples might give them: normal draws with the covariance
-    `of_means`."""
+    """Refits the law to simulated mean losses, such as other validation examples might give: the runs' mean losses plus
+    normal noise with the covariance `of_means`."""
     mean = np.exp(log_loss)
     values, vectors = np.linalg.eigh(of_means / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -344,7 +347,7 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
-    """The largest run, or all that are as large, predicted from the other runs."""
+    """Predicts the largest run, or all runs that are as large, by a fit to the other runs."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}

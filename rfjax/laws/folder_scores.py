@@ -21,8 +21,9 @@ PREFERRED = {"corpus": ("geneval",)}  # the official prompts, if several corpora
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderScore:
-    """One protocol's scores at final checkpoints. `points` are the study's points, with columns for these scores and
-    their statistics. These columns are empty for a run without a score under `settings`."""
+    """The scores of one protocol (detector, prompts and options) at final checkpoints. `points` has a row for each
+    finished run of the study, with columns for these scores and their statistics. These columns are empty for a run
+    without a score under `settings`."""
 
     evaluation: str
     metric: str

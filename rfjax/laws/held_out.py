@@ -34,7 +34,7 @@ class LeftOut:
 
     @property
     def rms(self) -> float | None:
-        """Root mean square of the relative errors; None unless every run could be predicted."""
+        """The root mean square of the runs' relative errors of prediction; None unless every run could be predicted."""
         if any(error is None for error in self.relative_errors):
             return None
         return float(np.sqrt(np.mean(np.square(self.relative_errors))))
@@ -58,7 +58,8 @@ class LargestOut:
 
     @property
     def relative_error(self) -> float | None:
-        """Root mean square over the largest runs; for a single run, its signed error."""
+        """The relative error of the prediction: for a single largest run with its sign, for several their root mean
+        square."""
         if not self.predicted:
             return None
         errors = np.array(self.predicted) / np.array(self.actual) - 1
@@ -124,7 +125,8 @@ def leave_one_out(
 
 
 def _of_kept(covariance, out):
-    """The inverse covariance of the runs that each refit keeps, [refits, n, n], with zeros for those it leaves out."""
+    """The inverse covariance of the runs that each refit keeps, [refits, n, n]; rows and columns of the runs that a
+    refit leaves out are zero. `out` [refits, n] marks these runs."""
     precision = np.zeros((len(out), *covariance.shape))
     for row, left in enumerate(out):
         kept = np.ix_(~left, ~left)

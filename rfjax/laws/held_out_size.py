@@ -39,7 +39,8 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """The predictions of the largest depth's runs. For each run, the prediction that counts comes first."""
+    """The predictions of the largest depth's losses by laws that were fitted to the other depths. For each run, the
+    prediction that counts (by the rule in this module's docstring) comes first."""
 
     depth: int
     fit: Fit  # the law of compute
@@ -119,7 +120,8 @@ def _predict(fitted: Fit, rows: pd.DataFrame, points: pd.DataFrame) -> Iterator[
 def _better_than(row, points) -> str | None:
     """Returns the run of lowest loss among the other runs with no more FLOPs and no higher loss.
 
-    Returns None if there is no single such run: then only the mean over several seeds is that low.
+    Such a run is why the given one is off the frontier. None if no single run is that good, but only the mean over
+    several seeds.
     """
     better = points[(points["flops"] <= row.flops) & (points["loss"] <= row.loss) & (points["run"] != row.run)]
     return None if better.empty else str(better.nsmallest(1, "loss")["run"].iloc[0])

@@ -1,4 +1,5 @@
-"""Decides whether data determine a law: before the fit by counting, after it from the fit."""
+"""Decides whether data determine a law: before the fit by counting runs and distinct values, after it from the minimum
+that was found."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def _trend_p(log_x, log_loss):
 def verdict(
     law: Law, minimum: Minimum, best: int, log_x: Float[np.ndarray, "n v"], agreeing: int
 ) -> tuple[str, tuple[str, ...]]:
-    """Judges row `best` of the starts. Returns (the reason why its parameters are not determined, or ""; warnings).
+    """Judges the minimum that the start with index `best` reached. Returns (the reason why the data do not determine
+    its parameters, or ""; warnings).
 
     `log_x` is centred, as it was in fitting; `agreeing` is the number of starts that ended at this minimum.
     """

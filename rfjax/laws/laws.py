@@ -61,7 +61,8 @@ class PowerTerm:
         return [-np.inf, 0.0], [np.inf, MAX_EXPONENT]
 
     def starts(self, log_x: Points, dense: bool) -> Iterator[tuple[float, ...]]:
-        """Starting values of all parameters but the coefficient, which is set from the level of the loss."""
+        """Starting values for a fit of the term's parameters, all but the coefficient, which is set later from the
+        level of the loss."""
         yield from ((e,) for e in np.geomspace(0.02, 2.0, 7 if dense else 5))
 
 
@@ -178,8 +179,8 @@ class Law:
 
     @property
     def profiled(self) -> tuple[int, ...]:
-        """Indices of the parameters whose likelihood is profiled: E and the exponents. A coefficient is not profiled,
-        because it is the value of its term at x = 1, far outside all data."""
+        """The indices of the parameters that get a profile likelihood: E and the exponents. A coefficient gets none,
+        because it is the value of a term at x = 1, far outside all data."""
         return (*([0] if self.offset else []), *self.exponents)
 
     @property

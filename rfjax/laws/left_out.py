@@ -49,7 +49,7 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """The runs of a role that no law, correlation or ranking uses, and the reason."""
+    """A role (such as trunk), the runs that have it, and the reason why no law, correlation or ranking uses them."""
 
     role: str
     runs: tuple[str, ...]

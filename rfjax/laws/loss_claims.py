@@ -48,7 +48,8 @@ def no_floor(evidence: Evidence) -> Judgement:
 
 
 def power_predicts(evidence: Evidence) -> Judgement:
-    """Whether the power law predicts each run from the others as well as the saturating law."""
+    """Whether the power law (without a floor) predicts each run, by a fit to the other runs, as well as the saturating
+    law does."""
     names = (SATURATING.name, POWER.name)
     if lacking := [evidence.lack(name) for name in names if evidence.lack(name).startswith("columns")]:
         return untested(lacking[0])

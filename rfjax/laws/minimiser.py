@@ -65,7 +65,8 @@ class _Problem(NamedTuple):
 
 
 def bounds(law: Law, log_x: Float[np.ndarray, "n v"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Lower and upper bounds of the inner parameters (share, then each term's)."""
+    """Lower and upper bounds of the parameters inside the minimiser: E's share of the smallest loss, then the
+    parameters of each term."""
     lower, upper = ([0.0], [MAX_SHARE]) if law.offset else ([], [])
     for column, term in enumerate(law.terms):
         low, high = term.bounds(log_x[:, column])
@@ -169,7 +170,7 @@ def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
 
 
 def _deltas(problem, gradual):
-    """The successive values of delta in minimising; the problem's delta is the last."""
+    """The values of Huber's delta that the minimiser uses one after another; the last is the problem's own."""
     if problem.loss.delta > 0 and not gradual:
         return [problem.delta]
     unit = 1.0 if problem.loss.logarithmic else float(np.median(problem.scale))

@@ -46,7 +46,8 @@ def by_level(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """Relates the score to the loss at each level of t. The levels are the keys of `losses`.
+    """Correlates the score with the loss at each level of t, and predicts it from that loss. The levels are the keys of
+    `losses`.
 
     `redrawn` has the scores under redraws of the prompts, and `trunks` the number of each run's trunk, as in
     `correlation.correlate`. A run is predicted only from runs of other trunks. Raises `ConfigError` for levels without

@@ -95,8 +95,8 @@ class OptimalFrontier:
         return OptimalPoint(flops=float(flops), beyond=float(flops / self.flops[1]), **found)
 
     def estimate(self, logs: Float[np.ndarray, " rows"]) -> Estimate:
-        """A positive number with its interval, computed from the logarithm of its value under the law and under each
-        draw."""
+        """Makes an estimate of a positive quantity from its logarithms: the first is under the fitted law, the others
+        under the draws of its parameters, which give the interval."""
         return _estimate(self._with_ends(logs[None]))
 
     def exponent(self, name: str) -> Estimate:

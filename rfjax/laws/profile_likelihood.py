@@ -116,8 +116,8 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
 
 
 def _crossing(statistic, inside, values, critical, bound):
-    """Searches outwards. Returns (the value at which T first exceeds `critical`, whether it never does, [(values,
-    T)])."""
+    """Searches from the estimate (`inside`) towards the parameter's `bound`. Returns (the value at which T first
+    exceeds `critical`, whether T never exceeds it, [(values, T)] of the search)."""
     trace = []
     for _ in range(1 + REFINEMENTS):
         t = statistic(values)

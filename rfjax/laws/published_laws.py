@@ -49,7 +49,8 @@ class Power:
     scale: float = 1.0  # parameters or tokens in the paper's unit of them
 
     def at(self, flops: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
-        """The value for a compute budget in FLOPs. Raises `ConfigError` if the coefficient is not known."""
+        """The quantity (size, tokens or loss) that this power law gives for a compute budget in FLOPs. Raises
+        `ConfigError` if the paper gives the exponent but no coefficient."""
         if self.coefficient is None:
             raise ConfigError("of this published law the slope alone is known; it has no value for a compute budget")
         with np.errstate(over="ignore"):

@@ -60,7 +60,8 @@ def _kendall_rows(x, y):
 
 
 def _dense_places(values):
-    """(the place of each value among the distinct values of its row, the number of tied pairs of each row)."""
+    """Returns (each value replaced by its rank among the distinct values of its row, the number of tied pairs in each
+    row)."""
     order = np.argsort(values, axis=-1)
     ordered = np.take_along_axis(values, order, axis=-1)
     rises = np.zeros(values.shape, np.int64)

@@ -58,7 +58,8 @@ def draw(
     method: str = "auto",
     trunks: Int[np.ndarray, " n"] | None = None,
 ) -> Draws:
-    """Refits `resamples` resamples, from the fitted `parameters`. `log_x` is centred, and so are the parameters.
+    """Resamples the data `resamples` times and refits the law to each resample, starting from the fitted `parameters`.
+    `log_x` is centred, and the parameters are those for centred `log_x`.
 
     `trunks` are the numbers of the runs' trunks. Raises `ConfigError` for too few trunks to resample, and for an
     unknown method.
@@ -124,7 +125,7 @@ def add_noise(
 
 
 def _middle(law, log_x, log_loss):
-    """A second start: E is half of the smallest loss, exponents are 0.3."""
+    """A second start for refits, besides the fitted parameters: E is half of the smallest loss, exponents are 0.3."""
     share = 0.5 * law.offset
     level = float(np.log(np.mean(np.exp(log_loss)))) + np.log1p(-share) - np.log(len(law.terms))
     row = [share * np.exp(log_loss.min())] * law.offset
@@ -144,7 +145,8 @@ def resampled_counts(
     resamples: int,
     trunks: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, "resamples n"]:
-    """Counts each point in each resample of trunks. Resamples that cannot determine the law are drawn again."""
+    """Draws resamples of whole trunks, and returns how often each point occurs in each resample. Resamples that cannot
+    determine the law are drawn again."""
     n, k = len(log_x), len(law.parameters)
     # Which rows hold each distinct value, of every variable and of all of them together.
     columns = [log_x[:, [column]] for column in range(log_x.shape[1])] + [log_x]

@@ -118,7 +118,8 @@ def _by_guidance(evidence):
 
 
 def larger_need_fewer_steps(evidence: Evidence) -> Judgement:
-    """Whether the largest size loses less than the smallest at the fewest sampling steps that all sizes have."""
+    """Whether a few sampling steps cost the largest size less of its GenEval score than the smallest size. Compared are
+    the fewest steps among those at which most sizes were scored."""
     needs = "a results folder with GenEval of two sizes at several counts of steps (`rfjax eval RUN --sampling-steps`)"
     if evidence.results is None:
         return untested(needs)

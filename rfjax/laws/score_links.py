@@ -131,7 +131,8 @@ LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFit:
-    """A link fitted to n runs; `reason` says why it could not be fitted, or ""."""
+    """A link (a curve from loss to score) that was fitted to n runs; `reason` says why it could not be fitted, or is
+    ""."""
 
     link: Link
     n: int
@@ -168,8 +169,8 @@ class LinkFit:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def _drawn_scores(self, x):
-        """The link's scores at x for each draw of its parameters, [draws, m]. With many runs the draws come from a
-        linearised fit, so the link is linearised about the fit here, too."""
+        """The scores that the link gives at `x` under each draw of its parameters, [draws, m]. With many runs the draws
+        come from a linearised fit, so the link is linearised about the fit here, too."""
         if not are_many(self.n):
             return self.link.curve(self.draws, x)
         return self.link.curve(self.inner, x) + (self.draws - self.inner) @ _slopes(self.link, self.inner[None], x)[0].T
@@ -301,7 +302,8 @@ def _isotonic_rms(loss, score):
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePrediction:
-    """The largest run's score, predicted from its loss by a link fitted to the others."""
+    """The largest run's score, predicted from its loss by a link (a curve from loss to score) that was fitted to the
+    other runs."""
 
     link: str
     run: str
@@ -359,7 +361,8 @@ def predict_largest(
 
 
 def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, **options) -> dict:
-    """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON.
+    """Fits every link (curve from loss to score) to all runs, and predicts the largest run's score by each link fitted
+    to the other runs. Returns both as JSON.
 
     `options` are those of `predict_largest`.
     """
@@ -390,7 +393,8 @@ def left_out_rms(
 
 
 def _folds_rms(loss, score, link, trunks):
-    """The root mean square error for many runs: a refit without each fold, started from the fit to all runs."""
+    """The root mean square error of predicting each run's score, for many runs: the runs of a fold are predicted by a
+    refit without them, which starts from the fit to all runs."""
     fitted = fit_link(loss, score, link, resamples=0)
     if fitted.reason:
         return None

@@ -23,9 +23,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class StepCount:
-    """One run sampled with one number of steps. Values that were not measured are nan.
+    """The scores of a run that was sampled with one number of steps. Values that were not measured are nan.
 
-    `drop` is 1 - score / score at `reference` steps; None if no prompts match or the reference's score is 0.
+    `drop` is 1 - (score at `steps`) / (score at `reference` steps, the most); None if no prompts match or the
+    reference's score is 0.
     """
 
     run: str
@@ -48,7 +49,8 @@ class StepCount:
 def step_counts(
     long: pd.DataFrame, prompts: pd.DataFrame, *, weights: str = "ema", resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[StepCount, ...]:
-    """Collects the final checkpoints that were sampled with several numbers of steps, by depth, run and steps."""
+    """Collects the scores of all final checkpoints that were sampled with several numbers of steps, sorted by depth,
+    run and steps."""
     rows = rows_where(long, evaluation=EVALUATION, weights=weights, final=1)
     prompts = rows_by_run(rows_where(prompts, weights=weights, evaluation=EVALUATION))
     found = []

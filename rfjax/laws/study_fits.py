@@ -38,7 +38,8 @@ PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The evaluations that fits and figures use; "" or None if the table has no such evaluation."""
+    """The evaluation settings (weights, grid, sampler, seeds) whose results fits and figures use; "" or None if the
+    table has no such evaluation."""
 
     corpus: str
     weights: str
@@ -245,7 +246,8 @@ def analyse(
 
 
 def _plan_budget(parametric, rows):
-    """Divides ten times the largest run's FLOPs. Returns (the allocation, ""), or (None, the reason)."""
+    """Divides a budget of ten times the largest run's FLOPs between parameters and images. Returns (the allocation,
+    ""), or (None, the reason)."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
     open_ends = undecided(parametric)

@@ -132,10 +132,10 @@ def scatter(
 
 
 def _sizes_with_several_seeds(trunks, log_x) -> int:
-    """The number of groups of trunks that share a setting: trunks of one size that differ only in their seed.
+    """Counts the sizes that have several trunks, with different seeds. Trunks count as one size if some of their
+    branches have equal `log_x` (the law's variables).
 
-    A table for a law of compute has no column of the size; there two trunks of one size have rows of equal compute at
-    each length.
+    So the size need not be a variable: for a law of compute, branches of one size and length have equal compute.
     """
     settings = np.unique(np.round(log_x, 9), axis=0, return_inverse=True)[1].ravel()
     met = np.zeros((trunks.max() + 1, settings.max() + 1))
@@ -146,7 +146,8 @@ def _sizes_with_several_seeds(trunks, log_x) -> int:
 
 
 def draw_noise(rng: np.random.Generator, found: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "draws n"]:
-    """Noise of log loss for runs with these trunks, one row for each draw of the scales."""
+    """Draws the noise of the log losses of runs that belong to these trunks, one row of noise for each draw of the two
+    scales in `found`."""
     draws = len(found.between)
     shared = rng.standard_normal((draws, int(trunks.max()) + 1))[:, trunks]
     return found.between[:, None] * shared + found.within[:, None] * rng.standard_normal((draws, len(trunks)))

@@ -73,8 +73,8 @@ BLOCK = 512  # queries of a block, at most
 
 
 def _blocks_of(queries):
-    """(blocks of at most `BLOCK` queries [blocks, batch, queries of a block, heads, head_size], the number of queries).
-    The last block is filled up with zeros."""
+    """Cuts the queries into blocks of at most `BLOCK`. Returns (blocks [blocks, batch, queries of a block, heads,
+    head_size], the number of queries). The last block is filled up with zeros."""
     batch, tokens, *rest = queries.shape
     count = -(-tokens // BLOCK)
     size = -(-tokens // count)

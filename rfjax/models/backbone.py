@@ -106,7 +106,7 @@ def _activation(path: str) -> str:
 
 
 def training_backbone(config: Config, shapes: BatchShapes, platform: str | None = None) -> Backbone:
-    """The network as a run of `config` computes it: with its precision, rematerialisation and attention."""
+    """The network as a run of `config` computes it: with the config's precision, rematerialisation and attention."""
     train = config.train
     computed = {"compute_dtype": train.compute_dtype, "remat": train.remat, "attention": train.attention}
     computed["unroll"] = train.unroll or config.model.depth

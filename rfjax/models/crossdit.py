@@ -123,7 +123,8 @@ class CrossDiT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations by part. The modulation is counted with the embeddings: no block recomputes it."""
+        """Forward operations of one example, by part of the network. The modulation is counted with the embeddings: no
+        block recomputes it."""
         h, mlp, depth = model.width, int(model.mlp_ratio * model.width), model.depth
         (image, patch_values), (text, context_size) = flops.patches(model, shapes), shapes.context
         return {

@@ -54,7 +54,8 @@ HOLDS: dict[str, tuple[Callable, Callable]] = {
 def match_size(
     reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences
 ) -> Match:
-    """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
+    """Changes the fields `differences` of the config `reference`, and finds the hidden size at which the number of
+    parameters or of FLOPs (`by`) is nearest to the reference's.
 
     The depth is kept. `hold` says whether the size of a head or the number of heads is kept; with few heads, a fixed
     number of heads gives finer steps of the hidden size. Hidden sizes are multiples of what the positions, and the

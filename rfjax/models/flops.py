@@ -26,8 +26,8 @@ def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
 
 
 def sequence_tokens(model: ModelConfig, shapes: BatchShapes) -> int:
-    """The number of tokens of an example that the blocks see: those of the image or clip, and those of the text if the
-    network has them in its sequences."""
+    """The number of tokens in the sequence of an example: the tokens of the image or clip and, if the network puts the
+    text into the same sequence, the tokens of the text (once per frame with factorised attention)."""
     text = shapes.context[0] if BACKBONES[model.backbone].text_in_sequence else 0
     return patches(model, shapes)[0] + model.batch_frames(shapes.latents) * text
 
@@ -46,8 +46,8 @@ def condition_embedders(model: ModelConfig, shapes: BatchShapes) -> int:
 
 
 def shared_blocks(model: ModelConfig, image: int, text: int) -> dict[str, int]:
-    """Operations of blocks with one weight set for all tokens; in the last block the text tokens have no part after the
-    attention."""
+    """Operations of all blocks of a network with one weight set for `image` and `text` tokens. In the last block text
+    tokens end with the attention: they have no MLP and no output projection."""
     h, mlp = model.width, int(model.mlp_ratio * model.width)
     joint, finished = image + text, (image + text) * (model.depth - 1) + image
     return {

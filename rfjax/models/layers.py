@@ -57,7 +57,8 @@ class Linear(nn.Module):
 
 
 def rounded_kernels(params, dtype: str | jnp.dtype):
-    """`params` with kernels in the type to which `Linear` rounds them, so the network's output is the same."""
+    """`params` with kernels already rounded to the type to which `Linear` rounds them; the network's output is the
+    same."""
 
     def rounded(path, leaf):
         return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
@@ -188,8 +189,8 @@ def added_positions(
 ) -> Float[np.ndarray | Array, "tokens hidden"] | None:
     """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
-    They are the positions in a `frame`, by default those of the formula, plus the positions of the token's time. The
-    positions of time are zero at the first time, so one frame has the positions of an image.
+    A token's position is that in its frame (`frame`, by default sine-cosine) plus that of its time, which is zero for
+    the first time. So one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None

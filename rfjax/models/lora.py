@@ -49,7 +49,7 @@ MATRICES: tuple[tuple[str, MatrixAxes], ...] = (
 
 
 def matrix_axes(path: str) -> MatrixAxes | None:
-    """How a kernel's axes make a matrix; None for a parameter that adapters leave alone."""
+    """The `MatrixAxes` of the kernel at this path; None for a parameter that adapters leave alone."""
     if not dimensions(path):
         return None
     return next((axes for pattern, axes in MATRICES if re.search(pattern, "/" + path)), None)
@@ -71,7 +71,7 @@ class MatrixShape(NamedTuple):
 
     @property
     def maps(self) -> tuple[int, ...]:
-        """The shape of the leading axes of a and b, which have one index for each map."""
+        """The shape of the leading axes of the factors a and b: one index for each layer and each separate map."""
         return self.stacked + self.apart
 
 
@@ -141,14 +141,15 @@ def merge(params: Params, adapter: Adapter, scale: Float[Array, ""] | float) -> 
 
 
 def adapted_leaves(params: Params) -> dict[str, MatrixShape]:
-    """{path: its shape as maps} of every kernel that an adapter has factors for."""
+    """Returns {path: `MatrixShape`} of every kernel that an adapter has factors for."""
     leaves = ((path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
     axes = ((name, shape, matrix_axes(name)) for name, shape in leaves)
     return {name: matrix_shape(shape, found) for name, shape, found in axes if found}
 
 
 def cut_ranks(params: Params, rank: int) -> dict[int, list[str]]:
-    """{rank: the kernels that have it}, in ascending order, for ranks below the rank asked for."""
+    """Returns {rank: the kernels whose factors have this rank}, in ascending order, for kernels that are too small for
+    `rank`."""
     cut: dict[int, list[str]] = {}
     for path, shape in adapted_leaves(params).items():
         if (own := rank_of(shape, rank)) < rank:

@@ -97,7 +97,7 @@ class StreamBlock(nn.Module):
         return chunks[8][:, None] * checkpoint_name(self.proj2(attend(self, q, k, v)), "proj")
 
     def finish(self, x, attended, chunks, rotation=None, time=None):
-        """The stream after the block. `time` is (condition, places) for the attention over time."""
+        """Returns the stream after the block. `time` is (condition, `Places`) for the attention over time."""
         update = chunks[2][:, None] * checkpoint_name(self.proj(attended), "proj")
         if self.dual:
             update = update + self.second_attention(x, chunks, rotation)

@@ -43,7 +43,7 @@ def cropped_positions(
 def centre_crop(
     positions: Float[Array, "grid grid channels"], height: int, width: int
 ) -> Float[Array, "tokens channels"]:
-    """The positions of an image of height x width tokens: the centre of a whole grid, row-major."""
+    """Cuts the positions of an image of height x width tokens, row-major, out of the centre of a grid of positions."""
     top, left = _corner(height, width, positions.shape[0])
     return positions[top : top + height, left : left + width].reshape(height * width, -1)
 

@@ -43,7 +43,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def dimensions(path: str) -> tuple[str | None, ...]:
-    """The names of a parameter's last dimensions, from the first rule that matches its path."""
+    """Returns the names of a parameter's last dimensions, from the first rule in `RULES` that matches the parameter's
+    path."""
     return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
 
 

@@ -15,7 +15,8 @@ CUDNN_FORWARD = "dot_product_attention_fwd"
 
 
 def _saves(*names: str) -> Callable[..., bool]:
-    """The policy that saves the values of these names, and with `attention` also what cuDNN's kernel returns."""
+    """The rematerialisation policy that saves the values with these checkpoint names; with `attention` also what
+    cuDNN's attention kernel returns."""
     named = jax.checkpoint_policies.save_only_these_names(*names)
 
     def policy(primitive, *args, **params):

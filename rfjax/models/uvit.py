@@ -147,7 +147,8 @@ class UViT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations by part: levels of halved resolution and doubled channels around shared blocks."""
+        """Forward operations of one example, by part of the network: levels of halved resolution and doubled channels
+        around shared blocks."""
         h, (text, context_size) = model.width, shapes.context
         _, height, width, channels = shapes.latents
         sizes = (*level_channels(model), h)

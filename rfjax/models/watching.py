@@ -43,7 +43,7 @@ def attend(
 
 
 def note_streams(module: nn.Module, **streams: Float[Array, "batch _ width"]) -> None:
-    """In a watched pass the module notes the mean square of each of its outputs."""
+    """Notes the mean square of each of `streams`, a block's outputs, if the forward pass is watched."""
     if _watched(module):
         for name, x in streams.items():
             mean = jnp.mean(jnp.square(x.astype(jnp.float32)))

@@ -104,7 +104,7 @@ def _row(plan, times: Sequence[str]) -> tuple[str, ...]:
 
 
 def _attention_note(plans, target, compiles: bool) -> str:
-    """Names the attention that a run uses on the target, and the attention that the plan's numbers assume."""
+    """Says which attention implementation a run uses on the target, and which one the plan's numbers assume."""
     from rfjax.plan.compiled import COMPILED_INSTEAD
 
     used = {plan.attention for plan in plans}

@@ -159,7 +159,8 @@ def _interval(half_width: float) -> str:
 
 
 def _beside(found, grid, said) -> str:
-    """Says how well the best grid of equal cost would determine the law."""
+    """Says, for comparison with the design, how well the best grid of sizes (evenly spaced in logarithm) within the
+    same budget would predict the loss at the target."""
     if grid is None:
         return "no grid of equal seeds and lengths fits into that budget and the seeds, and decides a law"
     text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"

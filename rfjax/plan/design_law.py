@@ -29,7 +29,8 @@ _SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters
 
 @dataclass(frozen=True, kw_only=True)
 class SoFar:
-    """The law and the noise known so far, either from a study's results or from the command line."""
+    """The law with its uncertainty, and the noise, that a design starts from: fitted to a study's results, or given on
+    the command line."""
 
     said: str
     noise_said: str
@@ -121,9 +122,9 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """The noise between and within trunks, from a fit's residuals.
+    """Estimates the noise between and within trunks (`Scatter`) from the residuals of a fit.
 
-    A fit with many trunks has no such estimate of its own, because it resamples trunks.
+    This is for a fit with many trunks: it resamples whole trunks, and so makes no such estimate of its own.
     """
     if found.scatter is not None:
         return found.scatter
@@ -200,7 +201,7 @@ def _check_units(of_trunk, size, path) -> None:
 
 
 def _other_settings(of_trunk, size) -> list[str]:
-    """The settings in which a known trunk differs from the config of its size."""
+    """Lists the settings in which a trunk that was already trained differs from the config of its size."""
     config = size.config
     ours = {"learning_rate": config.train.learning_rate, "batch_size": config.train.batch_size}
     ours |= {"formulation": config.formulation, "train_corpus": config.data.label}

@@ -54,7 +54,8 @@ class StepEstimate:
 
 
 def _without_layout(config: Config) -> Config:
-    """Returns `config` with a fixed layout, so that the hundreds of layouts in a search share one cached state."""
+    """Returns `config` with one fixed mesh, rematerialisation policy and number of microbatches, so that the hundreds
+    of these layouts in a search share one cached state."""
     train = dataclasses.replace(config.train, remat="none", accumulate=1)
     return dataclasses.replace(config, mesh=MeshConfig(), train=train)
 

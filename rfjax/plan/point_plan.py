@@ -24,7 +24,8 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class PointPlan:
-    """What a point takes on a target. `config` has the planned layout: the point's own, if that fits."""
+    """The plan of a point on a target: memory, time and cost. `config` has the layout that was planned, which is the
+    point's own if that fits."""
 
     point: str
     config: Config

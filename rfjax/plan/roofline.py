@@ -69,7 +69,8 @@ def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequen
 
 
 def limits_of(slices: int) -> tuple[str, ...]:
-    """The names of the limits of a target with the given number of slices."""
+    """The names of the limits of a step's time (compute, memory, ...) on a target with the given number of slices; the
+    network between slices is a limit only if there are several."""
     return LIMITS if slices > 1 else LIMITS[:-1]
 
 

@@ -23,7 +23,8 @@ _NAMES = {name: chip for chip in PLANNED.values() for name in (chip.name, *chip.
 
 @dataclass(frozen=True)
 class Target:
-    """Slices of TPUs or a set of GPU nodes; `name` is the vendor's, with the number of slices before it."""
+    """The hardware of a plan: TPU slices or GPU nodes. `name` is the vendor's name of a slice, after the number of
+    slices if there are several (`2xv5p-256`)."""
 
     name: str
     chip: Chip
@@ -64,7 +65,8 @@ class Target:
 
     @property
     def closed(self) -> tuple[bool, ...]:
-        """Which sides of a TPU slice close into rings. In 3D all do if the slice is made of whole cubes, else none."""
+        """Which sides of a TPU slice's torus close into rings. A 3D slice closes all its sides if each is a multiple of
+        the chip's `torus_side`, else none; a 2D slice closes each such side."""
         sides = [side % self.chip.torus_side == 0 for side in self.shape]
         return tuple(sides) if len(self.shape) == 2 else (all(sides),) * len(sides)
 

@@ -31,7 +31,8 @@ FORMAT, VERSION = "rfjax-captions", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Showing:
-    """Which images the captioner sees, and how they are cropped and batched."""
+    """The settings that decide which images of a source the captioner sees, how they are cropped, and how many are
+    captioned at once."""
 
     crop: str
     batch_size: int
@@ -153,7 +154,8 @@ def write_part(
 
 
 def _look(record: Record | Drop, showing: Showing) -> Shown | Drop:
-    """Decodes a record's image as the captioner sees it, or returns why it is left out."""
+    """Decodes a record's image and crops it for the captioner. Returns the image, or a `Drop` with the reason why it is
+    left out."""
     if isinstance(record, Drop):
         return record
     if record.key in showing.dropped_keys:

@@ -108,7 +108,8 @@ def _from_json(text: str) -> object:
 
 
 def reading_notes(columns: CaptionColumns, metadata: Mapping[str, object]) -> list[str]:
-    """Notes what it took to read a record's captions: an encoding other than UTF-8, zero characters removed."""
+    """Returns notes on how a record's captions had to be read: in an encoding other than UTF-8, or with zero characters
+    removed."""
     names = (columns.label or columns.original, columns.synthetic)
     values = [column(metadata, name) for name in names if name]
     return sorted({note for value in values for note in notes_of(value)})

@@ -48,7 +48,8 @@ class Clip(Picture):
 
 
 def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRule | None:
-    """The rule that --frames, --fps and --clips give; None without --frames. Raises `ConfigError` for other values."""
+    """Makes the `ClipRule` from the values of --frames, --fps and --clips; None without --frames. Raises `ConfigError`
+    for values that make no rule."""
     if frames is None:
         for option, value in (("--fps", rate), ("--clips", most)):
             if value is not None:
@@ -71,7 +72,8 @@ def parse_rate(rate: str | None) -> Fraction | None:
 
 
 def too_few(frames: int) -> str:
-    """The reason under which a file that is too short for one clip is counted."""
+    """Returns the reason, in words, under which `rfjax prepare` counts files that are shorter than one clip of `frames`
+    frames."""
     return f"fewer than {frames} frames"
 
 

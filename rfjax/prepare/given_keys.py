@@ -72,7 +72,8 @@ def say_unmet(unmet: Mapping[str, Collection[str]]) -> None:
 
 
 def noticing(source: Source, unmet: Mapping[str, Sequence[str]]) -> Source:
-    """Returns the source with `unmet`, {option: keys that name no image}, added to its `noticed`."""
+    """Returns the source with a note for each option in `unmet` ({option: keys that name no image}) added to what was
+    noticed about the source."""
     found = {_REASON.format(option): tuple(keys) for option, keys in unmet.items() if keys}
     if not found:
         return source

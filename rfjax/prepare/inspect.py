@@ -22,7 +22,8 @@ MADE_BY = "rfjax inspect"  # stored in the PNG, so that the command recognises i
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
     """Draws images from a split, the same number from each bucket that has enough.
 
-    Returns (bucket's name, place, facts, {row: caption}, thumbnail's bytes, latents) of each image.
+    Returns (bucket's name, the image's index in split and bucket, the record's facts, {index of a caption's record:
+    caption}, thumbnail's bytes, latents) of each image.
     """
     pairs = [(turn, n) for n, bucket in enumerate(found.buckets) for turn in range(min(count, bucket.images[split]))]
     shares = Counter(number for _, number in sorted(pairs)[:count])

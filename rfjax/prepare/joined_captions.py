@@ -35,7 +35,8 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions by key, in one file or in a file for each part. `facts` identify them in recipe and manifest."""
+    """Captions of images by the images' keys, in one file or in a file for each part. `facts` identify the captions in
+    recipe and manifest."""
 
     facts: Mapping
     listing: str | None  # hash of the source that they were written for, if known
@@ -60,7 +61,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """A source whose records get one more column: the captions joined by their key."""
+    """A source whose records have one more column: the captions that belong to the record's key."""
 
     source: Source
     captions: Captions

@@ -75,7 +75,8 @@ def add_options(parser, *names: str) -> None:
 
 
 def check_range(options: object, names: Sequence[str], low: int, high: int | None = None) -> None:
-    """Raises `ConfigError` if an attribute of `options` in `names` is out of bounds. None passes."""
+    """Raises `ConfigError` if one of the attributes `names` of `options` is a number outside `low` to `high`. An
+    attribute that is None is not checked."""
     for name in names:
         value = getattr(options, name)
         if value is not None and not (low <= value if high is None else low <= value <= high):

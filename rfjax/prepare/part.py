@@ -27,8 +27,8 @@ Tell = Callable[[float | int, int, int], None]  # (how much of the part is done,
 
 
 def listed(reason: str) -> str:
-    """Returns the reason under which an image of --drop-keys is counted: the reason in the user's list. If rfjax has a
-    reason of its own in the same words, the user's reason is marked."""
+    """Returns the reason under which images of --drop-keys are counted: the one in the user's list, marked as the
+    user's if rfjax has a reason of its own in the same words."""
     return f"{reason} (listed)" if reason in OWN_REASONS else reason
 
 
@@ -58,7 +58,8 @@ def read_finished(
 def map_in_order(
     pool: Executor, look: Callable[[Record | Drop], Looked], records: Iterable[Record | Drop], window: int
 ) -> Iterator[Looked]:
-    """Applies `look` to each record, up to `window` at a time in the pool's threads; yields the results in order."""
+    """Applies the function `look` to each record in the threads of `pool`, with at most `window` records under way, and
+    yields the results in the order of the records."""
     pending = deque()
     for record in records:
         pending.append(pool.submit(look, record))

@@ -80,7 +80,8 @@ class Recipe:
         return tuple((*frames, *bucket) for bucket in self.buckets)
 
     def split_of(self, key: str) -> str:
-        """Returns "train" or "validation", from the record's key alone: a growing corpus moves no image across."""
+        """Returns "train" or "validation". Only the record's key decides, so an image stays in its split if the source
+        grows."""
         if self.validation_keys:
             return "validation" if key in self.validation_keys else "train"
         draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]

@@ -147,7 +147,8 @@ def _wrong_array(where, arrays, name, size):
 
 
 def _wrong_moments(split, said, sums):
-    """Checks the mean and the deviation over all channels, which `--latent-scaling=measured` uses."""
+    """Compares the mean and the deviation of the latents over all channels, which `--latent-scaling=measured` uses,
+    with those that the manifest says. Returns a line for each that differs."""
     if not sums.values:
         return
     mean = float(np.mean(sums.sum) / sums.values)

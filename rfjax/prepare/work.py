@@ -124,7 +124,8 @@ def counted_names(source: Source, name: str) -> dict[str, int]:
 
 
 def say_passed_over(source: Source) -> None:
-    """Prints what is not read of a source, or may be a mistake: a line for each reason, with the first names."""
+    """Prints what is not read of a source, or may be a mistake: for each reason a line with the number of files and a
+    few of their names."""
     for line in describe(source.passed_over):
         say(f"not read: {line}")
     for line in describe(source.noticed, most=5):

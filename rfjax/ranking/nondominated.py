@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 def nondominated_ranks(
     alignment: Float[np.ndarray, "*sets variants"], distance: Float[np.ndarray, "*sets variants"]
 ) -> Int[np.ndarray, "*sets variants"]:
-    """Ranks the variants in each set, from 1. A higher alignment is better, and a lower distance.
+    """Ranks variants by non-dominated sorting, from 1. The last axis holds the variants; each row of the other axes is
+    ranked by itself. A higher alignment is better, and a lower distance.
 
     A point dominates another if it is no worse in both measures and better in one, so equal points share a rank. A
     variant that lacks a number, because it diverged, gets the rank after the worst of the others.

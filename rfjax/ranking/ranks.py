@@ -20,7 +20,8 @@ COLUMNS: dict[str, tuple[int | None, float | None]] = {"all": (None, None), "5 s
 
 @dataclass(frozen=True, kw_only=True)
 class AverageRank:
-    """One variant's average rank in one column. `low` and `high` come from `rank_interval`."""
+    """One variant's rank, averaged over the controls of a column, with the 95 % interval from `low` to `high`
+    (`rank_interval`)."""
 
     variant: str
     family: str
@@ -122,9 +123,9 @@ def rank_interval(
 
     A resample adds noise to measures that are already noisy, and noise biases ranks: it separates ties and fronts, and
     worsens the best ranks. So the 2.5 and 97.5 percentiles lie a little off the estimate. In simulated studies they
-    cover the rank for infinitely many prompts only 90 % of the time. A second interval has the
-    same percentiles plus (the estimate - the mean of the resamples). The returned interval reaches from the lower low
-    end to the higher high end of the two, and covers 94 to 95 %.
+    cover the rank for infinitely many prompts only 90 % of the time. A second interval has the same percentiles plus
+    (the estimate - the mean of the resamples). The returned interval reaches from the lower of the two low ends to the
+    higher of the two high ends, and covers 94 to 95 %.
     """
     low, high = np.percentile(resampled, PERCENTILES, axis=1)
     shift = value - resampled.mean(axis=1)

@@ -60,7 +60,7 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
 
 
 def shown_variants(ranking: Ranking) -> list[str]:
-    """Lists the variants of the short table: the best of each family in each column, as in the paper's table 1.
+    """Lists the variants of the short table: the two best of each family in each column, as in the paper's table 1.
 
     They are in the order of the first column that has ranks.
     """
@@ -75,7 +75,8 @@ def shown_variants(ranking: Ranking) -> list[str]:
 
 
 def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
-    """Computes rank correlations of a column with the paper's column, over the variants that both have."""
+    """Computes the rank correlations between a column's average ranks and those in column `place` of the paper's table,
+    over the variants that both have."""
     rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
     theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])
     ours = np.array([column.ranks[index].value for index in rows])
@@ -97,7 +98,8 @@ def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
 
 
 def _spearman(fixed, columns):
-    """Computes Spearman's coefficient of a vector with each column: Pearson's of the mid-ranks."""
+    """Computes Spearman's coefficient between the vector `fixed` and each column of `columns`, as Pearson's coefficient
+    of the mid-ranks."""
     x, y = stats.rankdata(fixed), stats.rankdata(columns, axis=0)
     x, y = x - x.mean(), y - y.mean(axis=0)
     with np.errstate(invalid="ignore"):  # nan for a constant column
@@ -131,5 +133,6 @@ def ranked_columns(numbers: Mapping) -> list[Mapping]:
 
 
 def rank_of(column: Mapping, variant: str) -> Mapping | None:
-    """Returns a variant's row, with its rank, in a column of `ranking_numbers`; None if the column has no such row."""
+    """Returns the entry with a variant's average rank in a column of `ranking_numbers`; None if the column does not
+    rank the variant."""
     return next((row for row in column["ranks"] if row["variant"] == variant), None)

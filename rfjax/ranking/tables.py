@@ -28,7 +28,8 @@ _LATEX = {
 def ranking_files(numbers: Mapping) -> dict[str, str]:
     """Returns {file name: content} of the tables, from `ranking_numbers`.
 
-    They are the complete table, and a short one with the best of each family, as in the paper's table 1.
+    They are the complete table, and a short one with the two best variants of each family in each column, as in the
+    paper's table 1.
     """
     columns = ranked_columns(numbers)
     best_first = [row["variant"] for row in columns[0]["ranks"]] if columns else []

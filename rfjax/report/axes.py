@@ -70,8 +70,8 @@ def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorde
 
 
 def points(axis, rows):
-    """Draw points, each (x, value, low, high, the options of `point`). If there are many, points are smaller, intervals
-    are faint, and points that look alike are drawn by one call."""
+    """Draw points with intervals; each row is (x, value, low, high, options for the function `point`). If there are
+    many, points are smaller, intervals are faint, and points that look alike are drawn by one call."""
     if not are_many(len(rows)):
         for *numbers, style in rows:
             point(axis, *numbers, **style)

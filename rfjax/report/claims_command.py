@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Answer the verb: print the verdicts, the laws and the conventions, and write them to `--out`.
+    """Runs `rfjax claims`: prints the verdicts, the laws and the conventions, and writes them to `--out`.
 
     Raises `ConfigError` for a table that is damaged or has a bad value, and for options that contradict each other.
     """

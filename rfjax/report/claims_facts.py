@@ -44,14 +44,16 @@ def number(value: float) -> str:
 
 
 def verdict_fact(verdict: Mapping) -> list[str]:
-    """One claim: its verdict, who makes it, what was found, the rule, and what would decide it."""
+    """States one claim as a fact: its verdict, who makes it, what was found, the rule of the verdict, and what would
+    decide an undecided claim."""
     lines = [f"{verdict['verdict']}: {verdict['claim']}", verdict["source"], found_words(verdict)]
     lines += [decide_words(verdict), f"rule: {verdict['rule']}", *verdict["notes"]]
     return [line for line in lines if line]
 
 
 def facts(board: Mapping) -> list[Fact]:
-    """The board for the console, without the table of laws: the claims, grouped by verdict, then the conventions."""
+    """Puts the board (all claims with their verdicts) into lines for the console, without the table of laws: the
+    claims, grouped by verdict, then the conventions."""
     ordered = sorted(board["verdicts"], key=lambda verdict: VERDICTS.index(verdict["verdict"]))
     rules = list(board["which_runs"].values())
     reason = [f"no optimal size of this table: {board['own_reason']}"] if board["own_reason"] else []
@@ -85,7 +87,7 @@ _POWERS = ("params", "tokens", "loss")
 
 
 def _negative(found):
-    """The exponent of a loss that falls as C^-g, with its sign."""
+    """Formats the exponent -g of a loss that falls as C^-g, with its interval; `found` is the estimate of g."""
     ends = {"value": -found["value"], "low": found["high"], "high": found["low"]}
     return estimate(ends | {name: end and -end for name, end in ends.items() if name != "value"}, ".3f")
 
@@ -95,7 +97,8 @@ def _range(flops):
 
 
 def at_words(board: Mapping) -> list[str]:
-    """The optimum of the user's own table at the middle of its runs, as a sentence for each way to count C."""
+    """States the compute-optimal size of the user's own table, at the middle of its runs' compute, in one sentence for
+    each way to count C."""
     return [
         f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
         f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"

@@ -1,7 +1,7 @@
 """Decides what the page shows if there is too much to read.
 
-Table rows beyond a limit are folded, a selection of lines and sheets is shown, and names beyond a limit are only
-counted. Each place says how much is not shown, and which file has everything.
+Table rows beyond a limit are folded; of a figure's lines and of the sample sheets only a selection is shown; names
+beyond a limit are only counted. Wherever something is not shown, the page says how much, and which file has everything.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def shown_of(shown: int, total: int, what: str, where: str) -> str:
 
 
 def names(found: Sequence[object], where: str = "report.json", between: str = ", ") -> str:
-    """The names as one line. Names beyond the first `NAMES` are only counted, and the file that has all is named."""
+    """Joins names to one line. Names beyond the first `NAMES` are only counted, and the file `where` that has all of
+    them is named."""
     listed = between.join(map(str, found[:NAMES]))
     return listed if len(found) <= NAMES else f"{listed} and {len(found) - NAMES:,} more (all in {where})"
 
@@ -65,8 +66,8 @@ def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], int]:
-    """Selects the lines of the figure of sampling steps. Returns ({line: its rows of `counts`}, the number of lines
-    before the selection)."""
+    """Selects the lines to draw in the figure of score against sampling steps. A line is a run under one sampler.
+    Returns ({line: its rows of `counts`}, the number of lines before the selection)."""
     lines: dict[tuple, list] = {}
     for count in counts:
         lines.setdefault((count["run"], count["settings"], count["reference"]), []).append(count)

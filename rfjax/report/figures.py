@@ -93,7 +93,8 @@ def loss_against_compute(numbers, look):
 
 
 def _marker(held, prediction):
-    """The marker of a prediction: a diamond for the law of compute, a square for the parametric law."""
+    """The marker with which a held-out prediction is drawn: a diamond for the law of compute, a square for the
+    parametric law."""
     return "D" if prediction["law"] == held["fit"]["law"] else "s"
 
 

@@ -187,7 +187,8 @@ def _scores(source, metric):
 
 
 def _levels(have):
-    """Returns the losses at each level of t, from those columns `loss@t=T` that have no empty cell."""
+    """Reads the columns `loss@t=T` of a table, with the loss at one level of t. Returns {t: losses}, for columns
+    without an empty cell."""
     found = {}
     for level, column in loss_levels(map(str, have)).items():
         t = pd.to_numeric(level, errors="coerce")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Run the verb: print the fits' facts, and write them to `--out`.
+    """Runs `rfjax fit`: prints what the fits found, and writes it to `--out`.
 
     Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, for a law
     asked for that the runs cannot decide, and for options that contradict each other.

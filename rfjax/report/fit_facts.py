@@ -27,7 +27,8 @@ Fact = Sequence[str]
 
 
 def as_lines(facts: Iterable[Fact]) -> list[str]:
-    """Each fact's first sentence as a line, and its others as indented lines."""
+    """Formats facts for the console: each fact's first sentence as a line, and its other sentences as indented lines
+    below."""
     return ["    " * bool(place) + printable(line) for fact in facts for place, line in enumerate(fact)]
 
 
@@ -37,7 +38,8 @@ def as_prose(fact: Fact) -> str:
 
 
 def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
-    """A fit, from `Fit.to_json`: the law and its parameters, the `rule` that chose its runs, and prediction errors."""
+    """States a fit, given as `Fit.to_json()`: the law and its parameters, the `rule` that chose its runs, and its
+    prediction errors."""
     if not fit["identifiable"]:
         return [f"{fit['law']} law: not fitted: {fit['reason']}"]
     parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
@@ -67,7 +69,8 @@ def _scatter_sentence(scatter):
 
 
 def _held_out_errors(fit):
-    """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" if none was requested."""
+    """States the leave-one-out and the leave-largest-out error of a fit, or why there is none; "" if none was
+    requested."""
     parts = []
     largest, of_trunks = fit.get("leave_largest_out"), fit.get("leave_trunk_out")
     left_out = [("trunk", of_trunks, ""), ("run", fit.get("leave_one_out"), ", optimistic" if of_trunks else "")]
@@ -92,14 +95,16 @@ def _left_out_how(left, unit):
 
 
 def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
-    """How many rows each rule left out of a fit, from the `Exclusion`s as JSON; empty if no row was left out."""
+    """States how many rows each rule left out of a fit, given the `Exclusion`s as JSON; empty if no row was left
+    out."""
     rules = "; ".join(dict.fromkeys(exclusion["rule"] for exclusion in excluded))
     rows = f"{len(excluded)} row{'s'[: len(excluded) != 1]}"
     return [f"left out before fitting: {rows} ({rules})"] if excluded else []
 
 
 def comparison_facts(comparison: Mapping) -> list[Fact]:
-    """Which law predicts held-out runs best, over the runs that all laws were fitted to; empty for a single law."""
+    """States which law predicts held-out runs best, over the runs that all laws were fitted to; empty for a single
+    law."""
     laws, best, runs = comparison["laws"], comparison["preferred"], len(comparison["shared_runs"])
     if len(laws) < 2:
         return []
@@ -117,7 +122,7 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
 
 
 def optimal_frontier_facts(found: Mapping) -> list[Fact]:
-    """The compute-optimal frontier, from the JSON under `optimal_frontier`, or the reason why there is none."""
+    """States the compute-optimal frontier, given the JSON under `optimal_frontier`, or the reason why there is none."""
     frontier = found["optimal_frontier"]
     if frontier is None:
         return [[f"no compute-optimal frontier of the parametric law: {found['optimal_frontier_reason']}"]]
@@ -139,13 +144,14 @@ def _power_of_compute(found, sign=""):
 
 
 def cost_sentence(cost: Mapping) -> str:
-    """The formula of training FLOPs, from a `Cost` as JSON, with its source and its largest error over the runs."""
+    """States the formula of training FLOPs, given a `Cost` as JSON, with the formula's source and its largest error
+    over the runs."""
     off = f", off by up to {percent(cost['worst'], signed=False)}" if cost["worst"] >= 5e-5 else ""
     return f"cost: {power(cost['kappa'])} · params^{cost['eta']:.3f} · images FLOPs ({cost['source']}{off})"
 
 
 def headline_fact(analysis: Mapping) -> list[str]:
-    """The law of compute that is shown, from `Analysis.to_json`, or why there is none."""
+    """States the law of compute that the report shows, given `Analysis.to_json()`, or why there is none."""
     reason = analysis["headline_reason"]
     if not analysis["headline"]:
         return [f"no law of compute was fitted: {reason}"]
@@ -153,8 +159,8 @@ def headline_fact(analysis: Mapping) -> list[str]:
 
 
 def held_out_facts(analysis: Mapping) -> list[Fact]:
-    """How well laws that are fitted to the other depths predict the runs of the largest depth: a fact for each run.
-    `analysis` is `Analysis.to_json()`.
+    """States how well laws that are fitted to the other depths predict the runs of the largest depth: a fact for each
+    run. `analysis` is `Analysis.to_json()`.
 
     For a run off the frontier, the parametric law's prediction comes first, because the law of compute holds on the
     frontier only.
@@ -204,7 +210,8 @@ def allocation_fact(found: Mapping) -> list[str]:
 
 
 def plan_fact(analysis: Mapping) -> list[str]:
-    """The best use of a budget larger than any run's, from `Analysis.to_json`, or why it is not known."""
+    """States how best to divide a budget larger than any run's between parameters and images, given
+    `Analysis.to_json()`, or why that is not known."""
     if analysis["plan"] is None:
         return [f"how to divide a larger budget is not known: {analysis['plan_reason']}"]
     return allocation_fact(analysis["plan"])
@@ -250,7 +257,8 @@ def approach_budget_fact(found: Mapping) -> list[str]:
 
 
 def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
-    """Each profiled parameter with its interval, from the `Profile`s as JSON; an interval may be open at an end."""
+    """States the profile-likelihood interval of each parameter that has one, given the `Profile`s as JSON; an interval
+    may have no end on one side."""
     facts = []
     for law, found in profiles.items():
         for name, p in found.items():
@@ -263,7 +271,8 @@ def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
 
 
 def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
-    """Loss against a score, from a `Correlation` as JSON: every coefficient, or those with `only` in their name."""
+    """States the correlation of the loss with a score, given a `Correlation` as JSON: all coefficients, or those with
+    `only` in their name."""
     if not found["coefficients"]:
         return [f"no correlation of loss with {name}: {found['reason']}"]
     coefficients = "; ".join(
@@ -273,7 +282,8 @@ def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
 
 
 def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
-    """The largest run's score, predicted from the other runs by each link, from the `ScorePrediction`s as JSON."""
+    """States which score each link (a curve from loss to score), fitted to the other runs, predicts for the largest
+    run. `predicted` are `ScorePrediction`s as JSON."""
     return [
         [
             f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "

@@ -10,7 +10,8 @@ from rfjax.results.many_runs import ANCHORS, MANY_RUNS
 
 
 def compute_section(numbers, page):
-    """The figure of the laws of compute, the table of fits, the plan, and the runs that were held out."""
+    """The HTML of the section: the figure of the laws of compute, the table of fits, the plan, and the predictions of
+    held-out runs."""
     analysis = numbers["analysis"]
     caption = "Validation loss of final checkpoints against training compute."
     caption += shown_of(len(drawn_curves(numbers)), len(numbers["curves"]), "curves before annealing", "wide.csv")
@@ -45,7 +46,7 @@ def compute_section(numbers, page):
 
 
 def _optimal_part(analysis, page):
-    """The compute-optimal frontier: its figure, if any, and its formulas, or why there is none."""
+    """The HTML on the compute-optimal frontier: its figure, if any, and its formulas, or why there is no frontier."""
     caption = (
         "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size "
         "and images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."
@@ -68,7 +69,8 @@ def _fit_row(fit, profiles):
 
 
 def _parameter(name, found, profile):
-    """A table row: a parameter, its interval, the interval of its profile, its standard error over examples."""
+    """A row of the table of fits: a parameter, its interval, the interval of its profile likelihood, and its standard
+    error over validation examples."""
     shown = f"<i>{ {'alpha': 'α', 'beta': 'β'}.get(name, text(name)) }</i> = {parameter(name, found)}"
     if profile:
         shown += f" <small>{{{minus(format(profile['low'], '.3f'))}, {minus(format(profile['high'], '.3f'))}}}</small>"
@@ -78,7 +80,8 @@ def _parameter(name, found, profile):
 
 
 def _held_out_table(analysis, page):
-    """The table of the largest depth's predicted runs, or the reason why there are none."""
+    """The HTML table that compares predicted with actual losses for the largest depth, or the reason why nothing could
+    be predicted."""
     held = analysis["held_out"]
     if not held:
         return warning(held_out_facts(analysis)[0][0])

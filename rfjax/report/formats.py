@@ -19,7 +19,7 @@ def text(value: object) -> str:
 
 
 def sentence(value: str) -> str:
-    """A plain sentence with capital and full stop, safe for HTML; exponents of laws are raised."""
+    """Makes a text a sentence with capital and full stop, safe for HTML; exponents of laws are raised."""
     return f"{formula(value[:1].upper() + value[1:])}."
 
 
@@ -34,7 +34,7 @@ def _raise_exponent(found):
 
 
 def power(value: float | int | None, digits: int = 3) -> str:
-    """A number as 1.23 × 10¹⁵. A number between 0.001 and 10,000 is written without a power."""
+    """Formats a number as 1.23 × 10¹⁵. A number between 0.001 and 10,000 is written without a power."""
     if value is None:
         return NONE
     if 1e3 <= abs(value) < 1e4:
@@ -46,7 +46,7 @@ def power(value: float | int | None, digits: int = 3) -> str:
 
 
 def count(value: float | int | None) -> str:
-    """A count as 1,234 up to 99,999; beyond that as 123 k, 1.23 M, 4.56 B, 7.89 T."""
+    """Formats a count as 1,234 up to 99,999; beyond that as 123 k, 1.23 M, 4.56 B, 7.89 T."""
     if value is None:
         return NONE
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
@@ -77,7 +77,7 @@ def loss(value: float | int | None, stderr: float | None = None) -> str:
 def interval(
     value: float | int | None, low: float | None, high: float | None, form: str | Callable[[float], str] = ".2f"
 ) -> str:
-    """A value with its interval, as 0.31 [0.28, 0.34]; `form` is a format or a function such as `count`."""
+    """Formats a value with its interval, as 0.31 [0.28, 0.34]; `form` is a format or a function such as `count`."""
     if value is None:
         return NONE
     show = form if callable(form) else lambda number: minus(format(number, form))
@@ -85,12 +85,12 @@ def interval(
 
 
 def estimate(found: Mapping | None, form: str | Callable[[float], str] = ".2f") -> str:
-    """A mapping's `value` with the interval from its `low` to its `high`; a dash for None."""
+    """Formats an estimate, a mapping with `value`, `low` and `high`, as a value with its interval; a dash for None."""
     return interval(found["value"], found["low"], found["high"], form) if found else NONE
 
 
 def score(run: Mapping) -> str:
-    """The overall score of a row of `runs` or `depths` with its interval."""
+    """Formats the overall score of a run or a depth (a row of `runs` or `depths` in report.json) with its interval."""
     return interval(run["score"], run["score_low"], run["score_high"])
 
 
@@ -104,7 +104,7 @@ def parameter(name: str, found: Mapping) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value with two digits. A small one is written as a power of ten, since it is never 0."""
+    """Formats a p-value with two digits. A small p-value is written as a power of ten, since it is never 0."""
     if p is None:
         return NONE
     if p < 1e-300:  # below what a float holds
@@ -120,14 +120,15 @@ def percent(value: float | int | None, *, signed: bool = True) -> str:
 
 
 def minus(shown: str) -> str:
-    """A formatted number with a true minus sign, and no sign before a zero."""
+    """Gives a formatted number a true minus sign, and a zero no sign."""
     if not shown.strip("-+0., %"):
         shown = shown.lstrip("-")
     return shown.replace("-", "−")
 
 
 def amount(value: float, decimals: int = 0) -> str:
-    """A number as 1,275 or 0.2. If `decimals` would leave only zeros, it has two significant digits."""
+    """Formats a number with `decimals` decimals, as 1,275 or 0.2. A number of which that would leave only zeros gets
+    two significant digits."""
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
 
 

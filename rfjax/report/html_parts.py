@@ -25,7 +25,8 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """A numbered table. Cells are safe HTML. The columns `words` hold words, the other columns numbers.
+        """The HTML of a numbered table. Cells are safe HTML. The columns whose indices are in `words` hold words, the
+        other columns numbers.
 
         Rows beyond `crowds.ROWS` are folded.
         """
@@ -45,7 +46,8 @@ class Captions:
 
 
 def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: int) -> str:
-    """The rows that do not fit the visible part, folded until a reader clicks; "" if all `total` rows fit."""
+    """The HTML of the rows `rest` that a table or list does not show at once, folded until a reader clicks; "" if all
+    `total` rows are visible."""
     if not rest:
         return ""
     summary = f"{len(rest):,} more of {total:,} {what}"
@@ -64,7 +66,7 @@ class Page(Captions):
         self.drawn, self.sheets = drawn, sheets
 
     def drawing(self, name: str, caption: str) -> str:
-        """The figure of this name with its caption; "" if the numbers allow no such figure."""
+        """The HTML of the figure called `name`, numbered and with its caption; "" if the report has no such figure."""
         return self.figure(self.drawn[name], caption) if name in self.drawn else ""
 
 
@@ -85,7 +87,7 @@ def bullets(items: Sequence[str], kind: str = "") -> str:
 
 
 def warning(content: str) -> str:
-    """A warning as a paragraph; `content` is escaped and becomes a sentence."""
+    """The HTML of a warning, as a paragraph of its own; `content` is escaped and becomes a sentence."""
     return f"<p class=warn>{sentence(content)}</p>"
 
 

@@ -160,7 +160,8 @@ def _final_checkpoints(results, points, settings):
 
 
 def _environment(runs):
-    """The distinct values, over runs, of devices, versions and code, and the corpora that changed between runs."""
+    """Lists what the runs were made with: the distinct devices, versions of libraries and hashes of code, and the
+    corpora whose content changed between runs."""
     # A seed draws training data of its own, or its own order and captions, so only runs of one seed are compared.
     versions = runs.groupby(["train_corpus", "seed"])["corpus_fingerprint"].nunique().groupby(level=0).max()
     distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
@@ -310,7 +311,7 @@ def _levels(points, settings):
 
 
 def _other_settings(results, ends):
-    """The final losses under every choice of weights, grid and seed in the table."""
+    """The final losses of the runs under every combination of weights, grid and validation seed that the table has."""
     rows = rows_where(results.long, metric="loss", item="mean", final=1)
     of_points = ends.set_index("run")["corpus"]  # a run that is no point: the first corpus it was evaluated on
     rows = rows[

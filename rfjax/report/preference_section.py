@@ -57,7 +57,8 @@ def _draw_panel(axis, found, against, question, look):
 
 
 def preference_section(numbers, page):
-    """Human preference against the validation loss and GenEval; "" if nobody voted on finished runs."""
+    """The HTML of the section on human preference against the validation loss and GenEval; "" if nobody voted on
+    finished runs."""
     found = numbers["preference"]
     if not found:
         return ""

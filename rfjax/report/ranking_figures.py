@@ -121,7 +121,8 @@ def _families(ranking):
 
 
 def _family_blocks(ranking):
-    """Returns (variants, colour) for each family with several members, the best family first, then for all others."""
+    """Groups the variants for the figure. Returns (variants, colour) for each family with several members, the best
+    family first, and then once for all families with one member together."""
     families = _families(ranking)
     blocks = [members for members in families if len(members) > 1]
     single = [members[0] for members in families if len(members) == 1]

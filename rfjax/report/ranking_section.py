@@ -11,7 +11,8 @@ NAMED = 5  # a line names this many controls or variants, and counts the rest
 
 
 def ranking_section(numbers, page):
-    """The ranks, their figures, and the runs that were not ranked; "" if fewer than two variants were measured."""
+    """The HTML of the section: the ranks, their figures, and the runs that were not ranked; "" if fewer than two
+    variants were measured."""
     ranking = numbers["ranking"]
     if not ranking:
         return ""
@@ -52,7 +53,8 @@ def ranking_sentence(ranking) -> str:
 
 
 def ranking_lines(ranking) -> list[str]:
-    """The short table of ranks for the console, and the runs that were not ranked."""
+    """Returns lines for the console: a short table of ranks, with the two best variants of each family in each column,
+    and the runs that were not ranked."""
     shown = ranked_columns(ranking)
     if not shown:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]

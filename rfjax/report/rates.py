@@ -66,13 +66,15 @@ def agreement(sweeps: list[dict]) -> list[dict]:
 
 
 def name_of(sweep: Mapping) -> str:
-    """A sweep's name: its size, its number of images, and its settings that differ from the defaults."""
+    """Names a sweep of learning rates by its size, its number of images, and its settings that differ from the
+    defaults."""
     own = [sweep[name] for name, default in SETTINGS.items() if sweep[name] != default]
     return ", ".join([f"depth {sweep['depth']}", f"width {sweep['hidden']}", *own, f"{count(sweep['images'])} images"])
 
 
 def shown(sweep: Mapping) -> str:
-    """A sweep's optimum with its interval, or the edge of the grid at which the best rate lies."""
+    """Says in words a sweep's best learning rate with its interval, or at which edge of the tried rates the best one
+    lies."""
     if sweep["at_edge"]:
         return f"{sweep['best']:.3g}, the {sweep['edge']} of its grid: no optimum"
     if sweep["low"] is None:
@@ -82,7 +84,8 @@ def shown(sweep: Mapping) -> str:
 
 
 def sentences(numbers: Mapping) -> list[str]:
-    """Whether sizes agree on the best rate, a sentence for each parametrisation, optimiser and number of images."""
+    """Says whether the sizes agree on the best learning rate, in a sentence for each parametrisation, optimiser and
+    number of images."""
     return [
         f"{', '.join(each[name] for name in SETTINGS)} at {count(each['images'])} images: {each['sentence']}."
         for each in numbers["rate_agreement"]

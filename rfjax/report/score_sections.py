@@ -11,7 +11,8 @@ from rfjax.results.many_runs import MANY_RUNS, are_many
 
 
 def geneval_section(numbers, page):
-    """GenEval per task, between the detector's ceiling and the floors; a warning if nothing was scored."""
+    """The HTML of the section on GenEval: each task's scores, with the detector's ceiling and the floors; a warning if
+    nothing was scored."""
     geneval = numbers["geneval"]
     if not geneval["runs"] and numbers["temporal"]:
         return ""  # the study's samples are clips
@@ -59,7 +60,8 @@ def _score_cell(found, mark=""):
 
 
 def correlation_section(numbers, page):
-    """Loss against the embedded GenEval, and against each score that `rfjax score` attached."""
+    """The HTML of the section on loss against score: the correlation with GenEval by the corpus's own detector, and
+    with each score that `rfjax score` attached."""
     found, scored = numbers["correlation"], numbers["folder_scores"]
     caption = "Validation loss against overall GenEval, final checkpoints; 95 % intervals."
     parts = [page.drawing("loss_against_geneval", caption)]
@@ -90,7 +92,8 @@ def _folder_score(found, page):
 
 
 def _correlation_tables(found, name, page):
-    """The overall score's coefficients, or why there are none; then each task's rank correlation."""
+    """The HTML tables of a correlation: the coefficients of the overall score with the loss, or why there are none;
+    then the rank correlation of each task's score."""
     overall = found.get("overall")
     if overall and overall["coefficients"]:
         caption = (
@@ -115,7 +118,8 @@ def _correlation_tables(found, name, page):
 
 
 def _largest_table(found, name, page):
-    """The table of the largest run's scores, predicted from the other runs by each link."""
+    """The HTML table of the scores that each link (a curve from loss to score), fitted to the other runs, predicts for
+    the largest run, beside the actual scores."""
     many = any(are_many(p["n"]) for c in found.values() for p in c["largest_predicted"])
     predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
     if not predicted:
@@ -142,7 +146,7 @@ def _largest_table(found, name, page):
 
 
 def _levels_table(levels, page):
-    """The correlation of the overall score with the loss at each noise level."""
+    """The HTML table of the correlation of the overall score with the loss at each level of t."""
     rows = []
     for level in (level for level in levels if level["coefficients"]):
         found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
@@ -189,7 +193,8 @@ def steps_section(numbers, page):
 
 
 def _drops_table(numbers, page):
-    """SD3's table 6, with a row for each run and a column for each number of steps."""
+    """The HTML of SD3's table 6, the drop of the score with fewer sampling steps: a row for each run, a column for each
+    number of steps."""
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
     lines: dict[tuple, dict] = {}
     for found in numbers["sampling_steps"]:
@@ -220,7 +225,7 @@ def _drop(found):
 
 
 def samples_section(numbers, page):
-    """Sample sheets: the best run of each depth, then every sheet in order of compute."""
+    """The HTML of the section with sample sheets: those of the best run of each depth, then all in order of compute."""
     samples = numbers["samples"]
     rows = [row for row in samples["rows"] if row["png"] in page.sheets]
     if not rows:
@@ -255,7 +260,8 @@ def sheet_of(prompts, rows, labels, sheets):
 
 
 def _strip(row, sheets):
-    """A row's picture. A row of clips has an animation for the screen, and a still picture for print."""
+    """The HTML of one row of a sample sheet. A row of clips has an animation for the screen, and a still picture for
+    print."""
     alt, playing = f"samples of {row['run']}", row.get("webp")
     if playing not in sheets:
         return picture(sheets[row["png"]], "image/png", alt)

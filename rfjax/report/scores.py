@@ -65,7 +65,8 @@ def geneval(results, points, settings):
 
 
 def ceiling_of_prompts(ceilings, sampler):
-    """The rows of the ceiling with as many prompts as the sampler's name says; all rows if none has this number."""
+    """Selects the rows of the ceiling (GenEval of ground truth) that were measured with as many prompts as the name
+    `sampler` says; all rows if none has this number."""
     name = SamplerName.parse(sampler)
     prompts = name.images[0] if name and name.images else -1
     chosen = ceilings[[ground_truth_prompts(str(text)) == prompts for text in ceilings["sampler"]]]
@@ -91,8 +92,8 @@ def _other_samplers(long, points, settings):
 def correlations(results, points, settings, *, resamples, seed):
     """Correlates the loss with the overall score and with each task's score, over finished runs.
 
-    Each correlation has its coefficients, the links from loss to score, and the largest run's score, predicted from the
-    other runs by the links.
+    Each correlation has its coefficients, the fitted links (curves from loss to score), and the largest run's score,
+    predicted by links fitted to the other runs.
     """
     names = {item: score_column(item) for item in _geneval_items(points.columns)}
     return _correlate_items(results, points, names, "geneval", settings, resamples=resamples, seed=seed)

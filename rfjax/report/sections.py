@@ -129,7 +129,8 @@ _pairs_section = figure_section(
 
 
 def _failures_section(numbers, page):
-    """The runs that failed or have not finished, and the runs that the merge left out."""
+    """The HTML of the section on runs that failed or have not finished, and on runs that the merge of the results table
+    left out."""
     runs = [*numbers["failures"], *numbers["unfinished"]]
     parts = ["<p>Every run finished.</p>"]
     if runs:
@@ -145,7 +146,8 @@ def _failures_section(numbers, page):
 
 
 def _method_section(numbers, page):
-    """How losses, FLOPs, fits and scores were computed, and the losses under other settings."""
+    """The HTML of the section on method: how losses, FLOPs, fits and scores were computed, and the losses under other
+    evaluation settings."""
     settings = numbers["settings"]
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"

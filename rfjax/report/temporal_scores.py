@@ -56,8 +56,8 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
-    """For each item, the highest floor, and whether the score's interval lies above the intervals of all floors. For an
-    error: the lowest, and whether the interval lies below."""
+    """For each score, its highest floor, and whether the score's interval lies above the intervals of all its floors.
+    For an error, its lowest floor, and whether the error's interval lies below those of all floors."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}
@@ -73,13 +73,15 @@ def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
 
 
 def _ceiling(rows, sampler) -> dict[str, dict]:
-    """The scores of ground truth with as many prompts as the sampler's name says; else with any number of prompts."""
+    """The scores of ground-truth clips, measured with as many prompts as the name `sampler` says; if there are none,
+    with any number of prompts."""
     found = ceiling_of_prompts(rows_where(rows, evaluation=CEILING, metric=METRIC), sampler)
     return by_item(found.drop_duplicates("item"))
 
 
 def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
-    """For each score, its correlation with the loss over runs, and the largest run's score as the links predict it."""
+    """For each score, its correlation with the loss over runs, and the largest run's score as the links (curves from
+    loss to score) predict it."""
     output = {}
     for item in CORRELATED:
         have = {run["run"]: run["scores"][item]["value"] for run in runs if item in run["scores"]}
@@ -98,7 +100,8 @@ def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
 
 
 def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]:
-    """Selects sheets of clips that show one size and seed at several amounts of compute; [] if no runs fit.
+    """Selects sample sheets of clips that show runs of one size and seed at several amounts of compute; [] if no runs
+    fit.
 
     `GALLERY` has the wanted ratios of compute. `rows` are the report's sample sheets. `trunks` maps a run to its group:
     its trunk, or its depth and seed. If several groups fit, the group with the most compute is taken.

@@ -17,7 +17,7 @@ PART_TITLES = {"seen": "prompts of triples seen in training", "held_out": "promp
 
 
 def temporal_section(numbers, page):
-    """The section on temporal GenEval and its soft measures against compute; "" if no clip was scored."""
+    """The HTML of the section on temporal GenEval and its soft measures against compute; "" if no clip was scored."""
     temporal = numbers["temporal"]
     if not temporal:
         return ""
@@ -65,7 +65,8 @@ def _table(temporal, page):
 
 
 def _velocity(temporal, page):
-    """The table of velocity errors inside and outside the training distribution, beside the detector's own error."""
+    """The HTML table of velocity errors on triples (class, colour, direction) that training shows and on those that it
+    never shows, beside the detector's own error."""
     rows = []
     for run in temporal["runs"]:
         if not run["best_of_depth"] or "velocity_found" not in run["scores"]:
@@ -127,7 +128,8 @@ def _times(factor):
 
 
 def temporal_lines(temporal) -> list[str]:
-    """Console lines for the best run of each depth: its soft score of direction and its strict score, with floors."""
+    """Lines for the console on the best run of each depth: the share of objects that move in the asked direction (soft)
+    and the share of correct clips (strict), with floors."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:
@@ -143,7 +145,8 @@ def temporal_lines(temporal) -> list[str]:
 
 
 def temporal_sentence(temporal) -> str:
-    """The finding on clips: the scores of soft direction and of strictly correct moving clips at the largest depth."""
+    """A sentence on clips for the report's findings: at the largest depth, the share of objects that move in the asked
+    direction, and the share of moving clips that are strictly correct."""
     runs = [run for run in temporal["runs"] if run["best_of_depth"]]
     first, last = runs[0], runs[-1]
     parts = []

@@ -17,7 +17,8 @@ FEW = 5  # sizes below which an interval of a slope is wide
 
 
 def tuned_numbers(tunings: Mapping[str, Sequence[Change]]) -> dict | None:
-    """{method: changes and shifts} of the report's numbers; None if no run was tuned."""
+    """Returns the report's numbers on tuning: {method: each run's changes of the measures, and their fits over sizes
+    (`Shift`)}; None if no run was tuned."""
     return {method: as_plain(changes) for method, changes in tunings.items() if changes} or None
 
 
@@ -32,7 +33,8 @@ def _change(row):
 
 
 def tuned_section(numbers, page):
-    """The figure, a table of the laws before and after, and a table of the runs; "" if no run was tuned."""
+    """The HTML of the section: the figure, a table of the laws before and after tuning, and a table of the runs; "" if
+    no run was tuned."""
     found = numbers["tuned"]
     if not found:
         return ""
@@ -76,7 +78,7 @@ def _runs(found, page):
 
 
 def _estimate(found, alone=None):
-    """A value with its interval; `alone` is the value where there is no interval."""
+    """Formats an estimate as a value with its interval; `alone` is the text for an estimate without an interval."""
     return (NONE if alone is None else interval(alone, None, None, ".3f")) if found is None else interval(*found, ".3f")
 
 

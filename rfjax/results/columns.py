@@ -201,7 +201,8 @@ FILES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """What a number measures: its record's evaluation, its metric and its item."""
+    """Identifies what a number of the results table measures: the evaluation of its record, its metric, and its
+    item."""
 
     evaluation: str
     metric: str

@@ -201,7 +201,8 @@ def _marks(cells: list[str] | None) -> Marks:
 
 
 def _points(cells) -> Marks:
-    """Returns `Marks` for cells without commas: `point` says whether a cell, such as 0.5, needs a decimal point."""
+    """Finds whether cells show that the table's decimal mark is a point, as 0.5 does. Returns `Marks`; cells with
+    commas are not considered."""
     return Marks(
         point=any("." in c and read_number(c, ",") is None and read_number(c) is not None for c in cells or ())
     )

@@ -66,12 +66,14 @@ class Marks:
 
     @property
     def ambiguous(self) -> str:
-        """A cell that can be read either way, if no other cell decides; else ""."""
+        """A cell whose comma can be a decimal comma or a thousands separator, if no other cell of the file decides
+        which; else ""."""
         return "" if self.point or self.comma else self.both
 
 
 def find_marks(cells: Iterable[str]) -> Marks:
-    """Finds what cells tell about the decimal mark. Cells that are no number tell nothing."""
+    """Finds which cells can be read as a number only with a decimal point, or only with a decimal comma, and which can
+    be read either way. Cells that are no number are ignored."""
     point, comma, both = False, False, ""
     for cell in cells:
         by_point, by_comma = read_number(cell, "."), read_number(cell, ",")

@@ -65,7 +65,7 @@ class SampleSheet:
     webp: str = ""  # the same strip, playing, if it shows clips; the PNG then has frame under frame
 
     def to_json(self) -> dict:
-        """The sheet as an entry of table.json, with `webp` only if it has one."""
+        """Returns the sheet as an entry of table.json, with the key `webp` only if the sheet has an animation."""
         return {name: value for name, value in asdict(self).items() if name != "webp" or value}
 
 

@@ -65,8 +65,8 @@ class Trunk(TypedDict, total=False):
 
 
 class Bucket(TypedDict, total=False):
-    """A bucket of a run: the sides of its latents, the number of a schedule cycle's steps that take it, and its batch
-    size if it has its own."""
+    """An aspect bucket that a run trained on: the shape of its latents, how many steps of a cycle of the schedule take
+    their batch from it, and its batch size if it has its own."""
 
     latent_size: list[int]
     steps_of_cycle: int

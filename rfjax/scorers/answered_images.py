@@ -105,7 +105,8 @@ def summarise(
 
 
 def _batches(names, prompts, size):
-    """Groups images so that a group has about `size` questions: rows are written, and flushed, group by group."""
+    """Groups images so that the images of a group have about `size` questions together. The answers of a group are
+    written and flushed before the next group is asked about."""
     group, questions = [], 0
     for name in names:
         group.append(name)

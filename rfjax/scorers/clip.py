@@ -31,7 +31,8 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model on a device. `name` is its image tower's, or "other"."""
+    """A CLIP model on a device. `name` is the name of its image tower (such as ViT-L/14) if that is known, else
+    "other"."""
 
     model: CLIPModel
     tokenizer: CLIPTokenizer

@@ -44,7 +44,8 @@ OTHER_NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class BoxDetector:
-    """A detector on a device. `classes` maps its labels to places in `OBJECT_NAMES`; other labels are passed over."""
+    """A detector on a device. `classes` maps its labels to indices in `OBJECT_NAMES`; objects with other labels are
+    ignored."""
 
     model: torch.nn.Module
     processor: object
@@ -115,7 +116,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector | BoxDetecto
 
 
 def coco_classes(names: Mapping[int, str], path: Path) -> dict[int, int]:
-    """Returns {label: place in `OBJECT_NAMES`} from a config's {label: name}.
+    """Returns {label: index in `OBJECT_NAMES`} from the {label: name} of a model's config.
 
     Raises `ConfigError` if a class of COCO has no label, or two.
     """

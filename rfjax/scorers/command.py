@@ -16,7 +16,7 @@ from rfjax.inputs.paths import as_path
 
 
 class MetricResult(NamedTuple):
-    """What a metric returns: the lines to print, and the content of a record."""
+    """The result of measuring a metric: the lines to print, and what an evaluation record of it contains."""
 
     lines: Sequence[str]
     evaluation: str

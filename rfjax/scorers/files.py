@@ -14,7 +14,8 @@ SUFFIXES = (".json", ".jinja", ".txt", ".safetensors", ".bin", ".model", ".pth",
 
 
 def content_hash(path: str | os.PathLike) -> str:
-    """Computes the SHA-256 of a file; for a folder, of the names and hashes of its own files with `SUFFIXES`.
+    """Computes the SHA-256 of a file or, for a folder, of the names and hashes of the files directly in it that have
+    one of the `SUFFIXES`.
 
     Raises `ConfigError` if the path cannot be read.
     """

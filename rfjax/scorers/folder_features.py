@@ -61,7 +61,8 @@ class ImagesOf(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """What a folder has to be scored, how many files were not read, by reason, and a line that says what each is."""
+    """What a folder holds to be scored: the items (images or clips), the number of files that were not read, by reason,
+    and a function that gives each item a line of text with its name and hash."""
 
     items: Sequence
     left_out: dict[str, int]
@@ -107,7 +108,7 @@ def of_folder(
     list_items: Callable[[Path], Listed] = list_images,
 ) -> Features:
     """Computes the features of a folder's images by `embed`. `model` names its network and the hash of its weights.
-    With another `list_items` they are features of what that lists, such as clips.
+    `list_items` lists what is in the folder; another function than the default lists other items, such as clips.
 
     Shards from an earlier command are reused if their images are unchanged. Raises `ConfigError` if `out` has features
     of another model.

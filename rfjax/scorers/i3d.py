@@ -31,7 +31,8 @@ FLAT, HALF = (1, 3, 3), (1, 2, 2)  # kernel and stride of pooling that keeps the
 
 
 def pad_same(x, kernel: Sequence[int], stride: Sequence[int]):
-    """Pads frames, rows and columns with zeros, so that each has ceil(size / stride) places."""
+    """Pads frames, rows and columns with zeros, so that a window of size `kernel` that moves by `stride` has ceil(size
+    / stride) positions along each axis."""
     pads = []
     for size, width, step in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         lacking = max(width - (size % step or step), 0)

@@ -56,8 +56,9 @@ def opencv_bilinear(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) 
 
 
 def _linear(before, after):
-    """Interpolates an axis of `before` places at `after` places. Returns (lower index, upper index, weight of the
-    lower, weight of the upper) of each; the two weights add up to 2048."""
+    """Linear interpolation of an axis of `before` pixels at the centres of `after` pixels. Returns for each new pixel
+    (index of the lower old pixel, index of the upper, weight of the lower, weight of the upper); the two weights add up
+    to 2048."""
     place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
     low = np.floor(place).astype(np.int64)
     part = place - low.astype(np.float32)

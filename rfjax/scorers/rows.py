@@ -140,7 +140,8 @@ class Bar:
             self._bar.close()
 
     def found_done(self, images: int) -> None:
-        """Counts images that an earlier command scored; the rate, which predicts the time left, ignores them."""
+        """Adds `images` images that an earlier command scored to those done. The speed from which the time left is
+        predicted does not count them."""
         self._first += images
         self._done += images
         if self._bar is not None:

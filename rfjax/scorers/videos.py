@@ -83,7 +83,8 @@ class Reader:
 
     @classmethod
     def of_options(cls, frames: int | None, fps: str | None) -> Reader:
-        """The reader of --frames and --fps. Raises `ConfigError` for values that make no sense."""
+        """Makes the reader of clips from the options --frames and --fps. Raises `ConfigError` for values that make no
+        sense."""
         if frames is not None and frames < 2:
             raise ConfigError(f"--frames is {frames}; a clip has at least 2: score images with fid-inception")
         return cls(frames, parse_rate(fps))
@@ -138,7 +139,8 @@ def _count(frames):
 
 
 def _array(path):
-    """The array of a file, not yet read. Raises `ConfigError` if it has no clips."""
+    """Opens a file of arrays without reading its content. Raises `ConfigError` if the array's shape is not that of
+    clips."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

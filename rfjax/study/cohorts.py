@@ -20,8 +20,8 @@ from rfjax.training.run import Run, make_run
 
 
 def kind(id: str, config: Config) -> object:
-    """A key for grouping points: equal for points that may be trained together, unique for a point that is trained
-    alone."""
+    """Returns a key by which points are grouped into cohorts: equal for points that may be trained together, and the
+    point's own id for a point that is trained alone."""
     return may_join(config) if config.train.together > 1 else id
 
 
@@ -29,7 +29,8 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     """The ids of a study's points, grouped into cohorts that are trained one after another, in the order of their
     first points.
 
-    A cohort holds up to `train.together` points that differ in nothing but their formulation.
+    A cohort holds up to `train.together` points that differ in nothing but their formulation, its timestep shift and
+    their learning rate (`training.cohort.OWN`).
     """
     alike: dict[object, list[str]] = {}
     for id, config in configs.items():

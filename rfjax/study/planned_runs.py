@@ -23,7 +23,8 @@ class PlannedRun:
 
     @property
     def stage(self) -> int:
-        """The place in the order of training: runs and trunks come first, then branches, the shortest first."""
+        """A key that sorts runs into the order of training: runs and trunks come first, then branches, the shortest
+        first."""
         return self.config.train.steps if self.role == "branch" else 0
 
     @property
@@ -32,7 +33,8 @@ class PlannedRun:
         return trunk_id(self.point)
 
     def trunk(self, root: Path, study: str) -> Trunk | None:
-        """The trunk that a branch leaves, in the folder of its study."""
+        """The `Trunk` that this run leaves if it is a branch, with its folder below the study's folder `root`; None for
+        any other run."""
         if self.role != "branch":
             return None
         return Trunk(str(root / self.trunk_id), f"{study}/{self.trunk_id}", self.departs)

@@ -46,7 +46,8 @@ def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> RateOptimum:
-    """Finds the optimum of one size. `losses` maps a rate to the final losses of its seeds; all numbers are positive.
+    """Finds the best learning rate of one size. `losses` maps each tried rate to the final losses of its seeds; all
+    numbers are positive.
 
     The noise is the standard deviation of log loss between seeds, pooled over rates. For the interval, draws of this
     noise (by `seed`) are added to the means, and the best rate and its neighbours are found again in each draw. Raises

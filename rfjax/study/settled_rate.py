@@ -33,7 +33,7 @@ SAME = (
 
 
 def sweep_folder(value: object) -> str | None:
-    """The folder that a value of `train.learning_rate` names; None for any other value."""
+    """The sweep's folder RUNS if a value of `train.learning_rate` is `from:RUNS`; None for any other value."""
     return value.removeprefix(PREFIX) if isinstance(value, str) and value.startswith(PREFIX) else None
 
 
@@ -74,7 +74,8 @@ def _final_losses(workdir: Path, config: Config) -> dict[str, float]:
 
 
 def optima_of(runs: list[tuple[Config, str, float]]) -> dict[tuple[int, int], RateOptimum]:
-    """The optimum of each size, by (depth, width). A size with one rate has none."""
+    """Returns {(depth, width): the `RateOptimum` of the sweep's runs of this size}. A size that was tried with only one
+    rate is left out."""
     sizes: dict[tuple[int, int], dict[float, list[float]]] = {}
     for config, _, loss in runs:
         at = sizes.setdefault((config.model.depth, config.model.width), {})

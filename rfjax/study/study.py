@@ -43,7 +43,7 @@ class Point:
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """The runs that are trained for the point: one run, or a trunk and its branches."""
+        """The runs that a study trains for this point: one run, or a trunk and its branches."""
         return runs_of(self.id, self.config)
 
 

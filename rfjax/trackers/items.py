@@ -50,8 +50,8 @@ class Final(NamedTuple):
 
 
 def final_of(workdir: Path) -> Final:
-    """Returns the part of the folder that is final now. The returned value changes whenever there is something new to
-    send."""
+    """Returns how much of the run's folder will not change any more and may be sent to trackers now. The value changes
+    whenever there is something new to send."""
     records = frozenset(path.name for path in (workdir / "evaluations").glob("*.json"))
     if read_status(workdir)["state"] == "diverged":
         return Final(math.inf, records)

@@ -1,4 +1,4 @@
-"""The table of trackers, and the check that a chosen one can be used here."""
+"""The table of trackers, and the check that the trackers a config names can be used on this machine."""
 
 from __future__ import annotations
 

@@ -151,7 +151,8 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 def _departure(member: Run) -> list[int]:
-    """[the step at which a branch leaves its trunk], as if it were a checkpoint; [] for a run that is not a branch."""
+    """The step at which a branch leaves its trunk, in a list, because the branch can start from the trunk's checkpoint
+    as from one of its own; [] for any other run."""
     return [member.trunk.step] if member.trunk else []
 
 

@@ -74,7 +74,7 @@ def _default_root() -> Path | None:
 
 
 def _trouble(folder: Path | None) -> str:
-    """Makes the folder. Returns why programs cannot be kept there; empty if they can."""
+    """Makes the folder for compiled programs. Returns the reason why they cannot be kept there, or "" if they can."""
     if folder is None:
         return "there is no home folder"
     try:

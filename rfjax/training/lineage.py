@@ -191,9 +191,10 @@ def _inner(path) -> str:
 
 
 def _frames(parent: Parent, config: Config) -> int:
-    """The number of frames over which the parent's weights of a patch are spread.
+    """The number of frames over which the weights that embed and predict the parent's patches are spread.
 
-    It exceeds 1 only if the parent's patches have one frame and otherwise equal the run's.
+    If the parent's patches have one frame, and the run's patches are the same but for their frames, it is the run's
+    frames per patch; else 1.
     """
     theirs = _config_of(parent)
     if theirs is None or theirs.model.temporal_patch_size != 1:

@@ -32,10 +32,10 @@ class Spending:
 
     Images and FLOPs include those of the run's ancestors. Seconds include those of earlier attempts at this run.
 
-    `batch_size` and `flops_per_image` are numbers, or functions of the step that sum over all earlier steps. A function
-    `batch_size` returns the images of these steps. A function `flops_per_image` returns the FLOPs of all their images;
-    beside a number `batch_size`, it returns the FLOPs of one image of each step. If several runs are trained together,
-    `share` is this run's part of the time.
+    `batch_size` is a number, or a function from a step to the images of all earlier steps. `flops_per_image` is a
+    number, or a function from a step to a sum over all earlier steps: of all their images' FLOPs if `batch_size` is a
+    function too, else of the FLOPs of one image per step. If several runs are trained together, `share` is this run's
+    part of the time.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Rates:
         self._peak = hardware.peak_flops([device.device_kind for device in mesh.devices.flat])
 
     def at(self, step: int, runs: int = 1) -> dict:
-        """The rates at a step. If `runs` runs are trained together, their images and FLOPs are summed."""
+        """Returns the speed of training up to `step`: steps, images and FLOPs per second. If `runs` runs are trained
+        together, their images and FLOPs are summed."""
         seconds = self.spending.at(step)["train_seconds"]
         since_step, since = self._from
         self._from = step, seconds
@@ -101,8 +102,8 @@ class Monitor:
     """Takes the metrics of every step in turn.
 
     `writer` and `progress` are None except in process 0. `spikes` gives warnings of spikes and of a climbing loss. If
-    `alarms` is given, it gives the warnings for a row of the curve instead. `buckets` averages the loss of each latent
-    shape; it is None for a run whose batches do not come from its corpus.
+    the function `alarms` is given, it makes the warnings from each row of the curve instead. `buckets` averages the
+    loss of each latent shape; it is None for a run whose batches do not come from its corpus.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ def way_back(workdir: Path, step: int) -> str:
 
 
 def _rounded(values: dict) -> dict[str, float | None]:
-    """Numbers for a row, with seven digits; None for those that are not finite."""
+    """Rounds numbers to seven digits for a row of the curve; None replaces those that are not finite."""
     return {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
 
 

@@ -127,7 +127,8 @@ def _matrices(params):
 
 
 def matrix_shape(shape: tuple[int, ...], axes: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[int, int, int]:
-    """(number of matrices, inputs, outputs) of a kernel; `axes` are those of its inputs and outputs."""
+    """Returns (number of matrices, inputs, outputs) of a kernel that Muon updates; `axes` says which axes are its
+    inputs and its outputs."""
     inputs, outputs = (math.prod(shape[axis] for axis in side) for side in axes)
     return math.prod(shape) // (inputs * outputs), inputs, outputs
 

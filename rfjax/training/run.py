@@ -131,7 +131,8 @@ class Run:
         return tuple(quota * size for quota, size in zip(self.stream.schedule.quotas, self.stream.sizes, strict=True))
 
     def on_part(self, part: int) -> Run:
-        """The run on one part of its corpus (one latent shape) alone, with the batches of that part."""
+        """Returns the run as if its corpus were only the given part, which has one latent shape, with the batch size of
+        that part."""
         if self.corpus.parts[part] is self.corpus:
             return self
         train = replace(self.config.train, batch_size=self.stream.sizes[part], tokens_per_batch=0)
@@ -141,7 +142,7 @@ class Run:
 
     @property
     def batch_sharding(self) -> NamedSharding | None:
-        """How a batch is split over the devices; None for one device."""
+        """The sharding of a batch over the run's devices; None for one device."""
         return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
 
     @property
@@ -156,11 +157,11 @@ class Run:
             yield
 
     def choose_step(self, step: int | None) -> int:
-        """The step of a stored checkpoint, the newest by default; the same in every process."""
+        """Chooses a stored checkpoint, by default the newest, and returns its step; the same in every process."""
         return distributed.from_first(lambda: checkpoint.choose_step(self.workdir, step))
 
     def restore_params(self, step: int, weights: str) -> Params:
-        """The `ema` or `raw` weights of a stored checkpoint, laid out over the mesh."""
+        """Reads the `ema` or the `raw` weights of a stored checkpoint, laid out over the run's mesh."""
         return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 
@@ -294,7 +295,8 @@ def describe(run: Run, parent: dict | None) -> dict:
 
 
 def _place(run: Run) -> dict:
-    """The fields of run.json that only a trunk or a branch has; empty for any other run."""
+    """Returns the fields of run.json for a run's role, if it is not `run`, and for the trunk that a branch leaves; {}
+    for a plain run."""
     facts = {} if run.role == "run" else {"role": run.role}
     trunk = (
         {name: value for name, value in run.trunk._asdict().items() if value or name != "skip_batches"}

@@ -76,7 +76,8 @@ class SpikeDetector:
         return [f"the loss has climbed: its median over {LEAST} steps is {level:.4g}, and was {self._lowest:.4g}"]
 
     def _speaks(self, kind: str, step: int) -> bool:
-        """Whether a warning of this kind may be given at `step`. After a warning, its kind is silent for some steps."""
+        """Whether a warning of this kind (spike or climb) may be given at `step`; if so, notes it. After a warning,
+        none of the same kind is given for some steps."""
         last = self._quiet.get(kind)
         if last is not None and step < last + QUIET:
             return False

@@ -115,7 +115,8 @@ def step_parts(
     *,
     stream_offset: int = 0,
 ) -> StepParts:
-    """The two halves of a step, not compiled. Arguments and errors are those of `make_train_step`."""
+    """The gradients and the update of a step as two functions, not compiled. Arguments and errors are those of
+    `make_train_step`."""
     check_batch(mesh, config.batch_size, config.accumulate)
     split = shardings(mesh, abstract_state.params)
 

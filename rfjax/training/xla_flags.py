@@ -79,7 +79,7 @@ def jaxlib_version() -> tuple[int, ...]:
 
 
 def flags_for(platform: str, version: tuple[int, ...]) -> tuple[Flag, ...]:
-    """The rows of the table for a kind of chip and a version of jaxlib; empty for a CPU."""
+    """Returns the flags in the table for a kind of chip and a version of jaxlib; empty for a CPU."""
     return tuple(flag for flag in FLAGS if flag.platform == platform and flag.since <= version < flag.before)
 
 

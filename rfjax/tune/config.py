@@ -56,7 +56,8 @@ class DPOConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
-    """Pairs that people voted on, in place of a round's images; for dpo alone."""
+    """The preference study whose pairs of images, with the votes of people, a tuning learns from in place of sampled
+    images; for dpo alone."""
 
     folder: str = ""  # of `rfjax votes`: a study that `rfjax compare` made; "": pairs of a round's images
     question: str = "prompt"  # whose votes decide
@@ -135,7 +136,8 @@ class TuneConfig:
         return self.alpha / self.lora.rank
 
     def sampler(self, own: SamplerConfig) -> SamplerConfig:
-        """The sampler of a round's images, for a run whose own sampler is `own`."""
+        """The sampler with which a round's images are sampled: the run's own sampler `own`, with the number of steps
+        and the guidance scale that this config asks for."""
         changes = {}
         if self.rollout.sampler_steps:
             changes["steps"] = self.rollout.sampler_steps

@@ -83,7 +83,8 @@ def compile_paths(
 
 
 class Transitions(NamedTuple):
-    """Examples of the loss: sampling steps, each with the advantage of the image that its path ends in."""
+    """A batch of examples for GRPO's loss: single sampling steps, each with the advantage of the image in which its
+    path ends."""
 
     latents: Float[np.ndarray, "steps frames height width channels"]  # before the step
     moved: Float[np.ndarray, "steps frames height width channels"]  # after it

@@ -62,7 +62,7 @@ def add(workdir: Path, rows: Sequence[Row]) -> None:
 
 
 def read(workdir: Path) -> list[Row]:
-    """The rows of a tuned run. A line that is damaged is left out."""
+    """Reads the rows of a tuned run's held_out.jsonl. A line that is damaged is left out."""
     path, rows = Path(workdir) / FILE, []
     if path.is_file():
         for line in path.read_text().splitlines():
@@ -74,7 +74,8 @@ def read(workdir: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row], last: int) -> list[str]:
-    """Lines that compare the first step with the last: before, after and the change, with 95 % intervals."""
+    """Lines of a table that compares each measure before tuning with the same measure after step `last`: both values
+    and the change, with 95 % intervals."""
     kinds = list(dict.fromkeys((row["prompts"], row["guidance_scale"], row["measure"]) for row in rows))
     found = {(row["step"], row["prompts"], row["guidance_scale"], row["measure"]): row for row in rows}
     lines = [f"{'prompts':<15} {'guidance':>8} {'measure':<15} {'before':>22} {'after':>22} {'change':>24}"]
@@ -87,5 +88,5 @@ def table(rows: Sequence[Row], last: int) -> list[str]:
 
 
 def _cell(numbers: tuple[float, float, float] | None, sign: str = "") -> str:
-    """A number with its interval. With the sign "+", a positive number has a plus."""
+    """Formats a number with its interval. With the sign "+", a positive number has a plus."""
     return "-" if numbers is None else "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*numbers, sign=sign)

@@ -127,7 +127,8 @@ class Source(Protocol):
     facts: Mapping[str, object]  # for run.json
 
     def examples(self, params: Callable, number: int):
-        """The examples of a round; `params()` gives the parameters of the sampling policy."""
+        """Returns the training examples of round `number`; `params()` gives the parameters of the sampling policy,
+        which samples its images."""
 
     def rows(self, examples, step: int) -> Int[np.ndarray, " batch"]:
         """Those of them that a step takes."""

@@ -51,8 +51,8 @@ def _geneval_graded(corpus: Corpus) -> RewardFn:
 
 
 def graded(detections: rules.Detections, row: Mapping) -> float:
-    """The mean over a prompt's demands of how far the image meets each. It is 1 exactly if GenEval calls the image
-    correct.
+    """A reward in [0, 1]: the mean over a prompt's demands of how far the image meets the demand. It is 1 exactly if
+    GenEval calls the image correct.
 
     An `include` item has up to three demands. The count scores the share of the wanted objects that were found. The
     colour scores the share of the wanted objects that have the right colour. The position scores 0 or 1. An `exclude`

@@ -119,7 +119,7 @@ class Rollouts:
 
 
 def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
-    """The examples that step `place` of a round takes. Steps go through all of the round's examples in a shuffled
-    order, again and again."""
+    """The indices of the examples that a step takes; `place` is the step's number in its round. The steps of a round go
+    through all of its examples in a shuffled order, again and again."""
     order = np.random.default_rng((tune.seed, number)).permutation(examples)
     return order[np.arange(place * tune.batch_size, (place + 1) * tune.batch_size) % examples]

@@ -63,7 +63,7 @@ def tune_study(study: Path, workdir: Path, method: str, tune_one: Callable[[Path
 
 
 def tuned_runs(folder: Path) -> dict[str, list[Path]]:
-    """{method: the finished tuned runs} of a folder, by the method that tuned them."""
+    """Finds the finished tuned runs in a folder. Returns {method of tuning: the folders of its tuned runs}."""
     found: dict[str, list[Path]] = {}
     for run in run_folders(folder):
         facts = read_run(run).facts

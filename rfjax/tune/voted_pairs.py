@@ -44,13 +44,14 @@ class VotedPairs:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What run.json keeps, so that a tuning is not resumed with other pairs."""
+        """The facts that run.json keeps about the pairs (study, question, number, hash), so that a tuning is not
+        resumed with other pairs."""
         about = {"study": self.study, "question": self.question, "pairs": len(self.prompts), "sha256": self.sha256}
         return {FACTS: about}
 
 
 def read_pairs(folder: Path, question: str, held_out: Collection[str]) -> VotedPairs:
-    """Reads a study, its key, its votes and its images.
+    """Reads a preference study with its key, votes and images, and returns the pairs that its voters decided.
 
     Pairs whose prompt is in `held_out` are left out. Raises `ConfigError` for a damaged study or votes, for an image
     that is missing or has changed since the study was made, and if no pair is left.
@@ -83,7 +84,7 @@ def read_pairs(folder: Path, question: str, held_out: Collection[str]) -> VotedP
 
 
 def _files(study: KeyedStudy) -> dict[str, tuple[str, Path]]:
-    """{image: (its side, its file)} of the images that a side made."""
+    """Returns {image's id: (side, file of the original image)} for all images of the study except noise."""
     key = read_key(study.folder, study.asked)
     folders = {
         blind: originals_folder(study.folder, name, study.facts.get(name, {})) for blind, name in key.runs.items()
@@ -172,8 +173,8 @@ class VotedExamples:
 
 
 def rows_of_pass(tune: TuneConfig, examples: int, step: int) -> Int[np.ndarray, " batch"]:
-    """The examples of a step: those at the places from step * batch_size on, in an endless list of shuffled passes over
-    all examples."""
+    """The indices of the examples that a step takes. All examples are gone through in shuffled order again and again;
+    step n takes the `batch_size` examples from number n * batch_size on."""
     places = np.arange(step * tune.batch_size, (step + 1) * tune.batch_size)
     passes, within = np.divmod(places, examples)
     orders = {number: np.random.default_rng((tune.seed, number)).permutation(examples) for number in set(passes)}

@@ -105,7 +105,8 @@ def _strengths(ballots: Ballots, model: str) -> dict:
 
 
 def _win_rates(study: KeyedStudy, ballots: Ballots) -> list[dict]:
-    """Each run's win rate over all other runs and over each single run: on all prompts, by category, by challenge."""
+    """Computes each run's win rate against all other runs together and against each of them: on all prompts, by
+    category, and by challenge."""
     rows = []
     for subset, values in [("all", [None]), *((name, _values(study, name)) for name in SUBSETS)]:
         for value in values:

@@ -36,7 +36,8 @@ class Ballots:
         return (self.choice + 1) / 2
 
     def chosen(self, kept: Bool[np.ndarray, " votes"]) -> Ballots:
-        """The votes where `kept` is true. The list of runs, and so their indices, stay as they are."""
+        """Returns the ballots with only the votes for which `kept` is true. The list of runs stays whole, so that their
+        indices keep their meaning."""
         parts = (getattr(self, name)[kept] for name in ("rater", "prompt", "left", "right", "choice"))
         return Ballots(self.runs, *parts)
 

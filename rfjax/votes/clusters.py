@@ -61,7 +61,8 @@ class Clusters:
 
     @property
     def smallest(self) -> int:
-        """The number of raters or of prompts, whichever is smaller; the number of prompts if raters are fixed."""
+        """The smaller of the numbers of raters and of prompts; the number of prompts if intervals hold for these raters
+        alone (`fixed_raters`)."""
         return self.prompts if self.fixed_raters else min(self.raters, self.prompts)
 
     @property

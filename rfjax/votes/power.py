@@ -97,7 +97,8 @@ def _scaled_chi2(freedom: int, count: int = 101) -> Float[np.ndarray, " quantile
 
 
 def designs(study: KeyedStudy, **assumed: float) -> dict[str, dict[str, Design]]:
-    """{question: {"one against other": the design of their comparison}}; `assumed` are `Design`'s effects and ties."""
+    """Returns {question: {"one against other": the `Design` of this comparison}}. `assumed` has the effects of raters
+    and prompts and the share of ties."""
     found: dict[str, dict[tuple[int, int], list[tuple[str, int]]]] = {q.name: {} for q in study.questions}
     for rater in study.raters:
         for name in study.asked.pairs_of(rater):

@@ -40,7 +40,8 @@ class Vote:
 
 @dataclass(frozen=True)
 class Joined:
-    """The votes that count, sorted so that the order of files does not matter, with counts of what was joined."""
+    """The votes that remain after joining all files, sorted so that the order of files does not matter, with counts of
+    files and rows."""
 
     votes: tuple[Vote, ...]
     files: int

@@ -133,8 +133,8 @@ def maximise(problem: Problem) -> Float[np.ndarray, " k"]:
 def has_maximum(problem: Problem) -> bool:
     """Whether the likelihood has its maximum at finite parameters.
 
-    It has none if the parameters can move in a direction along which no row's likelihood falls and at least one rises.
-    A linear programme looks for such a direction.
+    It has none if the parameters can move in a direction along which no vote's likelihood falls and at least one vote's
+    rises. A linear programme looks for such a direction.
     """
     design, choice = problem.design, problem.choice
     one = np.ones(len(choice)) if problem.ties else None

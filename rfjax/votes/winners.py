@@ -23,7 +23,8 @@ class Won:
 
 @dataclass(frozen=True)
 class Winners:
-    """The pairs that were decided, in the order of their ids, and the number of what was left out."""
+    """The pairs of which one image won, in the order of the pairs' ids, with the numbers of ties, pairs and raters that
+    were left out."""
 
     won: tuple[Won, ...]
     votes: int  # on the question, by the raters who count; ties are among them
@@ -45,8 +46,8 @@ def find_winners(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Win
     """The winner of each pair of a study by the votes on a question.
 
     Votes of raters who fail the checks do not count (`raters.RULE`). Pairs that only check the raters have no winner. A
-    tie counts for neither image. The image with more of a pair's other votes wins. Raises `ConfigError` for a question
-    that the study does not ask.
+    tie counts for neither image. Of a pair's remaining votes, those for each image are counted; the image with more
+    votes wins. Raises `ConfigError` for a question that the study does not ask.
     """
     asked = [one.name for one in study.questions]
     if question not in asked:

@@ -39,7 +39,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """An autoencoder that is ready: functions from arrays of images or of clips, and the form of its latents."""
+    """A loaded autoencoder: functions that encode and decode arrays of images or of clips, and the numbers that
+    describe its latents (reductions, channels, shift, scale)."""
 
     encode: Callable
     decode: Callable
@@ -63,7 +64,8 @@ def _by_blocks(model):
 
 
 def _flux2_statistics(model):
-    """Mean and deviation of each channel, which the model keeps in a batch norm without weights."""
+    """Mean and deviation of each latent channel of FLUX.2's autoencoder, which keeps them in a batch norm without
+    weights."""
     mean, variance = (values.view(1, -1, 1, 1) for values in (model.bn.running_mean, model.bn.running_var))
     return mean, (variance + model.config.batch_norm_eps).sqrt()
 
@@ -86,7 +88,7 @@ def _decode_flux2(model, latents):
 
 
 def _wan_statistics(model, like):
-    """Mean and deviation of each channel, which the model has in its config.json."""
+    """Mean and deviation of each latent channel of Wan's autoencoder, which has them in its config.json."""
     given = (model.config.latents_mean, model.config.latents_std)
     return (like.new_tensor(numbers).view(1, -1, 1, 1, 1) for numbers in given)
 
@@ -166,7 +168,7 @@ KINDS = {
 
 
 def check_kind(folder: Path, model: str) -> Kind:
-    """The row of a model's class. Raises `ConfigError` for a class that has none."""
+    """Returns the row of the table for a model's class. Raises `ConfigError` for a class without a row."""
     if model not in KINDS:
         known = ", ".join(name for name in KINDS if name != IDENTITY)
         remedy = f"--autoencoder {IDENTITY} prepares pixels, without an autoencoder"

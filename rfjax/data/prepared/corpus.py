@@ -42,8 +42,8 @@ class PreparedCorpus:
 
     Training examples come in epochs. Each epoch has an order of its own, which the seed decides, and draws captions
     anew. Validation examples are the same for every seed: the split's images in stored order, each with its first
-    original caption, or its first synthetic caption if it has no original. Example ids are places among the images of
-    all buckets, one bucket after the other.
+    original caption, or its first synthetic caption if it has no original. Example ids number the images of all
+    buckets, one bucket after the other.
     """
 
     manifest: Manifest
@@ -152,7 +152,8 @@ class PreparedCorpus:
 
     @property
     def _own(self) -> tuple[str, ...]:
-        """What the bucket adds to hashed keys, so that different buckets have different orders and draws."""
+        """What the bucket adds to the keys of hashed random numbers, so that buckets differ in the order of their
+        images and the choice of captions; () if there is one bucket."""
         return (self.bucket.name,) if len(self.manifest.buckets) > 1 else ()
 
     @property
@@ -160,7 +161,8 @@ class PreparedCorpus:
         return f"the prepared corpus {self.manifest.folder}" + "".join(f" in bucket {name}" for name in self._own)
 
     def _places(self, indices, split):
-        """The places in the split and bucket at these indices, as uint64."""
+        """The number of the stored image that each index means, as uint64. In training the order of the epoch decides
+        it; in validation it is the index itself. Raises `ConfigError` for an index beyond the validation images."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         count = self.bucket.images[split]
@@ -227,7 +229,8 @@ class PreparedCorpus:
             raise RfjaxError(f"{given}; rfjax inspect finds what is damaged")
 
     def _assemble(self, stored):
-        """Float32 conditions made of captions' arrays, by name: each encoder is in its slot, with zeros elsewhere."""
+        """Makes float32 `Conditions` from the stored arrays of captions, {name: array} for each caption: each encoder's
+        features go into the encoder's slot, and the rest is zero."""
         shapes = self.shapes
         context = np.zeros((len(stored), *shapes.context), np.float32)
         pooled = np.zeros((len(stored), shapes.pooled), np.float32)

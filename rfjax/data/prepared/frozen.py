@@ -27,7 +27,8 @@ AUTOENCODER = autoencoders.FOLDER
 
 @dataclass(frozen=True)
 class FrozenModels:
-    """Loaded models. `facts` has each model's class and the hash of every file that decides its outputs."""
+    """The loaded autoencoder and text encoders of a corpus. `facts` has each model's class and the hash of every file
+    that decides its outputs."""
 
     encoders: tuple[StoredEncoder, ...]
     latent_channels: int
@@ -44,7 +45,8 @@ class FrozenModels:
     def latents(
         self, images: Float[np.ndarray, "n *frames height width 3"] | UInt8[np.ndarray, "n *frames height width 3"]
     ) -> Float[np.ndarray, "n *f h w c"]:
-        """Float32 posterior means, neither shifted nor scaled, of images or clips in [0, 1] or in bytes."""
+        """Encodes images or clips, in [0, 1] or as bytes. Returns the means of the autoencoder's posterior in float32,
+        neither shifted nor scaled."""
         unit = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
         return np.moveaxis(self._encode(np.moveaxis(2 * unit - 1, -1, 1)), 1, -1)
 
@@ -53,8 +55,8 @@ class FrozenModels:
         return np.clip(np.moveaxis(self._decode(np.moveaxis(raw, -1, 1)), 1, -1) / 2 + 0.5, 0.0, 1.0)
 
     def text(self, captions: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
-        """Returns `NAME.context` [n, tokens, channels] and, if it has one, `NAME.pooled` [n, size] of each encoder, in
-        float32."""
+        """Returns each encoder's features of the captions in float32: `NAME.context` [n, tokens, channels] and, if the
+        encoder has a pooled vector, `NAME.pooled` [n, size]."""
         found = {}
         for name, features in self._text.items():
             context, pooled = features(list(captions))

@@ -23,7 +23,8 @@ COPY_AGAIN = "copy the corpus again, or remove the shard's .json and prepare aga
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """A text encoder whose features are stored: `context` [tokens, channels] and `pooled` [pooled]."""
+    """A text encoder whose features a corpus stores, and their sizes: the context is [tokens, channels], the pooled
+    vector [pooled]."""
 
     name: str
     kind: str  # a row of `text_encoders.KINDS`
@@ -80,7 +81,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """The files of a kind, split and bucket, in the shards' order, and the number of records in each file."""
+    """The names of the files that hold one kind of record (images or captions) of one split and bucket, in the shards'
+    order, and the number of records in each."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
@@ -130,7 +132,7 @@ class Manifest:
         return sum(bucket.images[split] for bucket in self.buckets)
 
     def files(self, split: str, bucket: str, kind: str) -> UnitFiles:
-        """The files with the records of a kind, in a split and bucket."""
+        """The files with one kind of records (images or captions) of a split and bucket."""
         units = [unit for unit in self._units() if (unit["split"], unit["bucket"]) == (split, bucket)]
         return UnitFiles(tuple(unit["files"][kind]["name"] for unit in units), tuple(unit[kind] for unit in units))
 
@@ -169,7 +171,8 @@ def read(folder: str | Path) -> Manifest:
 
 
 def check_seal(found: Manifest) -> None:
-    """Raises `ConfigError` for a manifest that was edited: its numbers must stay those of the records."""
+    """Raises `ConfigError` if the manifest was edited after rfjax wrote it, because its numbers would then no longer
+    describe the records."""
     if seals.is_broken(found.facts):
         remedy = "copy the corpus again, or give its rfjax prepare command again, which writes it anew"
         raise ConfigError(f"{found.folder / NAME} was changed after it was written; {remedy}")

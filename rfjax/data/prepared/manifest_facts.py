@@ -145,7 +145,8 @@ def bucket_name(pixels: Sequence[int]) -> str:
 
 
 def unit_file(shard: str, bucket: str, split: str, kind: str) -> str:
-    """The name of a unit's file. It says which records the file holds, so that files cannot be mixed up."""
+    """The name of the file with one kind of a shard's records, in one split and bucket. The name says which they are,
+    so that files cannot be mixed up."""
     return f"{shard}.{bucket}.{split}.{kind}.array_record"
 
 
@@ -165,7 +166,8 @@ def read(path: Path) -> ManifestFacts:
 
 
 def check(facts: Mapping) -> None:
-    """Raises `WrongJson` if numbers contradict each other: sums over units, names of files, sizes of latents.
+    """Raises `WrongJson` if numbers of the manifest contradict each other: sums over splits and buckets, names of
+    files, sizes of latents.
 
     Counts decide which caption an image gets, so a single wrong count must be found.
     """

@@ -43,7 +43,8 @@ class ModelFolder:
 
 
 def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
-    """A model's class, the SHA-256 of each of its files, and one hash of them all."""
+    """Returns the facts that identify a model: its class, the SHA-256 of each of its files, and one hash of all of
+    them."""
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
     together = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     return {"class": model, "sha256": together, "files": hashes}

@@ -1,4 +1,4 @@
-"""Reads records from many ArrayRecord files by their place among all records."""
+"""Reads records from many ArrayRecord files, by their index in the sequence of all the files' records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Readers:
 
 
 def _open_file_budget():
-    """Half of the number of files that the process may open, at most `MOST_OPEN`."""
+    """How many ArrayRecord files may stay open: half of the files that the process may open, at most `MOST_OPEN`."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, soft // 2))
 
@@ -53,7 +53,8 @@ _numbers = itertools.count()
 
 
 class Shards:
-    """Random access to the records of a sequence of files; safe to share between threads."""
+    """Random access to the records of a sequence of ArrayRecord files, as if they were one; safe to share between
+    threads."""
 
     def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, readers: Readers = READERS):
         self._paths, self._ends = list(paths), np.cumsum(counts)
@@ -71,7 +72,8 @@ class Shards:
         return int(self._ends[file]) - self.first(file)
 
     def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """For each record's place among all records, the number of the file that holds the record."""
+        """Returns for each record, given by its index among the records of all files, the index of the file that holds
+        it."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
 
     def read(self, places: Integer[np.ndarray, " n"]) -> list[bytes]:

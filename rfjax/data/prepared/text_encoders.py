@@ -35,7 +35,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an encoder is in a folder. `kind` is "" if the model's class tells it."""
+    """Where a text encoder lies in a folder of models, and its kind. `kind` is "" if the class of the model decides
+    it."""
 
     kind: str
     part: str
@@ -60,7 +61,8 @@ def slots_of(folder: Path) -> dict[str, Slot]:
 
 
 def slot_of(folder: Path, name: str) -> Slot:
-    """The slot of an encoder. The tokenizer of `text_encoder_NAME` is in `tokenizer_NAME`, or beside the model."""
+    """Finds the `Slot` of a text encoder by its name. The tokenizer of `text_encoder_NAME` is in `tokenizer_NAME`, or
+    beside the model."""
     if name in SLOTS:
         return SLOTS[name]
     apart = f"tokenizer_{name}"
@@ -95,7 +97,8 @@ def _t5(model, name, ids, mask, settings):
 
 
 def _masked(model, name, ids, mask, settings):
-    """Hidden states of a layer, zero where there is no token, and a vector pooled from them."""
+    """Runs a text encoder on padded tokens with their mask. Returns the hidden states of a layer, zero where there is
+    no token, and a vector pooled from them."""
     hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[settings.layer]
     hidden, mask = hidden[:, settings.skip :], mask[:, settings.skip :]
     context = hidden.masked_fill(mask[..., None] == 0, 0.0)
@@ -195,7 +198,8 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
 
 
 def settings_of(name: str, kind: str, given: Mapping[str, int | str]) -> Settings:
-    """The settings of an encoder. Raises `ConfigError` for a value that a setting cannot have."""
+    """Converts the settings that a user gave for a text encoder to a `Settings`. Raises `ConfigError` for a value that
+    a setting cannot have."""
     found = Settings(**{"pooled": KINDS[kind].pooled} | dict(given))
     wrong = [
         ("tokens", found.tokens, "at least 1", found.tokens >= 1),

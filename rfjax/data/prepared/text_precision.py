@@ -41,7 +41,8 @@ def to_stored(name: str, values: Float[np.ndarray, ...], precision: str) -> dict
 
 
 def shapes_stored(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape that each array of a stored context of this `shape` must have, by the array's name."""
+    """Returns {array's name: the shape it must have} for the arrays that store a context of this `shape`: the context
+    itself and, in int8, its scales."""
     in_int8 = name in arrays and arrays[name].dtype == np.int8
     return {name: shape} | ({name + SCALES: shape[:1]} if in_int8 else {})
 

@@ -34,7 +34,8 @@ SMALLEST_SCORE = 0.05
 
 @dataclass(frozen=True)
 class Classifier:
-    """Known pictures, and the regression's coefficients on the kernel between a picture and each of them."""
+    """The kernel ridge regression that classifies digits: the known pictures, and the coefficients on the kernel
+    between a new picture and each of them."""
 
     known: Float[np.ndarray, "k pixels"]
     coefficients: Float[np.ndarray, "k 10"]
@@ -69,7 +70,8 @@ def find(images: Float[np.ndarray, "n h w 3"]) -> tuple[Blobs, Int[np.ndarray, "
 def canonical(
     windows: Float[np.ndarray, "m side side"], centroid: Float[np.ndarray, "m 2"], cell: int
 ) -> Float[np.ndarray, "m pixels"]:
-    """Pictures at the scans' scale, with the centroid in the middle. `centroid` is (x, y) in the window."""
+    """Resamples windows to pictures at the scale of the stored scans, with the blob's centroid in the middle.
+    `centroid` is (x, y) in the window."""
     step = drawn_side(cell) / SCAN_SIDE
     across = resampling(centroid[:, 0], windows.shape[2], PICTURE_SIDE, step)
     down = resampling(centroid[:, 1], windows.shape[1], PICTURE_SIDE, step)
@@ -78,7 +80,8 @@ def canonical(
 
 @cache
 def classifier(cell: int) -> Classifier:
-    """The classifier, fitted to the training scans only. It is fitted once per process and image size, in seconds."""
+    """The `Classifier` for digits drawn in cells of this size, fitted to the training scans only. It is fitted once per
+    process and size, in seconds."""
     groups = drawn_scans("train", drawn_side(cell))
     targets = np.repeat(np.eye(len(CLASSES)), [len(group) for group in groups], axis=0)
     margin = (cell + 4 - drawn_side(cell)) // 2

@@ -24,7 +24,7 @@ GREY_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Blobs:
-    """Blobs of a batch of images, with a leading blob axis `m`."""
+    """The coloured blobs that were found in a batch of images, as arrays with a leading axis `m` of blobs."""
 
     image: Int[np.ndarray, " m"]  # which image of the batch
     color: Int[np.ndarray, " m"]  # palette index
@@ -39,7 +39,8 @@ class Blobs:
 def find_blobs(
     images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], *, side: int, mask_alpha: float
 ) -> Blobs:
-    """All blobs of at least `MIN_PIXELS` pixels of alpha above `mask_alpha`; windows are `side` pixels wide."""
+    """Finds the coloured blobs in images: connected pixels of alpha above `mask_alpha`, at least `MIN_PIXELS` of them.
+    Each blob's alpha is cut out in a window of `side` x `side` pixels."""
     images = np.asarray(images, np.float64)
     background, usable = estimate_background(images)
     alpha, residual = unmix(images, palette, background)
@@ -101,7 +102,8 @@ def _chosen(alpha, color):
 
 
 def _windows(own, labels, image, keep, origin, side):
-    """Each blob's alpha in a square window of its image; the window may reach beyond the image's edge."""
+    """Cuts out each blob's alpha in a square window of the blob's image, `side` pixels wide from `origin` on. The
+    window may reach beyond the image's edge."""
     margin = ((0, 0), (side, side), (side, side))
     rows = origin[:, 1, None, None] + side + np.arange(side)[None, :, None]
     columns = origin[:, 0, None, None] + side + np.arange(side)[None, None, :]
@@ -132,8 +134,8 @@ def collect(
     smallest: float,
     boxes: Float[np.ndarray, "m 4"] | None = None,
 ) -> list[dict]:
-    """A dict for each image, with the detections that score at least `smallest`. `boxes` replace the boxes of the
-    blobs, which end at whole pixels."""
+    """Sorts blobs by image. Returns for each image a dict in the form that `detectors` describes, with the blobs that
+    score at least `smallest`. `boxes` replace the blobs' own boxes, which end at whole pixels."""
     boxes = blobs.box if boxes is None else boxes
     results = [{"detections": {}, "colors": {}} for _ in range(n)]
     for i in np.flatnonzero(score >= smallest).tolist():

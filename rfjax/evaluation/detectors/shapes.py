@@ -68,9 +68,11 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
 
 @cache
 def moments(cell: int) -> tuple[tuple[float, float], ...]:
-    """(area / r^2, distance of the centroid below the centre / r) of each shape of radius r.
+    """Returns for each shape of radius r its area in units of r^2, and how far its centroid lies below its centre, in
+    units of r.
 
-    Both are measured on a fine grid at the middle radius, because anti-aliasing rounds corners.
+    Both are measured on a drawing at the mean of the smallest and the largest radius, because anti-aliasing rounds
+    corners.
     """
     radius = cell * sum(RADII) / 2
     fine = (np.arange(cell * 16) + 0.5) / 16 - cell / 2

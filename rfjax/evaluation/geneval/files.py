@@ -176,7 +176,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """The checked rows of a metadata file, in the official schema with the key `held_out` added.
+    """Reads and checks a metadata file; returns its rows, in the official schema with the key `held_out` added.
 
     Raises `ConfigError`, naming the line, for a row of another form.
     """
@@ -242,7 +242,8 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
 
 def missing(found, prompts, expected):
-    """Returns (metadata rows without any image; for the other rows, (row, sample) of each missing image)."""
+    """Finds the images that are missing if each metadata row should have `expected`. Returns (the rows without any
+    image, [(row, sample)] of the images that other rows lack)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
@@ -253,10 +254,11 @@ THROUGH = "images are numbered through the prompts; in each prompt they were cou
 
 
 def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
-    """Returns (row, number of the image in its row) by (row, number as given).
+    """Numbers the images of each metadata row from 0. Returns {(row, the image's number as given): (row, its number
+    within the row)}.
 
-    The official layout numbers each row's images from 0. Some tools go on counting from row to row. In their files no
-    number occurs twice, and numbers rise with the rows. Such images are renumbered.
+    The official layout already numbers each row's images from 0, and such numbers stay. Some tools go on counting from
+    row to row. In their files no number occurs twice, and numbers rise with the rows. Such images are renumbered.
     """
     places = sorted(places)
     numbers = [number for _, number in places]
@@ -272,7 +274,8 @@ def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], t
 
 
 def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
-    """The note, for a summary, that images were renumbered; empty if none were."""
+    """Returns an entry for the summary which says that images were renumbered (`within_prompts`); empty if none
+    were."""
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 
@@ -285,7 +288,7 @@ def never_detected(rows, found):
 
 
 def lacking(rows, images):
-    """The missing images in words: metadata rows without images, and single images of other rows."""
+    """Says in words which images are missing: the metadata rows without any image, and single images of other rows."""
     whole = [f"every image of {_list('metadata row', rows)}"] if rows else []
     names = [f"{row}/{sample}" for row, sample in images]
     single = [f"{_list('single image', names)}, as row/sample"] if names else []
@@ -293,6 +296,6 @@ def lacking(rows, images):
 
 
 def _list(noun, things):
-    """Text such as "3 metadata rows (0, 4, 7)", naming the first few."""
+    """Makes a text such as "3 metadata rows (0, 4, 7)", which counts things and names the first few of them."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"

@@ -9,7 +9,8 @@ from rfjax.evaluation.geneval import rules
 
 
 def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[rules.ImageResult]:
-    """GenEval's judgement of each image from its detections and its prompt; both sequences have a row per image."""
+    """Judges images by GenEval's rules. `found[i]` has the detections in image i as lists, and `prompts[i]` is its
+    prompt's metadata row."""
     return [
         rules.judge(rules.Detections.from_lists(row["detections"], row["colors"]), prompt)
         for row, prompt in zip(found, prompts, strict=True)

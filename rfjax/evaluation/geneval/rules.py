@@ -185,7 +185,8 @@ def judge(
 
 
 def _unmet(item, chosen, detections, groups, options):
-    """The reason why the chosen objects do not meet an include item; empty if they meet it."""
+    """Says why the chosen objects do not have the number, the colour or the position that an `include` item asks for;
+    empty if they have all three."""
     name, count = item["class"], item["count"]
     if "color" in item and len(detections.boxes.get(name, ())) and name not in detections.colors:
         raise ConfigError(f"no colors for {name!r}, whose prompt asks for {item['color']}; give one per box")
@@ -208,7 +209,8 @@ def _unmet(item, chosen, detections, groups, options):
 
 
 def _without_overlaps(boxes, order, max_overlap):
-    """`order` without the objects whose IoU with a more confident kept object reaches the limit."""
+    """Returns `order` without the objects whose intersection over union with a kept, more confident object is at least
+    `max_overlap`."""
     kept = []
     for index in order:
         if all(_overlap(boxes[index], boxes[other]) < max_overlap for other in kept):
@@ -217,7 +219,7 @@ def _without_overlaps(boxes, order, max_overlap):
 
 
 def _overlap(a, b):
-    """Intersection over union. A box ends on the last pixel that it covers, hence the + 1."""
+    """The intersection over union of two boxes. A box ends on the last pixel that it covers, hence the + 1."""
 
     def area(low, high):
         return np.prod(np.maximum(high - low + 1, 0))

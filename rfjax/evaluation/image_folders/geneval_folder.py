@@ -35,7 +35,8 @@ class Sample(NamedTuple):
 
 
 class GenEvalFolder(NamedTuple):
-    """`rows` by prompt index; `samples` in the order of prompts and images."""
+    """A folder of images in GenEval's layout. `rows` are the prompts' metadata rows by prompt index; `samples` are the
+    images in the order of prompts and images."""
 
     rows: dict[int, dict]
     samples: list[Sample]

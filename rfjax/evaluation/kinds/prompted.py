@@ -23,7 +23,8 @@ Settings = GenEvalConfig | RankingConfig | TemporalConfig
 
 
 def on_stills(run: Run) -> Run:
-    """The run on the part of its corpus whose images are sampled: the first part whose latents have one frame.
+    """Returns the run restricted to the part of its corpus whose images are sampled: the first part whose latents have
+    one frame.
 
     The run itself is returned if no part has one frame, or if all parts have one frame.
     """
@@ -32,7 +33,8 @@ def on_stills(run: Run) -> Run:
 
 
 def on_clips(run: Run) -> Run:
-    """The run on the part of its corpus whose clips are sampled: the first part whose latents have several frames.
+    """Returns the run restricted to the part of its corpus whose clips are sampled: the first part whose latents have
+    several frames.
 
     The run itself is returned if there is no such part.
     """

@@ -38,7 +38,8 @@ def place_of(evaluation: Evaluation) -> str:
 def write_detections(
     run: Run, kind: str, evaluation: Evaluation, prompts: Sequence[Mapping], file: str, rows: Iterable[Mapping]
 ) -> None:
-    """Writes the prompts, and the detections as `file`. The command `rfjax KIND` can score these files again."""
+    """Writes an evaluation's prompts to metadata.jsonl, and the detections `rows` to `file` beside it. The command
+    `rfjax KIND`, of the evaluation's kind, can score these files again."""
     folder = run.workdir / kind / place_of(evaluation)
     lines = {"metadata.jsonl": prompts, file: rows}
     write_whole({folder / name: "".join(json.dumps(row) + "\n" for row in each) for name, each in lines.items()})

@@ -131,7 +131,7 @@ def sample_folder(
 
 
 def _lacking(out, facts, layout, prompts, ids, samples):
-    """The places in `ids` of the missing images. Makes the folder if there is none."""
+    """Returns the indices in `ids` of the images that the folder `out` lacks. Makes the folder if there is none."""
     path = Path(out) / FACTS
     if path.exists():
         before = read_json(path, remedy=f"remove the folder {out} and sample again", error=ConfigError)

@@ -27,7 +27,8 @@ class Format(NamedTuple):
 
 
 def rows(samples: Samples) -> list[Float[np.ndarray, "height width 3"]]:
-    """A picture for each frame. It has a row for each prompt, with the prompt's samples side by side."""
+    """Arranges samples into one picture for each frame. A picture has a row for each prompt, with the prompt's samples
+    side by side."""
     frames = []
     for number in range(samples.shape[2]):
         prompts = [strip(images, gap=GAP, side=SIDE)[0] for images in samples[:, :, number]]

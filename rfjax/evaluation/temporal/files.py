@@ -129,7 +129,7 @@ def score_files(
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """The checked rows of a metadata file. Raises `ConfigError`, which names the line."""
+    """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line."""
     from rfjax.data.motion_worlds import TASKS
 
     rows = []
@@ -171,7 +171,8 @@ def _check_events(place, name, item):
 
 
 def read_clips(path: str | os.PathLike, metadata: Sequence[Mapping]) -> dict[tuple[int, int], tuple[list, float]]:
-    """(`Detections` of each frame, side of the picture) by (prompt index, sample). Raises `ConfigError`."""
+    """Reads a file of detections in clips. Returns {(prompt index, sample): (`Detections` of each frame, the frames'
+    side)}. Raises `ConfigError`, naming the line, for a line of another form or one that contradicts the metadata."""
     from rfjax.evaluation.geneval.rules import Detections
 
     named = {item[key] for row in metadata for item in row["include"] for key in ("color", "becomes") if key in item}
@@ -226,7 +227,8 @@ def summary_text(summary: Mapping[str, object]) -> str:
 
 
 def _velocity_lines(velocity: Mapping) -> list[str]:
-    """The velocity errors as lines for people, each beside the detector's own error and the clips without an error."""
+    """Says the velocity errors in lines for the console. Each has the number of clips, how many of these have no error,
+    and the detector's own error on ground truth."""
     if not velocity["clips"]:
         return [f"velocity error: no prompt determines a velocity in the world {velocity['world']}"]
     lines = []

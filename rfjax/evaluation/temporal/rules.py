@@ -89,8 +89,8 @@ class Track:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """The frames in which the object's place counts: those in which it was found. If it passes behind a screen, it
-        must also be whole."""
+        """The frames in which the object's position counts: those in which it was found. If the object passes behind a
+        screen, frames in which the screen hides a large part of it do not count."""
         return np.flatnonzero(self.found & (self.areas >= self.options.whole if "behind" in self.item else True))
 
     @cached_property
@@ -99,8 +99,8 @@ class Track:
 
     @cached_property
     def allowed(self) -> Float[np.ndarray, " 2"]:
-        """The distance along x and along y within which two places count as equal: a share of the sum of the object's
-        first and last sizes."""
+        """The distances along x and along y within which two positions of the object count as equal: a share of the sum
+        of its sizes in the first and the last frame that count (`times`)."""
         first, last = self.boxes[self.times[0]], self.boxes[self.times[-1]]
         return self.options.moved * (first[2:] - first[:2] + last[2:] - last[:2])
 
@@ -114,7 +114,7 @@ class Track:
 
     @cached_property
     def typical_step(self) -> float:
-        """The object's speed in pixels a frame: the median over its steps."""
+        """The object's typical speed in pixels a frame: the median over its moves between frames that count."""
         return float(np.median(np.linalg.norm(np.diff(self.centres, axis=0), axis=1) / np.diff(self.times)))
 
 
@@ -141,21 +141,22 @@ def _rests(track: Track) -> bool:
 
 
 def _goes(track: Track) -> bool:
-    """Whether the last place (for a bounce, the furthest) lies from the first in the asked direction, within 45
-    degrees."""
+    """Whether the object's last position lies from its first position in the asked direction, within 45 degrees. For a
+    bounce the furthest position is taken in place of the last."""
     along, across, allowed = track.way
     end = int(np.argmax(along)) if track.item.get("then") == "bounces" else -1
     return bool(along[end] > allowed and abs(across[end]) <= along[end])
 
 
 def _goes_on(track: Track) -> bool:
-    """Whether the object never falls back behind the furthest place that it has reached."""
+    """Whether the object never moves back from the furthest position that it has reached in the asked direction."""
     along, _, allowed = track.way
     return bool((np.maximum.accumulate(along) - along <= allowed / 2).all())
 
 
 def _is_steady(track: Track) -> bool:
-    """Whether no place is further off the line between its neighbours than a turn at the typical speed would be."""
+    """Whether the object's path has no jump. A position may be as far from the straight line between the positions
+    before and after it as the object typically moves in a frame, plus a tolerance."""
     times, centres = track.times, track.centres
     share = ((times[1:-1] - times[:-2]) / (times[2:] - times[:-2]))[:, None]
     off = np.linalg.norm(centres[1:-1] - (1 - share) * centres[:-2] - share * centres[2:], axis=1)
@@ -236,8 +237,8 @@ RELATIONS_ASKED = ("position", "relation_change")  # clauses on two tracks
 def tracks_of(
     frames: Sequence[Detections], side: float | int, row: Mapping[str, object], options: TemporalOptions = DEFAULT
 ) -> list[Track]:
-    """The track of each `include` item: in each frame the most confident object of the item's class, if possible one
-    that has the item's colour."""
+    """Returns a track for each `include` item of a prompt's row. In each frame it has the box of the most confident
+    object of the item's class; objects in the item's colour come before all others."""
     kept = [keep(found, "motion", _geneval(options)) for found in frames]
     tracks = []
     for item in row["include"]:

@@ -64,7 +64,8 @@ class Seen:
 
 
 def look_at(clips: Float[np.ndarray, "n frames h w 3"], found: Sequence[Sequence[Mapping]] | None = None) -> list[Seen]:
-    """Measures clips. `found` is the result of `detect_clips`, if it was already called for them."""
+    """Computes from clips' pixels what all scores are computed from: a `Seen` for each clip. `found` is the result of
+    `detect_clips` for these clips, if it was already called."""
     found = detect_clips(clips) if found is None else found
     places = all_centroids(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1, 2)
     frames = [tuple(Detections.from_lists(f["detections"], f["colors"]) for f in clip) for clip in found]
@@ -105,13 +106,14 @@ def truth_scores(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """The values of ground truth, without floors: the ceiling of each score, and the least error of each error."""
+    """Computes all scores and errors of ground-truth clips, without floors: the highest value that a score can reach,
+    or the lowest that an error can reach, with this detector."""
     return _values_of_parts(_Scorer(seed, replicates, world), seen, own, rows)
 
 
 def detector_errors(truth: Iterable[Mapping]) -> list[Measured]:
-    """The errors among the values of a record of ground truth (`truth_scores`), under names that say that they are the
-    detector's own (`DETECTOR`): what the errors of a model's clips stand beside."""
+    """Selects the errors from the values of a ground-truth record (`truth_scores`), and renames their metrics to those
+    of the detector's own error (`DETECTOR`), for comparison with the errors of a model's clips."""
     numbers = ("value", "stderr", "low", "high")  # null in the record where unknown
     return [
         Measured(
@@ -126,7 +128,8 @@ def detector_errors(truth: Iterable[Mapping]) -> list[Measured]:
 
 
 def _values_of_parts(scorer, seen, own, rows):
-    """The values of all clips; if prompts have held-out triples, also those of each of the `PARTS`."""
+    """The scores and errors over all clips; if some prompts name held-out triples, also those over the clips of these
+    prompts and over the others (`PARTS`)."""
     mine = [rows[index] for index in own]
     judged, soft = judge_all(seen, mine), [scorer.soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
     values = scorer.values(METRIC, judged, soft, mine)
@@ -138,7 +141,8 @@ def _values_of_parts(scorer, seen, own, rows):
 
 
 def _floor_values(scorer, floor, seen, own, rows, null):
-    """The scores under one floor, for the tasks that the floor is meant for."""
+    """The scores of clips under one floor, such as frames in reverse order, for the tasks that `FLOORS` gives this
+    floor."""
     others, asked = other_prompts(rows), []
     clips = list(enumerate(seen)) if floor != NOTHING else [(None, clip) for clip in null]
     owners = own if floor != NOTHING else range(len(null))
@@ -169,16 +173,18 @@ def _rows(each: Sequence, chosen: Bool[np.ndarray, " n"]) -> list:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Measures and sums up judged clips of a world, by the seed and the number of resamples of its intervals."""
+    """Computes the scores of clips of one world, with intervals by bootstrap from `seed` with `replicates`
+    resamples."""
 
     seed: int
     replicates: int
     world: World | None
 
     def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-        """The soft measures and the velocity error of a clip, judged by its row or by another row, `by`. Even for
-        another row, the object that is followed is the one that the clip's own row names: the other row's colour may be
-        absent from the clip, and would then score below chance."""
+        """The soft measures and the velocity error of a clip, judged by its prompt's `row` or by the row `by` of
+        another prompt. With `by`, the motion asked for is the other prompt's, but the object that is followed is still
+        the one that the clip's own prompt names: the other prompt's colour may be absent from the clip, and would then
+        score below chance."""
         by = row if by is None else by
         fields = ("motion", "then", "speed")
         asked = [

@@ -59,7 +59,7 @@ def velocity_summary(
 
     Each has "error", an estimate in pixels a frame (None if no clip has an error), "asked", the number of clips whose
     prompt determines a velocity, and "not_found", the number of those without an error, since an object was not found.
-    The parts are left out if all these prompts are of one part.
+    "held_out" and "seen" are left out if one of them would have no clip.
     """
     found = {place: velocity_measures(*clip, rows[place[0]], world, options) for place, clip in sorted(clips.items())}
     found = {place: measures for place, measures in found.items() if measures}
@@ -103,7 +103,8 @@ def _clauses(judged: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
 def floor_scores(
     clips: Sequence[Clip], prompts: Sequence[int], rows: Sequence[Mapping], options: TemporalOptions
 ) -> dict[str, dict[str, float]]:
-    """The share of clips that is correct for each task, under each floor that needs no further clips."""
+    """Returns {task: {floor: share of correct clips}}, for the floors that judge the same clips in another order of
+    frames or by another prompt."""
     others, scores = other_prompts(rows), {}
     for task in TASKS:
         mine = [n for n, index in enumerate(prompts) if rows[index]["tag"] == task]
@@ -132,7 +133,7 @@ def floor_scores(
 
 
 def _has_colors(frames, row):
-    """Whether a clip's detections have the colours that a row asks for. A file needs colours only for classes whose
-    colour its own prompt asks for, so another prompt may ask for more."""
+    """Whether a clip's detections have colours for all classes whose colour a prompt's row asks for. A file needs them
+    only for the clip's own prompt, so they may be missing for another prompt."""
     asked = [item["class"] for item in row["include"] if "color" in item]
     return all(name in found.colors or not len(found.boxes.get(name, ())) for found in frames for name in asked)

@@ -31,8 +31,8 @@ def velocity_measures(
     """The velocity error of one clip, in pixels a frame; {} if its prompt's row determines no velocity.
 
     "velocity_found" is 1 if every moving object of the row is found, with its colour, in two frames or more, and else
-    0. Only in the first case there is "velocity_error", the mean of `velocity_error` over these objects. `side` is the
-    height and width of the frames in the unit of the boxes, pixels.
+    0. If it is 1, there is also "velocity_error", the mean of `velocity_error` over these objects. `side` is the height
+    and width of the frames in the unit of the boxes, pixels.
     """
     errors = []
     for track in tracks_of(frames, side, row, options):

@@ -87,7 +87,8 @@ class TimeAttention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(hidden // self.heads), RMSNorm(hidden // self.heads)
 
     def forward(self, x, condition, times, added, rotation):
-        """`added` [times, hidden] or None embeds positions in time. Frames of an example are adjacent in the batch."""
+        """Attends over the tokens of all frames of each clip, whose frames are adjacent in the batch. `added` [times,
+        hidden] or None embeds the positions in time."""
         shape = x.shape
         x = x.reshape(-1, times * shape[1], shape[2])
         shift, scale, gate = self.modulation(condition[::times]).chunk(3, -1)

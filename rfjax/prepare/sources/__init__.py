@@ -116,7 +116,8 @@ def _kind_of(text, suffixes):
 
 
 def _kind_below(path, kinds, suffixes):
-    """Finds the kind of a folder with no tars or Parquet files directly in it, from the files deeper down."""
+    """Finds which kind of source a folder is, if no tars or Parquet files are directly in it, from the files in its
+    subfolders."""
     deeper = {Path(name).suffix.lower() for name in walk_files(path, {*kinds, *suffixes}).names}
     if deeper & set(suffixes):
         return "folder"

@@ -19,7 +19,7 @@ _READ = "is read beside images; then give folder:FOLDER, or take the Parquet fil
 
 
 class Span(NamedTuple):
-    """The rows of a file that form a part, and the file's column of images."""
+    """One part of a Parquet source: a range of rows in a file, and the name of the file's column of images."""
 
     path: Path
     start: int

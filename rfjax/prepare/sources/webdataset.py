@@ -156,7 +156,8 @@ def _samples(members: list[Member]) -> Iterator[list[Member]]:
 
 
 def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator[Record | Drop]:
-    """Yields the image of a sample, or for each of its images why it is left out."""
+    """Yields the record of the image in a sample (the members of a tar that belong together), or for each of its images
+    a `Drop` with the reason why it is left out."""
     images = [member for member in sample if member.is_image]
     names = [member.info.name for member in sample]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -128,7 +128,8 @@ def _slurm_devices(environ) -> tuple[int, ...] | None:
 
 
 def _tasks_on_node(environ) -> int | None:
-    """The number of tasks on this node. SLURM_STEP_TASKS_PER_NODE lists it for each node in turn, as in "2(x3),1"."""
+    """The number of SLURM tasks on this node. SLURM_STEP_TASKS_PER_NODE lists the numbers of all nodes in turn, as in
+    "2(x3),1"."""
     counts = []
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(number)] * int(times or 1)

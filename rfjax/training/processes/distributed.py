@@ -301,7 +301,7 @@ def _on_abort(do: Callable[[], None] | None) -> None:
 
 
 def _who(error: str, job: Job, heartbeat_seconds: int) -> str:
-    """The process that is gone, taken from the error of JAX's service."""
+    """Says which process was lost, as far as the error of JAX's coordination service tells."""
     lost = re.search(r"Task (\d+) heartbeat", error)
     if lost:
         return f"process {lost[1]} has not been heard of for {heartbeat_seconds} s"
@@ -366,9 +366,9 @@ def _is_of_connections(error: BaseException | None) -> bool:
 def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -> int:
     """Leaves the job. Waits until all processes leave, and returns this process's exit `status`.
 
-    It waits because process 0 may still have a report to write. With `alone`, only this process may have failed. It
-    then waits at most `patience_seconds`, and ends the process: the others may be waiting for it in a collective, and
-    notice the failure only when it ends.
+    The wait is there because process 0 may still have a report to write. `alone` means that perhaps only this process
+    has failed. The wait then ends after `patience_seconds`, and so does the process: the others may be waiting for it
+    in a collective, and notice the failure only when the process ends.
     """
     if _job is None:
         return status
