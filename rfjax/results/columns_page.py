@@ -91,9 +91,9 @@ in `long.csv` only.
 """
 
 _MANY = f"""\
-With more than {MANY_RUNS} runs, `pairs.csv` does not hold every pair. {ANCHORS} runs, spread over the range of losses, are the
-anchors. Each run has a row with itself (its variance) and one with each anchor. Fits approximate the covariance of two
-runs that are no anchors from their covariances with the anchors.
+With more than {MANY_RUNS} runs, `pairs.csv` does not hold every pair. {ANCHORS} runs, spread over the range of losses,
+are the anchors. Each run has a row with itself (its variance) and one with each anchor. Fits approximate the covariance
+of two runs that are no anchors from their covariances with the anchors.
 """
 
 
