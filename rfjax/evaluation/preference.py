@@ -1,5 +1,5 @@
-"""The names under which human preference is stored in records and in the results table: evaluation, metrics, questions,
-corpus."""
+"""What human preference is called in records and in the results table: the name of the evaluation, of its metrics and
+of the questions that raters answer, and the value of the field `corpus`."""
 
 from __future__ import annotations
 

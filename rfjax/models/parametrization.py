@@ -107,8 +107,8 @@ IN_BLOCKS = re.compile(r"^/((dual_)?blocks|last_block)/")
 
 
 class Factors(NamedTuple):
-    """The factors by which a leaf's standard initial value, learning rate, decay (with the rate) and Adam's epsilon are
-    multiplied."""
+    """The factors on one leaf: on its standard initial value, on its learning rate under Adam and under Muon, on the
+    product of learning rate and weight decay, and on Adam's epsilon."""
 
     initial: float
     rate: float

@@ -173,8 +173,9 @@ class VotedExamples:
 
 
 def rows_of_pass(tune: TuneConfig, examples: int, step: int) -> Int[np.ndarray, " batch"]:
-    """The indices of the examples that a step takes. All examples are gone through in shuffled order again and again;
-    step n takes the `batch_size` examples from number n * batch_size on."""
+    """The indices of the examples that a step takes. Passes over all examples follow each other, each in an order of
+    its own that depends on (seed, pass). Step n takes the `batch_size` examples from number n * batch_size on, counted
+    over all passes, so a batch may span two."""
     places = np.arange(step * tune.batch_size, (step + 1) * tune.batch_size)
     passes, within = np.divmod(places, examples)
     orders = {number: np.random.default_rng((tune.seed, number)).permutation(examples) for number in set(passes)}

@@ -227,8 +227,8 @@ def summary_text(summary: Mapping[str, object]) -> str:
 
 
 def _velocity_lines(velocity: Mapping) -> list[str]:
-    """Says the velocity errors in lines for the console. Each has the number of clips, how many of these have no error,
-    and the detector's own error on ground truth."""
+    """Says the velocity errors in lines for the console. Each has the number of clips, in how many of these an
+    object was not found (so that the error is unknown), and the detector's own error on ground truth."""
     if not velocity["clips"]:
         return [f"velocity error: no prompt determines a velocity in the world {velocity['world']}"]
     lines = []

@@ -42,7 +42,8 @@ def centroids(clip: Float[np.ndarray, "frames h w 3"], color: str) -> Float[np.n
 def soft_measures(
     clip: Float[np.ndarray, "frames h w 3"], frames: Sequence[Detections], row: Mapping[str, object]
 ) -> dict[str, float]:
-    """The soft measures of one clip: `frames_right` and, if its prompt's row asks for motion, `motion_measures`."""
+    """The soft measures of one clip: "frames_right" and, if the prompt asks for motion in a direction, those that
+    `motion_measures` returns. `row` says what the prompt asks for."""
     return {"frames_right": frames_right(frames, row), **motion_measures(all_centroids(clip), row)}
 
 

@@ -3,7 +3,7 @@
 PhyWorld (Kang et al. 2024, arXiv:2411.02385) averages |v - v'| over frames, between the velocity v of the simulator and
 the velocity v' that a parser finds in the generated frames, and compares it with the error of the same parser on
 frames of the simulator. Here a prompt determines a direction, and a world determines the speeds that an object may have
-(`World.speeds`). These are intervals, so an object at any speed of an interval has no error. If the prompt names no
+(`World.speeds`). These are intervals, so an object at any speed of an interval has the error 0. If the prompt names no
 speed, all intervals of its task are allowed.
 """
 
@@ -28,11 +28,12 @@ def velocity_measures(
     world: World,
     options: TemporalOptions = DEFAULT,
 ) -> dict[str, float]:
-    """The velocity error of one clip, in pixels a frame; {} if its prompt's row determines no velocity.
+    """Whether a clip's moving objects are found, and how far they are from the velocity that the prompt asks for, in
+    pixels a frame; {} if the prompt determines no velocity.
 
-    "velocity_found" is 1 if every moving object of the row is found, with its colour, in two frames or more, and else
-    0. If it is 1, there is also "velocity_error", the mean of `velocity_error` over these objects. `side` is the height
-    and width of the frames in the unit of the boxes, pixels.
+    "velocity_found" is 1 if every moving object is found, with its colour, in two frames or more, and else 0. Only if
+    it is 1, there is "velocity_error": the mean over these objects of what the function `velocity_error` returns.
+    `side` is the height and width of a frame in pixels, as the boxes have them.
     """
     errors = []
     for track in tracks_of(frames, side, row, options):
