@@ -3,7 +3,8 @@
 The law of pretraining is fitted without tuned runs (`limits.ROLES`). Here a line is fitted to a measure's changes
 (after minus before; for the validation loss, of its logarithm) against log10 of the pretraining FLOPs. It gives the
 mean change over the sizes, and a slope. If the slope's interval excludes zero, tuning changes the law's slope. If only
-the mean change's interval does, the intercept alone is shown to move. If neither does, no change is shown. No JAX here.
+the mean change's interval does, the intercept alone is shown to move. If neither does, no change is shown. No JAX
+here.
 """
 
 from __future__ import annotations

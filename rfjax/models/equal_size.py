@@ -57,11 +57,11 @@ def match_size(
     """Changes the fields `differences` of the config `reference`, and finds the hidden size at which the number of
     parameters or of FLOPs (`by`) is nearest to the reference's.
 
-    The depth is kept. `hold` says whether the size of a head or the number of heads is kept; with few heads, a fixed
-    number of heads gives finer steps of the hidden size. Hidden sizes are multiples of what is kept (the size of a
-    head, or the number of heads), of 4 for the position embedding and, for `uvit`, of the patch size, because its
-    convolutional stages halve the channels. "Nearest" compares ratios. Raises `ConfigError` for another `by` or `hold`, and if no
-    hidden size up to eight times the reference's is large enough.
+    The depth is kept. `hold` says whether the size of a head or the number of heads is kept; with few heads, a
+    fixed number of heads gives finer steps of the hidden size. Hidden sizes are multiples of what is kept (the size
+    of a head, or the number of heads), of 4 for the position embedding and, for `uvit`, of the patch size, because
+    its convolutional stages halve the channels. "Nearest" compares ratios. Raises `ConfigError` for another `by` or
+    `hold`, and if no hidden size up to eight times the reference's is large enough.
     """
     for name, value, table in (("by", by, MEASURES), ("hold", hold, HOLDS)):
         if value not in table:
