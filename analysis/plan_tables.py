@@ -22,7 +22,7 @@ from pathlib import Path
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
 from rfjax.laws.design import Information, Rules, design
-from rfjax.plan.compiled import COMPILERS, Compiled, check_compiler, why_not_compiled
+from rfjax.plan.compiled import COMPILERS, Compiled, Compiler, check_compiler, why_not_compiled
 from rfjax.plan.design_law import of_typed_law
 from rfjax.plan.design_trunks import candidates_of, sizes_of
 from rfjax.plan.point_plan import plan_point
@@ -100,12 +100,10 @@ def rows() -> Iterator[Row]:
 
 def plan(row: Row, level: str | None) -> dict:
     """Plans a row, compiled at a level, or by formulas for None; returns its facts."""
-    target = parse_target(row.target)
+    target, compiler = parse_target(row.target), level and Compiler(level)
     if row.table in CONFIGS:
         point = load_study(ROOT / f"configs/{CONFIGS[row.table]}.py", dict(row.overrides)).point(row.point)
-        made = plan_point(
-            point, target, compiles=level is not None, optimisation=level or "default", say=lambda _: None
-        )
+        made = plan_point(point, target, compiler=compiler, say=lambda _: None)
         found = {"params": made.size.params, "mesh": list(made.estimate.mesh.values()), "searched": made.searched}
         found |= {"limits": dataclasses.asdict(made.limits), **_cost(made.cost)} if made.limits else {}
         if row.table == "node":
@@ -116,7 +114,7 @@ def plan(row: Row, level: str | None) -> dict:
         point = load_study(ROOT / "configs/sd3_family.py", {}).point(row.point)
         latents = (1, 128, 128, 16)
         request = Request(row.weights, target.devices, latents)
-        made = plan_sampling(row.point, point.config, target, request, optimisation=level)
+        made = plan_sampling(row.point, point.config, target, request, compiler)
         found = {"params": made.params, "mesh": list(made.estimate.mesh.values())}
         found |= {"stored": made.estimate.weight_bytes, "limits": dataclasses.asdict(made.estimate.limits)}
         found |= {"seconds_per_image": made.seconds_per_image, "images_per_chip_hour": made.images_per_chip_hour}
@@ -166,6 +164,7 @@ def _compiled(compiled: Compiled | None, target: Target, estimate) -> dict | Non
     package, _ = COMPILERS[target.chip.kind]
     versions = {name: importlib.metadata.version(name) for name in ("jax", package)}
     facts = {"level": compiled.optimisation, "seconds": round(compiled.seconds, 1), "versions": versions}
+    facts["xla_flags"] = list(compiled.xla_flags)
     if compiled.counts:
         sent: dict[str, float] = {}
         for exchange in compiled.counts.collectives:

@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-compile", action="store_true", help="use formulas alone: takes seconds, and memory is an estimate")
     add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
     level = "the compiler's level; lower compiles faster (default: default)"
+    flags = "compile without the XLA flags that rfjax sets on GPUs and TPUs"
+    add("--no-xla-flags", action="store_true", help=flags)
     add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
     add_sample_options(parser, "plan images, not training: seconds and memory of a batch")
     out = "write every number of the plan here, and a page beside it (FILE.html)"
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with
-    from rfjax.plan.compiled import check_compiler, why_not_compiled
+    from rfjax.plan.compiled import Compiler, check_compiler, why_not_compiled
     from rfjax.plan.point_plan import plan_point
     from rfjax.plan.sample_command import check_no_training, plan_samples
     from rfjax.plan.targets import check_network, parse_target
@@ -62,9 +64,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if compiles:
         check_compiler(target)
     say(target.describe())
-    settings = {"compiles": compiles, "optimisation": args.optimisation, "search": args.search, "price": args.price}
+    compiler = Compiler(args.optimisation, not args.no_xla_flags) if compiles else None
+    settings = {"compiler": compiler, "search": args.search, "price": args.price}
     plans = [plan_point(point, target, **settings, say=say) for point in points]
-    said = notes(plans, target, compiles, args.optimisation)
+    said = notes(plans, target, compiler)
     print("\n".join(["", *table(plans, target.slices), *said]))
     if args.out is not None:
         from rfjax.plan.page import render
@@ -127,21 +130,24 @@ def table(plans: Sequence, slices: int) -> list[str]:
     return format_table([[*LAYOUT_COLUMNS, *times, *COST_COLUMNS], *(_row(plan, times) for plan in plans)])
 
 
-def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
-    """Returns the lines under a plan's table: what its numbers mean, and what planning found."""
+def notes(plans: Sequence, target, compiler) -> list[str]:
+    """Returns the lines under a plan's table: what its numbers mean, and what planning found.
+
+    `compiler` is a `compiled.Compiler`, or None if nothing was compiled.
+    """
     from rfjax.plan.compiled import why_not_compiled
     from rfjax.plan.gpu_description import DESCRIPTIONS
 
     why = why_not_compiled(target.chip) or "--no-compile"
     how = f"Nothing was compiled ({why}): peak memory and traffic are estimates."
-    if compiles:
-        program = f"the program compiled for {target.name} (level {optimisation})"
+    if compiler:
+        program = f"the program compiled for {target.name} ({compiler})"
         how = f"Peak memory, operations and exchanges are those of {program}."
         if target.chip.kind == "cuda" and DESCRIPTIONS[target.chip.name].by_hand:
             how += f" XLA's description of {target.chip.name} was written by hand from white papers."
     gib = f"{target.chip.device_bytes / 2**30:.2f}"
     said = [
-        f"{how} {_attention_note(plans, target, compiles)}",
+        f"{how} {_attention_note(plans, target, compiler is not None)}",
         f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is {LAYOUT}.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]

@@ -5,6 +5,7 @@ The child's memory is freed when it ends, and the compiler's settings do not aff
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from rfjax.plan.gpu_description import DESCRIPTIONS
 from rfjax.plan.hlo import Counts
 from rfjax.plan.roofline import Collective
 from rfjax.plan.targets import Target
+from rfjax.training import xla_flags
 from rfjax.training.chips import GIB, Chip
 
 # Keeps the child from looking for a TPU (metadata server, lock) and from writing libtpu's logs into a folder that other
@@ -48,6 +50,20 @@ _CHILD = (
 COMPILED_INSTEAD = {"cudnn": "xla"}
 SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
+_is_known = functools.cache(xla_flags.is_known)  # each answer takes a child process
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """The compiler's settings: its level, and whether it gets the flags that a run on the target gets."""
+
+    optimisation: str = "default"  # or "O0", "O1"
+    xla_flags: bool = True  # those of training/xla_flags.py
+
+    def __str__(self) -> str:
+        flags = "rfjax's XLA flags" if self.xla_flags else "no XLA flags of rfjax"
+        return f"level {self.optimisation}, {flags}"
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -64,6 +80,7 @@ class Compiled:
     seconds: float  # compile time
     host_bytes: int  # memory of this machine used to compile
     optimisation: str
+    xla_flags: tuple[str, ...]  # those that rfjax added, as training on the target does
 
 
 # kind of chip -> (the package that compiles for it, the extra of rfjax that installs the package)
@@ -103,47 +120,51 @@ def child_command(module: str) -> list[str]:
 
 
 def compile_step(
-    config: Config, target: Target | None, optimisation: str = "default", *, cpu_devices: int = 0
+    config: Config, target: Target | None, compiler: Compiler = Compiler(), *, cpu_devices: int = 0
 ) -> Compiled:
     """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
 
     Raises `ConfigError` if the compiler is missing. Raises `RfjaxError`, with the compiler's message, if it fails for
     another reason than lack of memory.
     """
-    return _compile(config, target, optimisation, cpu_devices=cpu_devices)
+    return _compile(config, target, compiler, cpu_devices=cpu_devices)
 
 
-def compile_sampler_for(config: Config, target: Target, sampling: dict, optimisation: str = "default") -> Compiled:
+def compile_sampler_for(config: Config, target: Target, sampling: dict, compiler: Compiler = Compiler()) -> Compiled:
     """Compiles a config's sampler as `compile_step` does a step. `sampling` has the keys of `sampling.Request`."""
-    return _compile(config, target, optimisation, sampling=sampling)
+    return _compile(config, target, compiler, sampling=sampling)
 
 
-def _compile(config, target, optimisation, *, cpu_devices=0, sampling=None) -> Compiled:
-    environment = {**os.environ, **_ENVIRONMENT}
+def _compile(config, target, compiler, *, cpu_devices=0, sampling=None) -> Compiled:
+    environment, added = {**os.environ, **_ENVIRONMENT}, ()
     if target is None:
         flags = os.environ.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cpu_devices}".strip()
     else:
         check_compiler(target)
-        if target.chip.kind == "cuda":
+        kind = target.chip.kind
+        if compiler.xla_flags:
+            added = xla_flags.choose_flags(kind, xla_flags.jaxlib_version(), environment, _is_known).added
+            xla_flags.add_flags(environment, kind, added)
+        if kind == "cuda":
             # Without a device the compiler cannot tune, and Triton's products have no default tiling.
-            given = os.environ.get("XLA_FLAGS", "")
+            given = environment.get("XLA_FLAGS", "")
             environment["XLA_FLAGS"] = f"{given} --xla_gpu_enable_triton_gemm=false".strip()
     attention = attention_of(config, target) if target else "xla"
     attention = (SAMPLED_INSTEAD if sampling else COMPILED_INSTEAD).get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))
-    request = {"config": values, "target": target.name if target else None, "optimisation": optimisation}
+    request = {"config": values, "target": target.name if target else None, "optimisation": compiler.optimisation}
     request["sampling"] = sampling
     command, text = child_command("rfjax.plan.worker"), json.dumps(request)
     child = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     answer = child.stdout.strip().splitlines()[-1:] or [""]
     if child.returncode or not answer[0].startswith("{"):
         raise RfjaxError(f"compiling for {request['target'] or 'the CPU'} failed: {child.stderr.strip()[-1500:]}")
-    return _read(json.loads(answer[0]), optimisation)
+    return _read(json.loads(answer[0]), optimisation=compiler.optimisation, xla_flags=added)
 
 
-def _read(answer, optimisation) -> Compiled:
-    common = {"seconds": answer["seconds"], "host_bytes": answer["host_bytes"], "optimisation": optimisation}
+def _read(answer, **settings) -> Compiled:
+    common = {"seconds": answer["seconds"], "host_bytes": answer["host_bytes"], **settings}
     if "too_large" in answer:
         return Compiled(False, _needed_bytes(answer["too_large"]), None, None, None, **common)
     counts = answer["counts"]

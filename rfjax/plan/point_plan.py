@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rfjax.config import Config
 from rfjax.data.buckets import format_shape, largest
 from rfjax.errors import ConfigError
-from rfjax.plan.compiled import Compiled, attention_of, compile_step
+from rfjax.plan.compiled import Compiled, Compiler, attention_of, compile_step
 from rfjax.plan.estimate import StepEstimate, estimate
 from rfjax.plan.roofline import Roofline, RunCost, cost, roofline
 from rfjax.plan.search import SLACK, candidates
@@ -55,8 +55,7 @@ def plan_point(
     point: Point,
     target: Target,
     *,
-    compiles: bool,
-    optimisation: str = "default",
+    compiler: Compiler | None,
     search: bool = False,
     price: float | None = None,
     attempts: int = 4,
@@ -64,7 +63,7 @@ def plan_point(
 ) -> PointPlan:
     """Plans a point in its own layout. If that does not fit, or with `search`, in the cheapest layout that fits.
 
-    With `compiles`, memory, operations and exchanges are the compiled program's; without it they are estimates. A
+    With a `compiler`, memory, operations and exchanges are the compiled program's; with None they are estimates. A
     search tries only layouts that should fit, given how far earlier programs exceeded their estimates. It ends after
     `attempts` layouts that did not fit.
     """
@@ -72,7 +71,7 @@ def plan_point(
     attention = attention_of(point.config, target)  # raises now, before compiling, if it cannot run there
 
     def attempt(config, estimated):
-        return _try_layout(point.id, config, estimated, target, optimisation if compiles else None, say, notes)
+        return _try_layout(point.id, config, estimated, target, compiler, say, notes)
 
     own = _Attempt(point.config, None, None, False)
     if not search:
@@ -84,8 +83,8 @@ def plan_point(
             own = attempt(point.config, estimated)
     tried, failed = own, 0
     if not own.fits:
-        excess = max(1 / SLACK, own.excess) if compiles else 1.0
-        for config, estimated in candidates(point.config, target, slack=SLACK if compiles else 1.0):
+        excess = max(1 / SLACK, own.excess) if compiler else 1.0
+        for config, estimated in candidates(point.config, target, slack=SLACK if compiler else 1.0):
             if failed == attempts or estimated.peak_bytes * excess > budget:
                 continue
             tried = attempt(config, estimated)
@@ -132,14 +131,12 @@ def _buckets_note(config) -> list[str]:
     return [f"a step is planned at {which}: {means}"]
 
 
-def _try_layout(id, config, estimated, target, optimisation, say, notes) -> _Attempt:
-    """Tests whether a layout fits: compiles it, or uses its estimate if `optimisation` is None."""
+def _try_layout(id, config, estimated, target, compiler, say, notes) -> _Attempt:
+    """Tests whether a layout fits: compiles it, or uses its estimate if `compiler` is None."""
     compiled, peak, layout = None, estimated.peak_bytes, _describe_layout(config, estimated)
-    if (
-        optimisation and estimated.state_bytes <= target.chip.device_bytes
-    ):  # else the state alone is too large to compile
+    if compiler and estimated.state_bytes <= target.chip.device_bytes:  # else the state alone is too large to compile
         say(f"{id}: compiling for {target.name}, {layout}")
-        compiled = compile_step(config, target, optimisation)
+        compiled = compile_step(config, target, compiler)
         peak = compiled.peak_bytes
     fits = peak <= target.chip.device_bytes and (compiled is None or compiled.fits)
     if compiled:

@@ -10,7 +10,7 @@ from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.quantised import check_weights
-from rfjax.plan.compiled import SAMPLED_INSTEAD, check_compiler, why_not_compiled
+from rfjax.plan.compiled import SAMPLED_INSTEAD, Compiler, check_compiler, why_not_compiled
 from rfjax.plan.sample_options import read_sample_options
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
 from rfjax.plan.targets import Target
@@ -27,9 +27,10 @@ HEADER = (
 def plan_samples(args, study: Study, points: Sequence[Point], target: Target, say: Callable[[str], None]) -> int:
     """Plans the sampling of points, prints it and writes its JSON; returns 1 if some weights do not fit, else 0."""
     size, weights = read_sample_options(args)
-    compiles = not args.no_compile and why_not_compiled(target.chip) is None
-    if compiles:
+    compiler = None
+    if not args.no_compile and why_not_compiled(target.chip) is None:
         check_compiler(target)
+        compiler = Compiler(args.optimisation, not args.no_xla_flags)
     requests = []
     for point in points:
         config = point.config
@@ -41,18 +42,17 @@ def plan_samples(args, study: Study, points: Sequence[Point], target: Target, sa
             requests.append((point, Request(name, batch, latents)))
     plans = []
     for point, request in requests:
-        if compiles:
+        if compiler:
             say(f"{point.id}: compiling the sampler for {target.name}, weights in {request.weights}")
-        level = args.optimisation if compiles else None
-        plans.append(plan_sampling(point.id, point.config, target, request, optimisation=level))
-    said = notes(plans, points, target, compiles, args)
+        plans.append(plan_sampling(point.id, point.config, target, request, compiler))
+    said = notes(plans, points, target, compiler)
     print("\n".join(["", *format_table([HEADER, *map(_row, plans)]), *said]))
     if args.out is not None:
         content = {
             "schema": 1,
             "study": study.name,
             **target.facts,
-            "compiled": compiles,
+            "compiled": compiler is not None,
             "samples": [plan.to_json() for plan in plans],
         }
         write_whole({args.out: json.dumps(content, indent=1, allow_nan=False) + "\n"})
@@ -71,12 +71,12 @@ def _row(plan: SamplePlan) -> tuple[str, ...]:
     return row + (amount(plan.seconds_per_image, 2), amount(plan.images_per_chip_hour))
 
 
-def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, compiles: bool, args) -> list[str]:
+def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, compiler: Compiler | None) -> list[str]:
     """Returns the lines under the table: what its numbers mean, and what each compiled sampler takes."""
     why = why_not_compiled(target.chip) or "--no-compile"
     memory = f"Nothing was compiled ({why}): peaks are estimates."
-    if compiles:
-        memory = f"Peaks are those of the samplers compiled for {target.name} (level {args.optimisation})."
+    if compiler:
+        memory = f"Peaks are those of the samplers compiled for {target.name} ({compiler})."
     sampler = points[0].config.evaluation.sampler
     guided = "" if sampler.guidance_scale == 1.0 else f": {plans[0].estimate.evaluations} evaluations of the network"
     said = [
@@ -89,7 +89,7 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
     for attention in sorted({plan.attention for plan in plans}):
         logits = max(plan.estimate.logits_bytes for plan in plans)
         text = f"Attention of a sampler on {target.name}: {attention}."
-        if compiles and attention in SAMPLED_INSTEAD:
+        if compiler and attention in SAMPLED_INSTEAD:
             text = text[:-1] + f", which cannot be compiled without its library; {SAMPLED_INSTEAD[attention]} was "
             text += "compiled in its place, which holds the logits of a block of queries."
         elif logits:

@@ -23,7 +23,7 @@ from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share, sampling_lev
 from rfjax.mesh_axes import AXES, BATCH_AXES, FSDP, TENSOR, batch_ways
 from rfjax.models.flops import flops_by_part, forward_flops, patches
 from rfjax.models.quantised import check_weights, stored_shapes
-from rfjax.plan.compiled import Compiled, attention_of, compile_sampler_for
+from rfjax.plan.compiled import Compiled, Compiler, attention_of, compile_sampler_for
 from rfjax.plan.estimate import UNSPLIT, tree_bytes
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
@@ -179,17 +179,17 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
 
 
 def plan_sampling(
-    point: str, config: Config, target: Target, request: Request, *, optimisation: str | None
+    point: str, config: Config, target: Target, request: Request, compiler: Compiler | None
 ) -> SamplePlan:
     """Plans the sampling of a point's images. Raises `ConfigError` as `estimate_sampling` does.
 
-    With a level of `optimisation` the sampler is compiled, and the memory is that of the compiled program; with None
-    the memory is an estimate. The time is the roofline's either way.
+    With a `compiler` the sampler is compiled, and the memory is that of the compiled program; with None the memory is
+    an estimate. The time is the roofline's either way.
     """
     estimated = estimate_sampling(config, target, request)
     budget, compiled = target.chip.device_bytes, None
-    if optimisation and estimated.weight_bytes <= budget:  # else the weights alone are too large to compile
-        compiled = compile_sampler_for(config, target, dataclasses.asdict(request), optimisation)
+    if compiler and estimated.weight_bytes <= budget:  # else the weights alone are too large to compile
+        compiled = compile_sampler_for(config, target, dataclasses.asdict(request), compiler)
     peak = compiled.peak_bytes if compiled else estimated.peak_bytes
     fits = peak <= budget and (compiled is None or compiled.fits)
     params, attention = plan_run(config).parameter_count, attention_of(config, target)

@@ -1,6 +1,8 @@
 """Compares the text of a compiled train step with formulas, on eight simulated devices in one child process."""
 
+import json
 import math
+import subprocess
 
 import jax
 import pytest
@@ -10,7 +12,10 @@ from rfjax.config import Config, from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.models.backbone import make_backbone
 from rfjax.models.flops import recompute_flops, training_flops
-from rfjax.plan.compiled import Compiled, _needed_bytes, compile_step
+from rfjax.plan import compiled as compiled_programs
+from rfjax.plan.compiled import Compiled, Compiler, _needed_bytes, compile_step
+from rfjax.plan.targets import parse_target
+from rfjax.training.xla_flags import flags_for, jaxlib_version
 
 DEVICES = 8
 LAYERS = 5  # in the scan; the last block is not in it
@@ -97,3 +102,29 @@ def test_memory_is_that_of_split_weights(program):
 def test_what_a_compiler_asks_for():
     text = "Ran out of memory: the total memory required for HLO temporaries (205.11G) exceeds available HBM (95.74G)."
     assert _needed_bytes(text) == int(205.11 * 2**30)
+
+
+@pytest.mark.parametrize("target, variable", [("v5e-16", "LIBTPU_INIT_ARGS"), ("h100x8", "XLA_FLAGS")])
+def test_a_plan_compiles_with_the_flags_of_a_run(target, variable, monkeypatch):
+    """Catches a plan of another program than the one that is trained, and a user's flag that is overruled."""
+    target = parse_target(target)
+    wanted = [str(flag) for flag in flags_for(target.chip.kind, jaxlib_version())]
+    program = {"seconds": 1.0, "host_bytes": 1, "too_large": "(2.0G)"}
+    seen = []
+
+    def run(command, *, env, **_):
+        seen.append(env.get(variable, "").split())
+        return subprocess.CompletedProcess(command, 0, json.dumps(program), "")
+
+    monkeypatch.setattr(compiled_programs, "check_compiler", lambda target: None)
+    monkeypatch.setattr(compiled_programs, "_is_known", lambda platform, flags: True)
+    monkeypatch.setattr(compiled_programs.subprocess, "run", run)
+    monkeypatch.delenv(variable, raising=False)
+    assert compile_step(config_of(), target).xla_flags == tuple(wanted)
+    assert compile_step(config_of(), target, Compiler(xla_flags=False)).xla_flags == ()
+    mine = wanted[0].replace("true", "false")
+    monkeypatch.setenv(variable, mine)
+    assert compile_step(config_of(), target).xla_flags == tuple(wanted[1:])
+    with_flags, without, with_mine = seen
+    assert set(wanted) <= set(with_flags) and not set(wanted) & set(without)
+    assert mine in with_mine and wanted[0] not in with_mine

@@ -8,7 +8,7 @@ import pytest
 from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.models.flops import attended_sequences, recompute_flops, training_flops
-from rfjax.plan.compiled import Compiled
+from rfjax.plan.compiled import Compiled, Compiler
 from rfjax.plan.estimate import estimate
 from rfjax.plan.point_plan import plan_point
 from rfjax.plan.search import candidates, layouts
@@ -96,7 +96,7 @@ def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():
     target = parse_target("v5e-256")
     config = point("depth38", mesh__fsdp=1).config
     said = []
-    plan = plan_point(point("depth38", mesh__fsdp=1), target, compiles=False, say=said.append)
+    plan = plan_point(point("depth38", mesh__fsdp=1), target, compiler=None, say=said.append)
     assert plan.fits and plan.searched and plan.peak_bytes <= target.chip.hbm_bytes
     assert plan.notes[0].startswith("256x1x1, remat full, accumulate 1 does not fit: 1")
     changed = configs.differences(config, plan.config)
@@ -111,13 +111,13 @@ def test_a_search_expects_of_the_next_layout_what_the_last_one_took(monkeypatch)
     target = parse_target("v5e-256")
     asked = []
 
-    def compile_step(config, target, optimisation):
+    def compile_step(config, target, compiler):
         asked.append(estimate(config, target).peak_bytes)
         took = int(1.3 * asked[-1])
-        return Compiled(took <= target.chip.hbm_bytes, took, None, None, None, 1.0, 1, optimisation)
+        return Compiled(took <= target.chip.hbm_bytes, took, None, None, None, 1.0, 1, compiler.optimisation, ())
 
     monkeypatch.setattr("rfjax.plan.point_plan.compile_step", compile_step)
-    plan = plan_point(point("depth38"), target, compiles=True, search=True, say=lambda line: None)
+    plan = plan_point(point("depth38"), target, compiler=Compiler("O0"), search=True, say=lambda line: None)
     assert plan.fits and len(asked) > 1
     assert 1.3 * asked[0] > target.chip.hbm_bytes and all(1.3 * peak <= target.chip.hbm_bytes for peak in asked[1:])
 
@@ -160,7 +160,7 @@ def test_a_plan_of_slices_has_a_column_for_the_network(tmp_path, capsys):
 )
 def test_the_plan_says_which_attention_a_run_uses(target, settings, attention, capsys):
     """Catches a plan for the attention that this machine would choose, which is always xla."""
-    plan = plan_point(point("depth15", **settings), parse_target(target), compiles=False)
+    plan = plan_point(point("depth15", **settings), parse_target(target), compiler=None)
     assert plan.attention == plan.to_json()["attention"] == attention
     overrides = [f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()]
     main(["plan", f"--config={PAPER}", f"--target={target}", "--no-compile", "--point=depth15", *overrides])

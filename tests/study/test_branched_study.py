@@ -122,7 +122,7 @@ def test_costs_are_told_alone_and_spent(finished):
     assert "69%" in lines[-1]  # 2 x (6 + 1 + 2) of 2 x (5 + 8) steps
     from rfjax.plan.point_plan import plan_point
 
-    settings = {"compiles": False, "optimisation": "O1", "search": False, "price": None, "say": lambda line: None}
+    settings = {"compiler": None, "search": False, "price": None, "say": lambda line: None}
     plan = plan_point(study.points[0], parse_target("h100x8"), **settings)
     alone = studies.Point("a", study.points[0].runs[2].config)
     assert plan.cost.days == pytest.approx(plan_point(alone, parse_target("h100x8"), **settings).cost.days * 9 / 8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rfjax.plan.compiled import compile_step
+from rfjax.plan.compiled import Compiler, compile_step
 from rfjax.plan.estimate import estimate
 from rfjax.plan.targets import parse_target
 from rfjax.study.study import load_study
@@ -20,9 +20,9 @@ def test_the_smallest_point_compiles_for_a_small_slice():
     stack, activations exchanged, loops counted once."""
     config = load_study(PAPER, {"train.batch_size": 256}).point("depth15").config
     target = parse_target("v5e-16")
-    compiled = compile_step(config, target, "O0")
+    compiled = compile_step(config, target, Compiler("O0"))
     counts = compiled.counts
-    assert compiled.fits and compiled.peak_bytes < target.chip.hbm_bytes
+    assert compiled.fits and compiled.peak_bytes < target.chip.hbm_bytes and compiled.xla_flags
     assert counts.unknown_loops == 0
     # Splash pads 410 tokens to 512; forward twice (remat is full) and backward once: 2 + 2 + 5 products.
     each = 9 * 2 * 512**2 * config.model.width * config.model.depth
@@ -40,7 +40,7 @@ def test_slices_exchange_their_parts_of_the_gradients_and_nothing_else(slices):
     slices that the program's text hides, and gradients that are not first summed inside a slice."""
     config = load_study(PAPER, {"train.batch_size": 64, "mesh.fsdp": 4}).point("depth15").config
     target = parse_target(f"{slices}xv5e-8")
-    counts = compile_step(config, target, "O0").counts
+    counts = compile_step(config, target, Compiler("O0")).counts
     between = [found for found in counts.collectives if found.between_slices]
     assert {(found.kind, found.ways) for found in between} == {("all-reduce", slices)}
     (formula,) = [found for found in estimate(config, target).collectives if found.between_slices]
