@@ -54,6 +54,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "seed": 2**32 - 1,
     "seeds": 100,
     "shard_size": 10**7,
+    "shown_frames": 1000,  # of one clip, in one message to a model
     "size": SIDE_END,
     "skip_batches": COUNT_END,
     "step": COUNT_END,

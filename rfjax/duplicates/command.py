@@ -53,6 +53,8 @@ def add_arguments(parser) -> None:
     add_options(images, "--caption-column", "--synthetic-column", "--label-column", "--class-names")
     uncaptioned = "compare images without a caption, too, for a source that is to be recaptioned"
     images.add_argument("--uncaptioned", action="store_true", help=uncaptioned)
+    clips = "as rfjax prepare cuts them, compared by three of their frames: give prepare the same three options"
+    add_options(parser.add_argument_group("clips", clips), "--frames", "--fps", "--clips")
     add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--threads")
 
 
@@ -60,7 +62,7 @@ def run(args, overrides) -> int:
     """Describes the missing parts and then, unless the command is one task of several, writes the keys to drop."""
     from rfjax.duplicates import describe
     from rfjax.duplicates.search import faiss_module
-    from rfjax.prepare import given_keys, work
+    from rfjax.prepare import given_keys, libraries, work
     from rfjax.prepare.captions import CaptionColumns
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe
@@ -69,6 +71,9 @@ def run(args, overrides) -> int:
     task = work.parse_task(args.task)
     _check(args, out)
     reading = Reading(**fields_given(Reading, args))
+    rule = reading.clip_rule()
+    if rule is not None:
+        libraries.require("av", "reading clips needs PyAV", extra="video")
     source, columns = open_captioned(reading)
     descriptor = _descriptor(args)
     faiss = faiss_module()
@@ -79,8 +84,9 @@ def run(args, overrides) -> int:
         columns=CaptionColumns(original=describe.ANY) if args.uncaptioned else columns,
         filters=reading.filters(),
         dropped_keys=reading.dropped_keys(),
+        clips=rule,
     )
-    source = given_keys.noticing(source, given_keys.known_before(source, {"--drop-keys": recipe.dropped_keys}))
+    source = given_keys.noticing(source, given_keys.known_before(source, {"--drop-keys": recipe.dropped_keys}, rule))
     about = work.source_facts(source)
 
     def merge(paths, recipe_hash):

@@ -15,13 +15,14 @@ from jaxtyping import Shaped, UInt8
 from rfjax.data.prepared.records import pack, unpack
 from rfjax.duplicates.descriptors import Descriptor
 from rfjax.files import write_whole
-from rfjax.prepare.judge import judge
+from rfjax.prepare.judge import Kept, judge
 from rfjax.prepare.part import LeftOut, Tell, map_in_order
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.shard import AHEAD
 from rfjax.prepare.sources import Drop, Record, Source
 
 ANY = "a caption of every image"  # a column that every record gets; used as the caption if images need none
+COMPARED = (0.25, 0.5, 0.75)  # which frames of a clip are compared, as shares of its length
 UNLISTABLE = "key with a tab or a line break"  # a file of --drop-keys cannot hold such a key
 
 
@@ -30,7 +31,7 @@ class Described:
     """The images of a part, in order."""
 
     keys: tuple[str, ...]
-    digests: UInt8[np.ndarray, "n 16"]  # hashes of the files' bytes
+    digests: UInt8[np.ndarray, "n 16"]  # hashes of the files' bytes; of clips, of their pixels
     views: Shaped[np.ndarray, "n views size"]
     left_out: tuple[tuple[str, str], ...]  # (key, reason) of images that are not compared
 
@@ -45,11 +46,11 @@ class _Facts(TypedDict):
 
 @dataclass(frozen=True)
 class _Looked:
-    """A decoded image to compare."""
+    """A decoded image to compare, or the frames that stand for a clip."""
 
     key: str
-    pixels: UInt8[np.ndarray, "height width 3"]
-    digest: bytes  # hash of the file's bytes
+    pixels: UInt8[np.ndarray, "*frames height width 3"]
+    digest: bytes
     done: float | int
 
 
@@ -87,27 +88,47 @@ def describe_part(
     with ThreadPoolExecutor(threads) as pool:
         window = AHEAD * recipe.batch_size
         looked = map_in_order(pool, lambda record: _look(record, recipe), source.records(part), window)
-        kept = left_out.sift(looked, tell)
+        kept = left_out.sift(itertools.chain.from_iterable(looked), tell)
         while batch := list(itertools.islice(kept, recipe.batch_size)):
             keys += [image.key for image in batch]
             digests += [np.frombuffer(image.digest, np.uint8)[None] for image in batch]
-            views.append(descriptor.describe(np.stack([image.pixels for image in batch])))
+            views.append(describe(descriptor, np.stack([image.pixels for image in batch])))
     if not views:  # no images: an array of no rows with the right size and type
-        views = [descriptor.describe(np.zeros((1, descriptor.height, descriptor.width, 3), np.uint8))[:0]]
+        frames = () if recipe.clips is None else (len(COMPARED),)
+        views = [describe(descriptor, np.zeros((1, *frames, descriptor.height, descriptor.width, 3), np.uint8))[:0]]
     arrays = {"views": np.concatenate(views), "digests": np.concatenate(digests)}
     listed = [(row["key"], row["reason"]) for row in left_out.rows]
     write_whole({path: pack(arrays, {"recipe_sha256": recipe_hash, "keys": keys, "left_out": listed})})
     return path
 
 
-def _look(record: Record | Drop, recipe: Recipe) -> _Looked | Drop:
-    """Decodes a record, or returns why it is not compared."""
+def describe(
+    descriptor: Descriptor, pixels: UInt8[np.ndarray, "n *frames height width 3"]
+) -> Shaped[np.ndarray, "n views size"]:
+    """Describes images, or clips by some of their frames.
+
+    A clip's rows are those of its frames side by side, so the similarity of two clips is the mean over their frames. A
+    row is zero, and not compared, if one of its frames has no description.
+    """
+    if pixels.ndim == 4:
+        return descriptor.describe(pixels)
+    frames = [descriptor.describe(pixels[:, number]) for number in range(pixels.shape[1])]
+    joined = np.concatenate(frames, axis=2) * np.all([frame.any(axis=2) for frame in frames], axis=0)[..., None]
+    return joined if joined.dtype == np.uint8 else (joined / np.sqrt(len(frames))).astype(joined.dtype)
+
+
+def _look(record: Record | Drop, recipe: Recipe) -> list[_Looked | Drop]:
+    """Decodes a record. Returns its image, or the frames of each of its clips, or why it is not compared."""
     if isinstance(record, Drop):
-        return record
-    (kept,) = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)
-    if isinstance(kept, Drop):
-        return kept
+        return [record]
+    found = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)
+    return [item if isinstance(item, Drop) else _looked(item, record, recipe) for item in found]
+
+
+def _looked(kept: Kept, record: Record, recipe: Recipe) -> _Looked | Drop:
     if any(end in kept.key for end in "\t\n\r"):
         return Drop(kept.key, UNLISTABLE, "", kept.done)
-    digest = hashlib.blake2b(record.image, digest_size=16).digest()
-    return _Looked(kept.key, kept.picture.pixels, digest, kept.done)
+    pixels, data = kept.picture.pixels, record.image
+    if recipe.clips is not None:
+        pixels, data = pixels[[int(share * len(pixels)) for share in COMPARED]], pixels.tobytes()
+    return _Looked(kept.key, pixels, hashlib.blake2b(data, digest_size=16).digest(), kept.done)

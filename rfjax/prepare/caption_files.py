@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,10 +18,12 @@ from rfjax.data import hashing
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole, write_whole
 from rfjax.inputs import seals
-from rfjax.prepare import images
+from rfjax.prepare import clips, images
+from rfjax.prepare.clip_files import Unfit
+from rfjax.prepare.clips import ClipRule
 from rfjax.prepare.filters import Filter, first_refusal
 from rfjax.prepare.options import check_range
-from rfjax.prepare.part import CORRUPT, LeftOut, Tell, listed, map_in_order
+from rfjax.prepare.part import CORRUPT, UNREADABLE, LeftOut, Tell, listed, map_in_order
 from rfjax.prepare.recipe import keys_facts
 from rfjax.prepare.sources import Drop, Record, Source
 
@@ -40,6 +42,8 @@ class Showing:
     corrupt_limit: float
     filters: tuple[Filter, ...]
     dropped_keys: Mapping[str, str]
+    clips: ClipRule | None = None  # how clips are cut from files; None: images
+    shown_frames: tuple[int, ...] = ()  # which frames of a clip the captioner sees
 
     def __post_init__(self):
         check_range(self, ("batch_size", "shard_size"), 1)
@@ -48,15 +52,18 @@ class Showing:
     def facts(self) -> dict:
         """Returns the settings for JSON, with a hash in place of the keys to drop."""
         plain = {name: getattr(self, name) for name in ("crop", "batch_size", "shard_size", "corrupt_limit")}
-        return plain | {"filters": [test.text for test in self.filters], "dropped_keys": keys_facts(self.dropped_keys)}
+        plain |= {"filters": [test.text for test in self.filters], "dropped_keys": keys_facts(self.dropped_keys)}
+        if self.clips is not None:
+            plain |= {"clips": asdict(self.clips), "shown_frames": list(self.shown_frames)}
+        return plain
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as the captioner sees it."""
+    """An image, or frames of a clip, as the captioner sees it."""
 
     key: str
-    image: Image.Image
+    images: tuple[Image.Image, ...]
     done: float | int
 
 
@@ -128,12 +135,13 @@ def write_part(
     last = path.with_name(f"{name}.json")
     with folder_moved_when_whole(last, files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         looked = map_in_order(pool, lambda record: _look(record, showing), source.records(part), window)
-        kept = left_out.sift(_without_repeats(looked), tell, showing.corrupt_limit)
+        every = itertools.chain.from_iterable(looked)
+        kept = left_out.sift(_without_repeats(every), tell, showing.corrupt_limit)
         number = 0
         while batch := list(itertools.islice(kept, showing.batch_size)):
             # The seed depends only on the batch's place in the part, so a part made again gets the same captions.
             draw = hashing.key("recaption", seed, name, number) % 2**63
-            written = model.captions([shown.image for shown in batch], int(draw))
+            written = model.captions([shown.images for shown in batch], int(draw))
             for shown, captions in zip(batch, written, strict=True):
                 counts.update(images=1, captions=len(captions), empty=not captions)
                 lines.append(json.dumps({"key": shown.key, "captions": list(captions)}, ensure_ascii=False) + "\n")
@@ -153,22 +161,47 @@ def write_part(
     return facts
 
 
-def _look(record: Record | Drop, showing: Showing) -> Shown | Drop:
-    """Decodes a record's image and crops it for the captioner. Returns the image, or a `Drop` with the reason why it is
-    left out."""
+def _look(record: Record | Drop, showing: Showing) -> list[Shown | Drop]:
+    """Decodes a record and crops it for the captioner. Returns its image, or its clips' frames, or a `Drop` with the
+    reason why it is left out."""
     if isinstance(record, Drop):
-        return record
+        return [record]
     if record.key in showing.dropped_keys:
-        return Drop(record.key, listed(showing.dropped_keys[record.key]), "", record.done)
+        return [Drop(record.key, listed(showing.dropped_keys[record.key]), "", record.done)]
+    look = _look_at_image if showing.clips is None else _look_at_clips
     try:
-        columns = record.metadata
-        if any(test.measured for test in showing.filters):
-            columns = {**columns, **images.size_columns(*images.decode_unscaled(record.image, "none").size)}
-        if reason := first_refusal(showing.filters, columns):
-            return Drop(record.key, reason, "", record.done)
-        return Shown(record.key, images.decode_unscaled(record.image, showing.crop), record.done)
+        return look(record, showing)
     except images.CorruptImage as error:
-        return Drop(record.key, CORRUPT, str(error), record.done)
+        return [Drop(record.key, CORRUPT, str(error), record.done)]
+
+
+def _look_at_image(record: Record, showing: Showing) -> list[Shown | Drop]:
+    columns = record.metadata
+    if any(test.measured for test in showing.filters):
+        columns = {**columns, **images.size_columns(*images.decode_unscaled(record.image, "none").size)}
+    if reason := first_refusal(showing.filters, columns):
+        return [Drop(record.key, reason, "", record.done)]
+    return [Shown(record.key, (images.decode_unscaled(record.image, showing.crop),), record.done)]
+
+
+def _look_at_clips(record: Record, showing: Showing) -> list[Shown | Drop]:
+    if reason := first_refusal((test for test in showing.filters if not test.measured), record.metadata):
+        return [Drop(record.key, reason, "", record.done)]
+    try:
+        picked = clips.pick(record.image, showing.clips, showing.shown_frames, showing.crop)
+    except Unfit as error:
+        return [Drop(record.key, error.reason, str(error), record.done)]
+    except OSError as error:
+        return [Drop(record.key, UNREADABLE, f"{type(error).__name__}: {error}", record.done)]
+    columns = {**record.metadata, **images.size_columns(picked[0].width, picked[0].height)}
+    if reason := first_refusal(showing.filters, columns):
+        return [Drop(record.key, reason, "", record.done)]
+    keys = clips.clip_keys(record.key, len(picked), showing.clips)
+    dropped = {key: listed(showing.dropped_keys[key]) for key in keys if key in showing.dropped_keys}
+    return [
+        Drop(key, dropped[key], "", record.done) if key in dropped else Shown(key, frames.images, record.done)
+        for key, frames in zip(keys, picked, strict=True)
+    ]
 
 
 def _without_repeats(looked: Iterable[Shown | Drop]) -> Iterator[Shown | Drop]:

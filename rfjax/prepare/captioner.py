@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from rfjax.data.prepared.model_folders import find_model, identity
 from rfjax.data.prepared.place import Place
 from rfjax.data.prepared.text_encoders import SAFE
@@ -53,8 +55,9 @@ class Captioner:
     facts: dict
     _write: Callable
 
-    def captions(self, images: Sequence, seed: int) -> list[tuple[str, ...]]:
-        """Returns the captions of each RGB image, a PIL.Image of any size; none if the model wrote nothing.
+    def captions(self, images: Sequence[tuple[Image.Image, ...]], seed: int) -> list[tuple[str, ...]]:
+        """Returns the captions of each item, which is one RGB image of any size, or several frames of a clip; none if
+        the model wrote nothing.
 
         `seed` matters only if a temperature was given: it decides the samples.
         """
@@ -65,13 +68,15 @@ def load(
     folder: str | Path,
     writing: Writing,
     *,
+    pictures: int = 1,
     compute_dtype: str = "float32",
     device: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Captioner:
-    """Loads a folder's model.
+    """Loads a folder's model. It will be shown `pictures` images for each caption.
 
-    Raises `ConfigError` if it is missing, incomplete or of another kind, or needs a prompt and `writing` has none.
+    Raises `ConfigError` if it is missing, incomplete or of another kind, if it needs a prompt and `writing` has none,
+    and if it cannot see several images at once.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -90,6 +95,9 @@ def load(
     if not writing.prompts and processor.chat_template:
         remedy = "give one, as --prompt 'Describe this image in one sentence.'"
         raise ConfigError(f"{type(model).__name__} in {folder} answers instructions: {remedy}")
+    if pictures > 1 and not processor.chat_template:
+        lack = f"{type(model).__name__} in {folder} has no chat template, so it sees one picture"
+        raise ConfigError(f"--shown-frames is {pictures}, and {lack}; leave it out, or give another model")
     say("hashing its files")
     read = [(path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.suffix in READ]
     files = [path for path, parts in read if not any(part.startswith(".") for part in parts)]
@@ -129,12 +137,14 @@ def _processor(transformers, folder):
 
 
 def _inputs(processor, kind, images, prompt):
-    """Returns the model's inputs for images with a prompt; `prompt` None means no prompt."""
+    """Returns the model's inputs for items (tuples of images) with a prompt; `prompt` None means no prompt."""
     if processor.chat_template and prompt is not None:
         text = {"type": "text", "text": prompt}
-        chats = [[{"role": "user", "content": [{"type": "image", "image": image}, text]}] for image in images]
+        seen = [[{"type": "image", "image": image} for image in item] for item in images]
+        chats = [[{"role": "user", "content": [*item, text]}] for item in seen]
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
         return processor.apply_chat_template(chats, **options, processor_kwargs={"padding": True})
+    images = [image for (image,) in images]
     if prompt is None:
         return processor(images=images, return_tensors="pt")
     found = processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")

@@ -7,17 +7,18 @@ rate, frames are the pictures as stored, which must then be equally far apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from rfjax.errors import ConfigError
 from rfjax.prepare.clip_files import Shown, Unfit, opened, pictures
-from rfjax.prepare.images import FILTERS, Picture, name_changes, nearest_bucket
+from rfjax.prepare.images import FILTERS, Picture, crop_unscaled, name_changes, nearest_bucket
 from rfjax.prepare.options import check_range
 
 FASTEST = 1000  # frames a second
@@ -45,6 +46,21 @@ class Clip(Picture):
     """A clip, cut and resized to a bucket's sides; `pixels` are [frames, rows, columns, 3]."""
 
     start: float  # seconds since the file's first picture
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some frames of a clip, upright and not resized."""
+
+    images: tuple[Image.Image, ...]
+    width: int  # of the file's pictures, in pixels
+    height: int
+
+
+def clip_keys(key: str, count: int, rule: ClipRule | None) -> list[str]:
+    """Returns the keys of the first `count` clips of a file: the file's own key or, if the rule cuts several clips from
+    a file, FILE#NUMBER."""
+    return [f"{key}#{number}" for number in range(count)] if rule is not None and rule.most > 1 else [key] * count
 
 
 def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRule | None:
@@ -83,43 +99,80 @@ def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], 
     The file is decoded only up to the end of its last clip. Raises `CorruptImage` if that part cannot be decoded,
     `Unfit` for a file that gives no clip, and `OSError` if the system cannot open the file.
     """
+
+    def fit(shown: Shown, number: int) -> _Frame:
+        image, how = shown.make()
+        rows, columns = bucket = buckets[nearest_bucket(*image.size, buckets)]
+        changes = (*how, *name_changes(*image.size, bucket))
+        return _Frame(np.asarray(ImageOps.fit(image, (columns, rows), FILTERS[resample])), image.size, changes)
+
+    cut, longer = _cut(file, rule, fit)
+    clips = []
+    for start, frames in cut:
+        notes = [note for frame in frames for note in (*frame.notes, *([REPEATED] if frame.repeated else []))]
+        pixels, sides = np.stack([frame.picture for frame in frames]), frames[-1].size
+        notes += [LONGER] if longer and len(clips) == len(cut) - 1 else []  # counted once for each file
+        clips.append(Clip(pixels, *sides, tuple(dict.fromkeys(notes)), float(start)))
+    return clips
+
+
+def frames_shown(rule: ClipRule, count: int) -> list[int]:
+    """Returns which `count` frames of a clip stand for it: the middle one, or several evenly spread ones, of which the
+    first and the last are the clip's own. Raises `ConfigError` unless the clip has so many frames."""
+    if not 1 <= count <= rule.frames:
+        raise ConfigError(f"--shown-frames is {count}; it must lie in [1, {rule.frames}], --frames being {rule.frames}")
+    return [rule.frames // 2] if count == 1 else np.linspace(0, rule.frames - 1, count).round().astype(int).tolist()
+
+
+def pick(file: bytes | Path, rule: ClipRule, places: Sequence[int], crop: str) -> list[Frames]:
+    """Returns the frames at `places` of each clip that `cut` finds in a file, not resized.
+
+    Each is cut to its centred square unless `crop` is "none". Raises what `cut` raises.
+    """
+
+    def fit(shown: Shown, number: int) -> _Frame:
+        if number not in places:
+            return _Frame(None, None, ())
+        image, how = shown.make()
+        return _Frame(crop_unscaled(image, crop), image.size, how)
+
+    cut, _ = _cut(file, rule, fit)
+    picked = [[frames[place] for place in places] for _, frames in cut]
+    return [Frames(tuple(frame.picture for frame in frames), *frames[-1].size) for frames in picked]
+
+
+class _Frame(NamedTuple):
+    picture: object  # None if it is not wanted
+    size: tuple[int, int] | None  # (width, height) of the file's picture
+    notes: tuple[str, ...]  # names of the conversions
+    repeated: bool = False  # the picture of the frame before, still on the screen
+
+
+def _cut(file, rule: ClipRule, fit: Callable[[Shown, int], _Frame]):
+    """Decodes a file up to the end of its last clip. Returns (start in seconds, frames) of each clip, and whether the
+    file is longer. `fit` makes a frame from a picture and the frame's number in its clip."""
     with opened(file) as stream:
         rate = Fraction(rule.rate) if rule.rate else None
         timed = as_stored(pictures(stream)) if rate is None else at_rate(pictures(stream), rate)
-        return _clips(timed, rule, buckets, FILTERS[resample])
-
-
-def _clips(timed, rule, buckets, filter_):
-    clips, frames, notes, start, sides, distinct, last = [], [], {}, Fraction(0), (0, 0), 0, None
-    longer = False
-    for time, shown in timed:
-        if len(clips) == rule.most:
-            longer = True
-            break
-        if not frames:
-            start, distinct, last, notes = time, 0, None, {}
-        if shown is not last:
-            (image, how), last = shown.make(), shown
-            notes |= dict.fromkeys(how)
-            distinct += 1
-            sides = image.size
-            rows, columns = bucket = buckets[nearest_bucket(*sides, buckets)]
-            notes |= dict.fromkeys(name_changes(*sides, bucket))
-            picture = np.asarray(ImageOps.fit(image, (columns, rows), filter_))
-        else:
-            notes[REPEATED] = None
-        frames.append(picture)
-        if len(frames) == rule.frames:
-            if 2 * distinct < rule.frames:
-                raise Unfit(SLOW, f"{distinct} pictures for {rule.frames} frames from {float(start):g} s on")
-            clips.append(Clip(np.stack(frames), *sides, tuple(notes), float(start)))
-            frames = []
-    if not clips:
-        raise Unfit(too_few(rule.frames), f"it has {len(frames)}")
-    if longer or frames:  # counted once for each file
-        whole = clips[-1]
-        clips[-1] = Clip(whole.pixels, whole.width, whole.height, (*whole.converted, LONGER), whole.start)
-    return clips
+        clips, frames, start, distinct, last = [], [], Fraction(0), 0, None
+        for time, shown in timed:
+            if len(clips) == rule.most:
+                return clips, True
+            if not frames:
+                start, distinct, last = time, 0, None
+            repeated = shown is last
+            distinct, last = distinct + (not repeated), shown
+            reused = repeated and frames[-1].picture is not None
+            frame = frames[-1] if reused else fit(shown, len(frames))
+            frames.append(frame._replace(repeated=repeated))
+            if len(frames) == rule.frames:
+                if 2 * distinct < rule.frames:
+                    raise Unfit(SLOW, f"{distinct} pictures for {rule.frames} frames from {float(start):g} s on")
+                clips.append((start, frames))
+                frames = []
+        if not clips:
+            raise Unfit(too_few(rule.frames), f"it has {len(frames)}")
+        return clips, bool(frames)
 
 
 def at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:

@@ -37,13 +37,7 @@ def add_arguments(parser) -> None:
     filters = ("lanczos", "bicubic")
     pictures.add_argument("--resample", choices=filters, default="lanczos", help="PIL's filter (default lanczos)")
     add_options(pictures, "--filter", "--drop-keys", "--corrupt-limit")
-    clips = parser.add_argument_group("clips")
-    frames = "read clips of N frames from video, GIF and animated WebP, instead of images"
-    clips.add_argument("--frames", type=int, metavar="N", help=frames)
-    rate = "frames a second, such as 8 or 30000/1001 (default: the pictures as stored)"
-    clips.add_argument("--fps", metavar="RATE", help=rate)
-    most = "at most so many clips of a file, one after the other from its beginning (default 1)"
-    clips.add_argument("--clips", type=int, metavar="N", help=most)
+    add_options(parser.add_argument_group("clips"), "--frames", "--fps", "--clips")
     captions = parser.add_argument_group("captions")
     add_options(captions, "--caption-column", "--synthetic-column", "--label-column", "--class-names")
     joined = "synthetic captions: what rfjax recaption wrote, or a .jsonl or .parquet of key and captions"
@@ -77,7 +71,6 @@ def run(args, overrides) -> int:
     """Makes the missing shards and then, unless the command is one task of several, the manifest."""
     from rfjax.data.prepared.text_encoders import parse_settings
     from rfjax.prepare import given_keys, libraries, part, shard, storage, work
-    from rfjax.prepare.clips import parse_rule
     from rfjax.prepare.reading import Reading, fields_given, open_captioned, read_keys
     from rfjax.prepare.recipe import Recipe, read_recipe
 
@@ -87,10 +80,10 @@ def run(args, overrides) -> int:
     task = work.parse_task(args.task, args.merge)
     if args.estimate and task.merges_only:
         raise ConfigError("--estimate is said before any work, and --merge ends it; give one of the two")
-    rule = parse_rule(args.frames, args.fps, args.clips)
+    reading = Reading(**fields_given(Reading, args))
+    rule = reading.clip_rule()
     if rule is not None and not task.merges_only:
         libraries.require("av", "reading clips needs PyAV", extra="video")
-    reading = Reading(**fields_given(Reading, args))
     source, columns = open_captioned(reading)
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     chosen |= {"validation_keys": read_keys(args.validation_keys, "--validation-keys")}
@@ -100,7 +93,7 @@ def run(args, overrides) -> int:
     chosen |= {"clips": rule}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
     folder = args.out
-    unmet = given_keys.known_before(source, given := _given_keys(args, source, ours))
+    unmet = given_keys.known_before(source, given := _given_keys(args, source, ours), rule)
     if not task.merges_only:
         _check_keys(args, source, given, unmet)
     source = given_keys.noticing(source, unmet)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rfjax.inputs.walk import describe
+from rfjax.prepare.clips import ClipRule, clip_keys
 from rfjax.prepare.joined_captions import JoinedSource
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Source
@@ -27,11 +28,21 @@ def without_image(given: Iterable[str], keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(rest)
 
 
-def known_before(source: Source, given: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
-    """Returns {option: its keys that name no image}; empty for a source that does not know its keys beforehand."""
+def known_before(
+    source: Source, given: Mapping[str, Collection[str]], clips: ClipRule | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Returns {option: its keys that name neither an image nor a clip}; empty for a source that does not know its keys
+    beforehand."""
     if getattr(source, "keys", None) is None:
         return {}
-    return {option: found for option, keys in given.items() if keys and (found := without_image(keys, source.keys))}
+    found = {}
+    for option, keys in given.items():
+        known = source.keys
+        if clips is not None and clips.most > 1:
+            known = (name for key in known for name in (key, *clip_keys(key, clips.most, clips)))
+        if keys and (unmet := without_image(keys, known)):
+            found[option] = unmet
+    return found
 
 
 def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys: Collection[str]) -> tuple[str, ...]:

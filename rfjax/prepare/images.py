@@ -102,11 +102,16 @@ def decode_unscaled(data: bytes, crop: str) -> Image.Image:
     """
     with _open_rgb(data) as (image, _):
         image.load()
-        if crop == "none":
-            return image
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        return image.crop((left, top, left + side, top + side))
+        return crop_unscaled(image, crop)
+
+
+def crop_unscaled(image: Image.Image, crop: str) -> Image.Image:
+    """Returns an image's centred square or, if `crop` is "none", the image itself."""
+    if crop == "none":
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 @contextlib.contextmanager

@@ -17,11 +17,13 @@ from rfjax.inputs.json_files import check_json, parse_json, read_json
 from rfjax.inputs.text import UndecodableText, decode_text
 from rfjax.prepare.caption_files import FORMAT, NAME, VERSION, ListJson
 from rfjax.prepare.captions import NUL_REMOVED, NoText, notes_of, texts
+from rfjax.prepare.clips import ClipRule, clip_keys
 from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
 
-COLUMN = "joined synthetic captions"  # the column that joining adds to records
+# The columns that joining adds to records: captions of the record, and of each clip cut from it
+COLUMN, OF_CLIPS = "joined synthetic captions", "joined synthetic captions of its clips"
 HINT = 'a file has lines {"key": ..., "captions": [...]}, or columns key and captions (.parquet)'
 
 
@@ -65,6 +67,7 @@ class JoinedSource:
 
     source: Source
     captions: Captions
+    clips: ClipRule | None = None
     met: dict[int, set[str]] = field(default_factory=dict)  # part read so far -> its keys that have captions
 
     kind = property(lambda self: self.source.kind)
@@ -84,9 +87,12 @@ class JoinedSource:
         for item in self.source.records(part):
             if isinstance(item, Record):
                 images, example = images + 1, item.key
-                if item.key in found:
-                    met.add(item.key)
-                item = dataclasses.replace(item, metadata={**item.metadata, COLUMN: list(found.get(item.key, ()))})
+                of_clips = clip_keys(item.key, self.clips.most, self.clips) if self.clips else []
+                met |= {key for key in (item.key, *of_clips) if key in found}
+                added = {COLUMN: list(found.get(item.key, ()))}
+                if of_clips:
+                    added[OF_CLIPS] = [found.get(key, ()) for key in of_clips]
+                item = dataclasses.replace(item, metadata={**item.metadata, **added})
             yield item
         self.met[part] = met
         if images and not met and self.captions.listing != self.source.listing:

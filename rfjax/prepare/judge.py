@@ -12,6 +12,7 @@ from rfjax.prepare.captions import NoText, reading_notes
 from rfjax.prepare.clip_files import Unfit
 from rfjax.prepare.filters import first_refusal
 from rfjax.prepare.images import CorruptImage, Picture
+from rfjax.prepare.joined_captions import OF_CLIPS
 from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, UNREADABLE, listed
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record
@@ -51,7 +52,8 @@ def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
         return [Drop(record.key, UNDECODABLE, str(error), record.done)]
     except NoText as error:
         return [Drop(record.key, NO_TEXT, str(error), record.done)]
-    if not original and not synthetic:
+    of_clips = record.metadata.get(OF_CLIPS, ())
+    if not original and not synthetic and not any(of_clips):
         return [Drop(record.key, NO_CAPTION, "", record.done)]
     if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
         return [Drop(record.key, reason, "", record.done)]
@@ -70,9 +72,13 @@ def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
         return [Drop(record.key, UNREADABLE, f"{type(error).__name__}: {error}", record.done)]
     if reason := first_refusal((test for test in recipe.filters if test.measured), pictures[0].columns):
         return [Drop(record.key, reason, f"{pictures[0].width}x{pictures[0].height}", record.done)]
-    numbered = recipe.clips is not None and recipe.clips.most > 1
-    keys = [f"{record.key}#{number}" if numbered else record.key for number in range(len(pictures))]
-    return [
-        Kept(key, picture, original, synthetic, record.done, notes, record.key)
-        for key, picture in zip(keys, pictures, strict=True)
-    ]
+    found: list[Kept | Drop] = []
+    for number, key in enumerate(clips.clip_keys(record.key, len(pictures), recipe.clips)):
+        written = (tuple(of_clips[number]) if number < len(of_clips) else ()) or synthetic
+        if key in recipe.dropped_keys:
+            found.append(Drop(key, listed(recipe.dropped_keys[key]), "", record.done))
+        elif not original and not written:
+            found.append(Drop(key, NO_CAPTION, "", record.done))
+        else:
+            found.append(Kept(key, pictures[number], original, written, record.done, notes, record.key))
+    return found

@@ -53,6 +53,15 @@ OPTIONS = {
         metavar="SHARE",
         help="largest share of corrupt images in a shard (default 0.1); ten images are always allowed",
     ),
+    "--frames": dict(
+        type=int, metavar="N", help="read clips of N frames from video, GIF and animated WebP, instead of images"
+    ),
+    "--fps": dict(metavar="RATE", help="frames a second, such as 8 or 30000/1001 (default: the pictures as stored)"),
+    "--clips": dict(
+        type=int,
+        metavar="N",
+        help="at most so many clips of a file, one after the other from its beginning (default 1)",
+    ),
     "--caption-column": dict(metavar="NAME", help="column of captions (default: caption; for tfds, what it has)"),
     "--synthetic-column": dict(metavar="NAME", help="column of captions made by a model, which training mixes in"),
     "--label-column": dict(metavar="NAME", help="column of classes to make captions of; or folder, the folder's name"),

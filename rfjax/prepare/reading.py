@@ -13,6 +13,7 @@ from rfjax.errors import ConfigError
 from rfjax.inputs.text import read_text
 from rfjax.prepare import captions, joined_captions
 from rfjax.prepare.captions import TEMPLATE, CaptionColumns
+from rfjax.prepare.clips import ClipRule, parse_rule
 from rfjax.prepare.filters import Filter, parse_filter
 from rfjax.prepare.options import check_range
 from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Source, open_source
@@ -33,6 +34,12 @@ class Reading:
     class_names: str | Path | None = None
     template: str = TEMPLATE
     frames: int | None = None  # of a clip; None: images are read
+    fps: str | None = None
+    clips: int | None = None
+
+    def clip_rule(self) -> ClipRule | None:
+        """How clips are cut from files; None for images."""
+        return parse_rule(self.frames, self.fps, self.clips)
 
     def filters(self) -> tuple[Filter, ...]:
         """Parses the comparisons of --filter."""
@@ -100,7 +107,8 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
         if synthetic is not None:
             both = f"--synthetic-column={synthetic} and --synthetic-captions={reading.synthetic_captions}"
             raise ConfigError(f"{both} both give synthetic captions; give one of the two")
-        source = joined_captions.JoinedSource(source, joined_captions.open_captions(reading.synthetic_captions))
+        written = joined_captions.open_captions(reading.synthetic_captions)
+        source = joined_captions.JoinedSource(source, written, reading.clip_rule())
         synthetic = joined_captions.COLUMN
     return source, CaptionColumns(original, synthetic, label, names, reading.template)
 

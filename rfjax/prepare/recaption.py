@@ -1,4 +1,4 @@
-"""`rfjax recaption`: a model writes captions for a source's images. They are stored beside the source, by key.
+"""`rfjax recaption`: a model writes captions for a source's images or clips. They are stored beside the source, by key.
 
 The result is a folder with a file of JSON lines for each part of the source. Each file depends on one part alone and is
 written completely or not at all, so the same command resumes the work. `rfjax prepare --synthetic-captions` joins the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict
 
+from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
 from rfjax.prepare.options import add_options, check_range, source_paths
 from rfjax.prepare.part import list_counts
@@ -49,6 +50,11 @@ def add_arguments(parser) -> None:
     crop = "what the model sees: the centred square (default), as training does, or the whole image (none)"
     pictures.add_argument("--crop", choices=CROPS, default="square", help=crop)
     add_options(pictures, "--filter", "--drop-keys", "--corrupt-limit")
+    clips = parser.add_argument_group("clips", "as rfjax prepare cuts them: give it the same three options")
+    add_options(clips, "--frames", "--fps", "--clips")
+    shown = "frames of a clip that the model sees, evenly spread (default 1, the middle frame); several need a model "
+    shown += "with a chat template"
+    clips.add_argument("--shown-frames", type=int, metavar="N", help=shown)
     add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--merge", "--threads")
 
 
@@ -56,24 +62,35 @@ def run(args, overrides) -> int:
     """Writes the missing parts and then, unless the command is one task of several, captions.json."""
     from rfjax.prepare import caption_files, captioner, given_keys, libraries, part, recipe, work
     from rfjax.prepare.caption_files import Showing
+    from rfjax.prepare.clips import frames_shown
     from rfjax.prepare.progress import say
     from rfjax.prepare.reading import Reading, fields_given
-    from rfjax.prepare.sources import open_source
+    from rfjax.prepare.sources import CLIPS, IMAGES, open_source
 
     check_range(args, ("threads",), 0)
     reads = [*source_paths(args.source), args.model]
     work.check_folder(args.out, reads, own="captions.json")
     task = work.parse_task(args.task, args.merge)
     reading = Reading(**fields_given(Reading, args))
-    chosen = {"filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
-    showing = Showing(**fields_given(Showing, args), **chosen)
+    rule = reading.clip_rule()
+    chosen = {"filters": reading.filters(), "dropped_keys": reading.dropped_keys(), "clips": rule}
+    chosen["shown_frames"] = ()
+    if rule is not None:
+        chosen["shown_frames"] = tuple(frames_shown(rule, 1 if args.shown_frames is None else args.shown_frames))
+        if not task.merges_only:
+            libraries.require("av", "reading clips needs PyAV", extra="video")
+    elif args.shown_frames is not None:
+        raise ConfigError(f"--shown-frames is {args.shown_frames}, and is for clips; give --frames, too")
+    showing = Showing(**fields_given(Showing, args) | chosen)
     writing = captioner.Writing(prompts=tuple(args.prompt), **fields_given(captioner.Writing, args))
-    source = open_source(args.source, shard_size=args.shard_size, caption_column=None)
-    source = given_keys.noticing(source, given_keys.known_before(source, {"--drop-keys": showing.dropped_keys}))
+    suffixes = IMAGES if rule is None else CLIPS
+    source = open_source(args.source, shard_size=args.shard_size, caption_column=None, suffixes=suffixes)
+    source = given_keys.noticing(source, given_keys.known_before(source, {"--drop-keys": showing.dropped_keys}, rule))
     folder, about = args.out, work.source_facts(source)
     model = None
     if not task.merges_only:
-        model = captioner.load(args.model, writing, compute_dtype=args.compute_dtype, device=args.device or "", say=say)
+        place = {"compute_dtype": args.compute_dtype, "device": args.device or ""}
+        model = captioner.load(args.model, writing, pictures=len(showing.shown_frames) or 1, **place, say=say)
     settings = {"version": caption_files.VERSION, **asdict(writing), **showing.facts()}
     settings |= {"compute_dtype": args.compute_dtype, "seed": args.seed}
     identity = recipe.read_recipe(folder, "model")["model"] if model is None else model.facts
@@ -101,9 +118,10 @@ def run(args, overrides) -> int:
 
 def _summary(folder, facts):
     """Returns lines for the console."""
-    counts = f"{facts['captions']:,} captions of {facts['images']:,} images"
+    what = "clips" if "clips" in facts["settings"] else "images"
+    counts = f"{facts['captions']:,} captions of {facts['images']:,} {what}"
     model, where = f"{facts['model']['class']} {facts['model']['sha256'][:12]}", facts["source"]["location"]
-    lines = [f"{folder}: {counts} by {model}; {facts['empty']:,} images without one"]
+    lines = [f"{folder}: {counts} by {model}; {facts['empty']:,} {what} without one"]
     if facts["dropped"]:
         lines.append(f"dropped: {list_counts(facts['dropped'])}")
     return [*lines, f"to prepare with them: rfjax prepare {where} --synthetic-captions={folder} ..."]

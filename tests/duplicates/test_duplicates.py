@@ -17,6 +17,7 @@ from helpers import photographs
 from helpers import planted_duplicates as planted
 from helpers.photographs_tfds import write_tfds
 from helpers.stand_ins import prepare
+from helpers.tiny_clips import VP9, video
 from rfjax.cli import main
 from rfjax.data.prepared import manifest
 from rfjax.duplicates import command, descriptors, phash, search
@@ -598,3 +599,25 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_has_it(monkeypat
         "need onnxruntime: pip install 'rfjax[prepare]'" in capsys.readouterr().err
         and not (tmp_path / "drop.tsv.descriptors").exists()
     )
+
+
+def test_clips_are_compared_by_frames_throughout(monkeypatch, tmp_path, capsys):
+    """A film coded anew is found; one that only begins as it does is not. Catches clips compared by one frame, and
+    clips of a file mixed up."""
+    camera, coins = (np.asarray(planted.photograph(name, 160)) for name in ("camera", "coins"))
+    pan = lambda image, first: np.stack([image[:128, first + 2 * n : first + 2 * n + 128] for n in range(8)])  # noqa: E731
+    lossy = {**VP9, "pix_fmt": "yuv420p", "options": {"crf": "30", "b": "0"}}
+    (tmp_path / "in").mkdir()
+    films = {
+        "a.mp4": video(pan(camera, 0)),
+        "b.webm": video(pan(camera, 0), "webm", **lossy),
+        "c.mp4": video(pan(coins, 0)),
+        "d.mp4": video(np.concatenate([pan(camera, 0)[:2], pan(coins, 8)[2:]])),
+    }
+    for name, data in films.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    cut, out = ("--frames=4", "--clips=2"), tmp_path / "drop.tsv"
+    assert duplicates(tmp_path / "in", out, "--uncaptioned", "--threshold=0.8", *cut) == 0
+    pairs = {key: keeper for key, keeper, _ in rows(tmp_path / "drop.pairs.tsv")[1:]}
+    assert pairs == {"b.webm#0": "a.mp4#0", "b.webm#1": "a.mp4#1"}
+    assert "2 of 8 images" in capsys.readouterr().out

@@ -95,7 +95,7 @@ class Writer:
 
     def captions(self, images, seed):
         self._before()
-        return [self._say(image) for image in images]
+        return [self._say(*item) for item in images]
 
 
 def recaption(patch, *words, model=None):

@@ -1,10 +1,12 @@
 """`rfjax prepare --frames` with stand-ins for the frozen models: corpora of clips, and what becomes of bad files."""
 
+import json
+
 import numpy as np
 import pytest
 
 from helpers.small_sources import write_parquet, write_tar
-from helpers.stand_ins import StandIns, data_config, prepare
+from helpers.stand_ins import StandIns, Writer, data_config, prepare, recaption
 from helpers.tiny_clips import VP9, animation, greys, numbers, sound, turned, video
 from rfjax.cli import main
 from rfjax.data.corpus import load_corpus
@@ -140,7 +142,7 @@ def test_preparations_of_clips_that_are_killed_end_in_the_same_bytes(monkeypatch
 def test_a_folder_of_clips_needs_frames_and_one_of_images_none(monkeypatch, source, tmp_path, capsys):
     only = fill(tmp_path / "only", {"a.mp4": WHOLE["a.mp4"]})
     assert prepare(monkeypatch, only, f"--out={tmp_path / 'a'}") == 2
-    assert "rfjax prepare --frames reads clips, and recaption and duplicates read" in capsys.readouterr().err
+    assert "--frames reads its clips" in capsys.readouterr().err
     assert prepare(monkeypatch, source, f"--out={tmp_path / 'b'}", "--fps=8") == 2
     assert "give --frames, too" in capsys.readouterr().err
     causal = Pixels()
@@ -154,6 +156,67 @@ def test_pictures_beside_clips_are_said_to_be_left_out(monkeypatch, tmp_path, ca
     files = fill(tmp_path / "in", {"a.mp4": WHOLE["a.mp4"], "b.jpg": b"a still"})
     assert prepare(monkeypatch, files, f"--out={tmp_path / 'out'}", *CLIPS, models=Pixels()) == 0
     assert "b.jpg" in capsys.readouterr().err
+
+
+def clips_config(corpus, **prepared):
+    config = data_config(corpus, **prepared)
+    return type(config)(**{**vars(config), "image_size": 16, "frames": 4})
+
+
+CUT = ("--frames=4", "--fps=10", "--clips=2", "--shard-size=5")
+SAY = Writer(say=lambda *images: ("shows " + " ".join(str(numbers(np.asarray(one)[None])[0]) for one in images),))
+
+
+def written(out):
+    lines = [line for path in sorted(out.glob("shard-*-of-?????.jsonl")) for line in path.read_text().splitlines()]
+    return {row["key"]: row["captions"] for row in map(json.loads, lines)}
+
+
+def test_each_clip_is_captioned_by_its_frames_and_prepared_with_its_captions(
+    monkeypatch, source, corpus, tmp_path, capsys
+):
+    """Catches frames of another clip, captions of a file's first clip given to all, files that recaption leaves out and
+    prepare does not, and a clip without a caption that is kept."""
+    out = tmp_path / "captions"
+    assert recaption(monkeypatch, source, f"--out={out}", *CUT, model=SAY) == 0
+    stored = {about["key"]: arrays for split in ("train", "validation") for arrays, about in records(corpus, split)}
+    frames = {key: numbers((arrays["latents"] + 1) * 127.5) for key, arrays in stored.items()}
+    assert written(out) == {key: [f"shows {each[2]}"] for key, each in frames.items()}
+    facts = json.loads((out / "captions.json").read_text())
+    assert facts["dropped"] == manifest.read(corpus).facts["dropped"] and facts["settings"]["shown_frames"] == [2]
+    assert "11 captions of 11 clips" in capsys.readouterr().out
+    assert recaption(monkeypatch, source, f"--out={tmp_path / 'three'}", *CUT, "--shown-frames=3", model=SAY) == 0
+    spread = {key: [f"shows {each[0]} {each[2]} {each[3]}"] for key, each in frames.items()}
+    assert written(tmp_path / "three") == spread
+    # Prepared: no file has a caption of its own, one clip's is left out, another is dropped by its key.
+    alone = fill(tmp_path / "alone", {name: WHOLE[name] for name in ("a.mp4", "d.webp")})
+    for text in alone.glob("*.txt"):
+        text.unlink()
+    own = {key: captions for key, captions in written(out).items() if key[0] in "ad" and key != "a.mp4#0"}
+    lines = [json.dumps({"key": key, "captions": captions}) + "\n" for key, captions in own.items()]
+    (tmp_path / "own.jsonl").write_text("".join(lines))
+    (tmp_path / "drop").write_text("d.webp#1\tlisted here\n")
+    words = (f"--synthetic-captions={tmp_path / 'own.jsonl'}", f"--drop-keys={tmp_path / 'drop'}", "--clips=2", *CLIPS)
+    made = tmp_path / "made"
+    assert prepare(monkeypatch, alone, f"--out={made}", *words, "--validation-share=0", models=Pixels()) == 0
+    found = manifest.read(made).facts
+    assert found["dropped"] == {"no caption": 1, "listed here": 1} and found["captions"]["synthetic"] == 2
+    assert "name no image" not in capsys.readouterr().err
+    config = clips_config(made, synthetic_captions=1.0)
+    said = load_corpus(config, 0).captions(np.arange(20), "train")
+    assert set(said) == {*own["a.mp4#1"], *own["d.webp#0"]}
+    assert {about["key"] for _, about in records(made)} == {"a.mp4#1", "d.webp#0"}
+
+
+def test_options_of_clips_that_cannot_be_are_refused(monkeypatch, source, tmp_path, capsys):
+    for words, said in {
+        ("--shown-frames=2",): "--shown-frames is 2, and is for clips; give --frames, too",
+        ("--frames=4", "--shown-frames=5"): "--shown-frames is 5; it must lie in [1, 4]",
+        ("--clips=2",): "--clips is 2, and is for clips; give --frames, too",
+    }.items():
+        assert recaption(monkeypatch, source, f"--out={tmp_path / 'out'}", *words, model=SAY) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_inspect_shows_clips_as_strips(corpus, tmp_path, capsys):
@@ -172,9 +235,7 @@ def test_inspect_shows_clips_as_strips(corpus, tmp_path, capsys):
 
 
 def test_a_corpus_gives_clips_back_as_pixels(corpus):
-    config = data_config(corpus)
-    config = type(config)(**{**vars(config), "image_size": 16, "frames": 4})
-    found = load_corpus(config, 0)
+    found = load_corpus(clips_config(corpus), 0)
     batch = found.examples(np.arange(3), "train")
     assert batch.latents.shape == (3, 4, 16, 16, 3)
     pixels = found.to_clips(batch.latents)

@@ -108,7 +108,7 @@ def open_source(
     if not images:
         held = "".join(f"; {line}" for line in walk.describe_passed_over()) + _other_kinds(root)
         if what == "images" and walk_files(root, CLIPS).files:
-            held += "; rfjax prepare --frames reads clips, and recaption and duplicates read images alone"
+            held += "; --frames reads its clips"
         raise ConfigError(f"no {what} in {where}; their names must end in one of {', '.join(sorted(suffixes))}{held}")
     names = [name for name, _ in images]
     stems = Counter(map(_stem, names))
