@@ -28,9 +28,9 @@ class Level:
 
     t: float
     coefficients: tuple[Coefficient, ...]
-    left_out_rms: float | None  # score predicted by the logistic link, each run from the others
+    left_out_rms: float | None  # rms error of the score that the logistic link predicts for each run from the others
     share_first: float | None  # of resamples in which this level follows the score most closely
-    folds: int | None = None  # in which runs were left out; None if each was alone
+    folds: int | None = None  # the number of folds in which runs were left out; None if there were no folds
 
     def to_json(self) -> dict:
         content = vars(self)
