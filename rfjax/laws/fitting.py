@@ -55,7 +55,7 @@ class FitOptions:
     column: str = "loss"  # of the table, with the losses
     resamples: int = RESAMPLES
     seed: int = 0
-    intervals: str = "auto"  # over runs (parametric below 8, or below k + 5), or "runs" or "parametric"
+    intervals: str = "auto"  # or "runs" or "parametric"; `rfjax.laws.resampling` says what "auto" chooses
     held_out: bool = True  # also refit without each run, and without the largest
     excluded: tuple[Exclusion, ...] = ()  # written down with the fit
 

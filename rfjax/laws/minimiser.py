@@ -22,8 +22,8 @@ from rfjax.laws.misfits import Loss, rho
 MAX_SHARE = 1.0 - 1e-9
 ITERATIONS = 300
 CHUNK = 30_000  # residuals at a time, which fit into a core's cache
-# If the final delta is much smaller than the residuals, the minimum is approached through larger deltas: the first, then
-# each the last times the step.
+# If the final delta is much smaller than the residuals, the minimum is approached through larger deltas: from the first
+# on, each is the one before times the step.
 FIRST_DELTA, DELTA_STEP = 1e-1, 0.1
 # At a minimum, Newton's step would lower the objective by less than this share.
 CONVERGED = 1e-7

@@ -29,7 +29,7 @@ def kendall(x: Float[np.ndarray, "*#rows n"], y: Float[np.ndarray, "*#rows n"]) 
 
 
 def kendall_p(tau: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """The two-sided p of tau-b by its normal limit, with the variance corrected for ties (Kendall 1970, section 4.2)."""
+    """The two-sided p of tau-b by its normal limit; the variance is corrected for ties (Kendall 1970, section 4.2)."""
     n = len(x)
     (vx, x1, x2), (vy, y1, y2) = (_tie_sums(values) for values in (x, y))
     pairs = n * (n - 1)
@@ -97,7 +97,7 @@ def inversions(rows: Int[NDArray, "b n"]) -> Int[NDArray, " b"]:
     blocks = np.sort(blocks, axis=-1)
     size = BLOCK
     while size < width:
-        # Two sorted halves become one. The last bit marks the right half, so of equal values the left half's comes first.
+        # Two sorted halves become one. The last bit marks the right half: of equal values the left half's come first.
         halves = blocks.reshape(count, -1, 2, size) * 2
         halves[:, :, 1] += 1
         merged = np.sort(halves.reshape(count, -1, 2 * size), axis=-1, kind="stable")

@@ -123,7 +123,7 @@ def _ratios(scatter):
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):
-    """Returns ±√T, [ratios, values], in units of `within`; it is negative below the estimate for that ratio."""
+    """Returns ±√T times `within`, [ratios, values]; negative at values below the estimate for that ratio."""
     ratios, count = len(precision), len(values)
     starts = np.stack([best.parameters, np.tile(parameters, (ratios, 1))])
     rows = np.repeat(starts[:, :, None], count, axis=2)  # [starts, ratios, values, k]

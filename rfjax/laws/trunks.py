@@ -46,7 +46,7 @@ class Scatter:
     def method(self) -> str:
         """Describes in words how the noise was estimated, and from how many sizes with several seeds."""
         several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
-        known = several if self.two_seeds else "no size has two seeds: the first rests on misfit and assumption"
+        known = several if self.two_seeds else "no size has two seeds: that between trunks rests on misfit and prior"
         return f"{self.noise} ({known})"
 
     @property

@@ -8,7 +8,7 @@ from rfjax.laws.verdicts import VERDICTS
 from rfjax.report.fit_facts import Fact
 from rfjax.report.formats import NONE, count, estimate, minus, power
 
-NOTHING = 1e-6
+NOTHING = 1e-6  # a smaller number is written as 0
 LAW_HEADER = ("law", "N* ~ C^a", "D* ~ C^b", "L ~ C^c", "floor", "C of its runs", "C is", "D is")
 
 
