@@ -37,8 +37,8 @@ def claims_section(numbers, page):
     )
     parts.append(page.drawing("claimed_laws", caption))
     caption = (
-        "How the loss falls. The power law's exponent at each level of t, with its 95 % interval. The law has no floor, "
-        "so the exponent is only apparent."
+        "How the loss falls. The power law's exponent at each level of t, with its 95 % interval. As the law has no "
+        "floor, the exponent is only apparent."
     )
     if board["collapse"]["curves"]:
         caption += " Right: loss less the floor E of compute-optimal runs, over its value at the end of training."

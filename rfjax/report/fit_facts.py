@@ -51,8 +51,8 @@ def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
     fact += exclusion_sentences(fit["excluded"])
     examples = {name: found.get("examples_stderr") for name, found in fit["parameters"].items()}
     moves = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items() if value is not None)
-    by_way = f" (their covariances by way of {ANCHORS} runs)" if are_many(fit["n"]) else ""
-    fact += [f"other validation examples, as many, would move: {moves}{by_way}"] if moves else []
+    by_way = f" (approximated from the covariances with {ANCHORS} runs)" if are_many(fit["n"]) else ""
+    fact += [f"standard errors due to the choice of validation examples: {moves}{by_way}"] if moves else []
     return fact + list(fit["warnings"])
 
 
