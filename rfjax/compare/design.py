@@ -1,7 +1,7 @@
 """Designs a preference study: its pairs, which rater is asked which pairs, the checks, and the order and the sides.
 
-Every random choice is a hash of the study's id, which is itself a hash of the study's content and seed. So the same
-study is designed the same way each time. No JAX here.
+Every random choice is computed from the study's id, which is a hash of the study's content and seed. So the same study
+is designed the same way each time. No JAX here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXTS: dict[Name, str] = {
     "prompt": "Which image shows what the text says, and follows it more faithfully?",
     "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
 }
-LEAST_ANSWERS = 3  # with checks, each rater answers at least this many about noise: with fewer no rater is judged
+LEAST_ANSWERS = 3  # questions about noise that each rater is asked at least, if there are checks; judging needs so many
 REPEATED_FROM = 0.4  # repeated pairs are chosen from this first share of a rater's pairs
 REPEATED_AFTER = 0.5  # repeats are shown after this share of the pairs
 
@@ -157,8 +157,9 @@ def _deal(grid, number, count):
 
 
 def _count_checks(wish, dealt):
-    """Returns (number of repeats, number of pairs with noise) for a rater who is dealt `dealt` pairs. Half of the
-    checks are of each kind, but there are always enough pairs with noise to judge the rater."""
+    """Returns (number of repeats, number of pairs with noise) for a rater who is dealt `dealt` pairs; (0, 0) without
+    checks. Half of the checks are of each kind, but there is at least one repeat, and there are always enough pairs
+    with noise to judge the rater."""
     if not wish.checks:
         return 0, 0
     checks = round(wish.checks * dealt)

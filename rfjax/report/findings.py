@@ -124,8 +124,8 @@ def warnings(numbers: Mapping) -> list[str]:
         for each in numbers["without_score"]
     ]
     lines += [
-        f"The average of {each['run']}'s weights has a loss of {each['ema']:.4g}, and the raw weights {each['raw']:.4g}: "
-        "the average lags behind. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
+        f"The averaged weights of {each['run']} have a loss of {each['ema']:.4g}, the raw weights {each['raw']:.4g}: "
+        "the average lags. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
         for each in numbers["lagging_averages"]
     ]
     for each in numbers["not_shown"]:

@@ -27,9 +27,9 @@ def compute_section(numbers, page):
     caption = (
         "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of freedom. "
         "Left out: rms relative error of each run predicted from all others (of other trunks), and the error of the "
-        "largest. In braces: the profile likelihood's interval. ± after a semicolon: the standard error due to the choice "
-        "of validation examples. Starts: how many of the optimiser's starts reach the same minimum. Laws of flops are "
-        "fitted on the frontier, the law of params and images on every run at its best learning rate."
+        "largest. In braces: the profile likelihood's interval. ± after a semicolon: the standard error due to the "
+        "choice of validation examples. Starts: how many of the optimiser's starts reach the same minimum. Laws of "
+        "flops are fitted on the frontier, the law of params and images on every run at its best learning rate."
     )
     folds = [
         fit["leave_one_out"]["folds"] for fit in analysis["fits"].values() if "folds" in (fit["leave_one_out"] or {})

@@ -110,9 +110,9 @@ def _ranks_table(ranking, ranked, page):
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both "
         "GenEval and distance get rank 1 and are removed; of the others, those that no other beats get rank 2, and so "
-        "on. The table has the two best variants of each family in each column. Brackets: 95 % intervals by a bootstrap "
-        "over prompts, with the same resamples for all variants and controls of a corpus; another seed of training "
-        "would move ranks too."
+        "on. The table has the two best variants of each family in each column. Brackets: 95 % intervals by a "
+        "bootstrap over prompts, with the same resamples for all variants and controls of a corpus; another seed of "
+        "training would move ranks too."
     )
     if any(facts[variant]["diverged"] for variant in ranking["shown"]):
         caption += " †: diverged in a control, where its rank is the one after the last."

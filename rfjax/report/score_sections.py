@@ -98,8 +98,8 @@ def _correlation_tables(found, name, page):
     if overall and overall["coefficients"]:
         caption = (
             f"Validation loss and overall {text(name)} over {overall['n']} runs. p: {text(overall['p_method'])}. "
-            f"Intervals: {text(overall['interval_method'])}; where the runs are in perfect order, an interval that ends "
-            "at ±1 says little, and p is the number to judge by."
+            f"Intervals: {text(overall['interval_method'])}; where the runs are in perfect order, an interval that "
+            "ends at ±1 says little, and p is the number to judge by."
         )
         rows = [[text(c["name"]), estimate(c), p_value(c["p"])] for c in overall["coefficients"]]
         parts = [page.table(["coefficient", "value, 95 % interval", "p"], rows, caption)]

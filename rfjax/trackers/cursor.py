@@ -38,8 +38,8 @@ class Cursor:
     records: tuple[str, ...] = ()  # names of evaluation records that have been sent
     number: int = 0  # number of items that have been sent
     outbox: tuple[Item, ...] | None = None  # items that are being sent
-    outbox_step: int = -1
-    outbox_records: tuple[str, ...] = ()
+    outbox_step: int = -1  # `step` once the outbox has been sent
+    outbox_records: tuple[str, ...] = ()  # names of the records in the outbox
 
     def sending(self, batch: Batch) -> Cursor:
         """Returns the cursor to store before a batch is sent."""
