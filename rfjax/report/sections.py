@@ -55,7 +55,7 @@ def _runs_section(numbers, page):
     caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
     if not variants and any(run["frontier"] is False for run in numbers["runs"]):
-        caption += " †: off the frontier (another run reaches as low a loss with as few FLOPs): no law of compute takes it."
+        caption += " †: another run has as low a loss with as few FLOPs, so the law of compute is not fitted to this run."
     lineage = [
         f"{run['run']} from {run['parent_run']} at step {count(run['parent_step'])}"
         for run in numbers["runs"]
@@ -96,7 +96,7 @@ def _roles_sentence(numbers):
         alone = sum(run["flops"] for run in branches)
         taken = sum(run["spent_flops"] or 0.0 for run in numbers["runs"] if run["role"] in ("trunk", "branch"))
         parts.append(
-            f" FLOPs and time of a branch are those of the same run trained alone, its trunk's included. Trained alone, "
+            f" FLOPs and time of a branch are those of the same run trained alone, its trunk's included. Alone, "
             f"{len(branches)} branches would take {power(alone)} FLOPs; with shared trunks they took {power(taken)} "
             f"({taken / alone:.0%})."
         )
