@@ -41,8 +41,8 @@ class Wish:
 
 
 def hash_of(*parts: object) -> bytes:
-    """Returns the SHA-256 of a list of texts and numbers. Lists that differ in any element or in length never have the
-    same text before hashing."""
+    """Returns the SHA-256 of a list of texts and numbers. The list is hashed as JSON, so that lists which differ have
+    different texts."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()
 
 
@@ -170,7 +170,8 @@ def _count_checks(wish, dealt):
 def _wrong(study, rater, like):
     """Makes a check: a pair of noise and an image of the pair `like`. Returns (the check, the noise's image id).
 
-    Raters are not asked about typography in this check: noise has no text, and the other image may have none either.
+    Raters are not asked about typography in this check, unless the pair has no other question: noise has no text, and
+    the other image may have none either.
     """
     image = like.images[int(draw(study, rater, "better", like.pair) * 2)]
     noise = hash_of(study, "noise", like.pair).hex()[:12]
@@ -180,7 +181,8 @@ def _wrong(study, rater, like):
 
 
 def in_order(study: str, rater: str, pairs: Sequence[Pair], repeats: int) -> list[Pair]:
-    """Puts a rater's pairs into the order shown. `repeats` of them are shown a second time later, under new ids."""
+    """Puts a rater's pairs into the order shown. Up to `repeats` of the early pairs are shown again later, under new
+    ids."""
     once = {pair.pair: pair for pair in pairs}
     ordered = sorted(once.values(), key=lambda pair: draw(study, rater, "order", pair.pair))
     early = [pair for pair in ordered[: max(1, math.floor(REPEATED_FROM * len(ordered)))] if pair.check is None]

@@ -1,4 +1,4 @@
-"""Correlates the validation loss with a score over runs, with p-values and intervals that hold for a few points.
+"""Correlates the validation loss with a score over runs, with p-values and intervals that are valid for few runs.
 
 p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect order, p of a
 rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may be 1/4!, because the reverse

@@ -40,8 +40,8 @@ _STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A trunk, or a single run, that has been trained: its parameters, the images of each branch, and the index of its
-    size among the candidates' sizes (-1 if no candidate has its size)."""
+    """A trunk, or a single run, that has been trained: its number of parameters, the number of images of each branch,
+    and the index of its size among the candidates' sizes (-1 if no candidate has its size)."""
 
     size: int
     params: float

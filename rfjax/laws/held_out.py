@@ -1,8 +1,8 @@
 """Measures how well a law predicts runs that its fit has not seen: the headline of every fit.
 
-Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the
-others, as scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely
-they follow the points that they were fitted to. Many runs (`rfjax.results.many_runs`) are left out in folds.
+Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the others, which is how
+scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely they follow
+the points that they were fitted to. Many runs (`rfjax.results.many_runs`) are left out in folds.
 """
 
 from __future__ import annotations

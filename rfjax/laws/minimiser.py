@@ -59,7 +59,7 @@ class _Problem(NamedTuple):
         return self._replace(y=pick(self.y), weights=pick(self.weights), scale=pick(self.scale), precision=precision)
 
     def misfit(self, residuals: Float[np.ndarray, "batch n"]) -> Float[np.ndarray, " batch"]:
-        """The objective of each row: the weighted sum of rho, or half of r^T P r with a precision P."""
+        """The objective of each row: the weighted sum of rho of the residuals r; with a precision P, half of r^T P r."""
         if self.precision is not None:
             return 0.5 * (residuals * _times(self.precision, residuals)).sum(axis=1)
         return (self.weights * rho(residuals, self.delta)).sum(axis=1)
@@ -218,7 +218,8 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding does."""
+    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding changes
+    it."""
     gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)

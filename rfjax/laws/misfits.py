@@ -24,7 +24,7 @@ L1_DELTA = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """One kind of misfit. `delta` is Huber's threshold: of the log loss if `logarithmic`, otherwise of the loss."""
+    """One kind of misfit. `delta` is Huber's threshold for residuals: of log loss if `logarithmic`, else of loss."""
 
     name: str
     delta: float  # inf: least squares; 0: absolute values

@@ -24,7 +24,7 @@ RANKED_BY = "Pearson of arcsine √score"
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The loss at one level of t against the score."""
+    """How closely the score follows the loss at one level of t, over runs."""
 
     t: float
     coefficients: tuple[Coefficient, ...]
@@ -46,8 +46,8 @@ def by_level(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """Correlates the score with the loss at each level of t, and predicts it from that loss. The levels are the keys of
-    `losses`.
+    """Correlates the score with the loss at each level of t, and predicts the score from that loss. The levels are the
+    keys of `losses`.
 
     `redrawn` has the scores under redraws of the prompts, and `trunks` the number of each run's trunk, as in
     `correlation.correlate`. A run is predicted only from runs of other trunks. Raises `ConfigError` for levels without

@@ -41,7 +41,7 @@ COUNTS = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """coefficient * (C / unit)^exponent * scale, of C in FLOPs."""
+    """A power law of compute: coefficient * (C / unit)^exponent * scale, with C in FLOPs."""
 
     exponent: float
     coefficient: float | None = None  # None where the paper gives none

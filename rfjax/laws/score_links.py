@@ -226,8 +226,8 @@ def fit_link(
 
 
 def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
-    """Returns (the noise of a new run, which is of a new trunk, as a standard deviation [b]; noise of the runs [b, n];
-    the method in words)."""
+    """Returns (the standard deviation of a new run's score [b]; draws of the noise of the runs' scores [b, n]; the
+    method in words). A new run is taken to be of a new trunk."""
     n, freedom = len(x), len(x) - len(inner)
     if trunks is None or not are_shared(np.asarray(trunks)):
         sd = np.minimum(rms * np.sqrt(freedom / rng.chisquare(freedom, resamples)), 1.0)
@@ -261,7 +261,8 @@ def _slopes(link, theta, x):
 
 
 def _polish(link, theta, x, scores, weights=1.0, iterations=100):
-    """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
+    """Moves the parameters `theta` [b, k], each row the best of a grid, to the minimum of the squared errors within the
+    link's bounds. Returns the parameters there.
 
     Steps are Levenberg and Marquardt's. A parameter at a bound stays there if a step downhill would cross the bound.
     Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid. `weights` [b, n]

@@ -101,7 +101,7 @@ def primary_settings(results: Results) -> Settings:
 
 
 def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
-    """Returns the wide view at these settings: one row per evaluated checkpoint, ordered by depth and FLOPs."""
+    """Returns the rows of wide.csv at these settings: one per evaluated checkpoint, ordered by depth and FLOPs."""
     long = results.long
     with_loss = (long["grid"] == settings.grid) & (long["evaluation_seed"] == settings.grid_seed)
     with_score = (

@@ -2,8 +2,8 @@
 
 Branches of one trunk share its seed and all its steps before they left it, so they are not independent points. The log
 loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has the scale `between`, e has `within`.
-Both scales are found by restricted maximum likelihood (Patterson and Thompson 1971). It projects out of the residuals
-all directions that the law's parameters can fit, so that the residuals of any estimator give the same answer.
+Both scales are found by restricted maximum likelihood (Patterson and Thompson 1971). This method projects out of the
+residuals all directions that the law's parameters can fit, so that the residuals of any estimator give the same answer.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _evidence(args):
-    """(what claims are tested on, where it was read)."""
+    """Returns (the `Evidence` on which claims are tested, the `FitSource` from which it was made)."""
     from rfjax.laws import claim_evidence, study_fits
     from rfjax.laws.fit_source import read_renames, read_source
     from rfjax.laws.fitting import FitOptions

@@ -222,7 +222,8 @@ def _depths(points):
 
 
 def _trends(points):
-    """Spearman's rank correlation of depth with loss and score, over the final checkpoints."""
+    """Spearman's rank correlation of depth with loss and with score, over all final checkpoints and over the run of
+    lowest loss at each depth."""
     trends = {}
     for name, column in (("loss", "loss"), ("score", score_column())):
         have = points[points[column].notna()] if column in points else points[:0]

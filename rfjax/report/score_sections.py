@@ -74,7 +74,7 @@ def correlation_section(numbers, page):
 
 
 def _folder_score(found, page):
-    """A score that `rfjax score` attached, against the loss."""
+    """The HTML, in parts, of the comparison of the loss with a score that `rfjax score` attached."""
     title = found["title"]
     caption = (
         f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
@@ -167,7 +167,7 @@ def _levels_table(levels, page):
 
 
 def steps_section(numbers, page):
-    """Scores at few sampling steps, as in the paper's table 6."""
+    """The HTML of the section on scores at few sampling steps, as in the paper's table 6; "" if none were measured."""
     counts = numbers["sampling_steps"]
     if not counts:
         return ""

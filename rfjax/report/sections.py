@@ -55,7 +55,7 @@ def _runs_section(numbers, page):
     caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
     if not variants and any(run["frontier"] is False for run in numbers["runs"]):
-        caption += " †: another run has as low a loss with as few FLOPs, so the law of compute is not fitted to this run."
+        caption += " †: another run has as low a loss with as few FLOPs, so no law of compute is fitted to this run."
     lineage = [
         f"{run['run']} from {run['parent_run']} at step {count(run['parent_step'])}"
         for run in numbers["runs"]
