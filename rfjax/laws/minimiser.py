@@ -59,7 +59,7 @@ class _Problem(NamedTuple):
         return self._replace(y=pick(self.y), weights=pick(self.weights), scale=pick(self.scale), precision=precision)
 
     def misfit(self, residuals: Float[np.ndarray, "batch n"]) -> Float[np.ndarray, " batch"]:
-        """The objective of each row: the weighted sum of rho of the residuals r; with a precision P, half of r^T P r."""
+        """The objective of each row: the weighted sum of rho of the residuals r or, with a precision P, r^T P r / 2."""
         if self.precision is not None:
             return 0.5 * (residuals * _times(self.precision, residuals)).sum(axis=1)
         return (self.weights * rho(residuals, self.delta)).sum(axis=1)
