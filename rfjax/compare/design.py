@@ -1,7 +1,7 @@
 """Designs a preference study: its pairs, which rater is asked which pairs, the checks, and the order and the sides.
 
-Every random choice is a hash of the study's id, which is itself a hash of the study's content and seed. So the same
-study is designed the same way each time. No JAX here.
+Every random choice is computed from the study's id, which is a hash of the study's content and seed. So the same study
+is designed the same way each time. No JAX here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXTS: dict[Name, str] = {
     "prompt": "Which image shows what the text says, and follows it more faithfully?",
     "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
 }
-LEAST_ANSWERS = 3  # with checks, each rater answers at least this many about noise: with fewer no rater is judged
+LEAST_ANSWERS = 3  # questions about noise that each rater is asked at least, if there are checks; judging needs so many
 REPEATED_FROM = 0.4  # repeated pairs are chosen from this first share of a rater's pairs
 REPEATED_AFTER = 0.5  # repeats are shown after this share of the pairs
 
@@ -41,8 +41,8 @@ class Wish:
 
 
 def hash_of(*parts: object) -> bytes:
-    """Returns the SHA-256 of a list of texts and numbers. Lists that differ in any element or in length never have the
-    same text before hashing."""
+    """Returns the SHA-256 of a list of texts and numbers. The list is hashed as JSON, so that lists which differ have
+    different texts."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()
 
 
@@ -157,8 +157,9 @@ def _deal(grid, number, count):
 
 
 def _count_checks(wish, dealt):
-    """Returns (number of repeats, number of pairs with noise) for a rater who is dealt `dealt` pairs. Half of the
-    checks are of each kind, but there are always enough pairs with noise to judge the rater."""
+    """Returns (number of repeats, number of pairs with noise) for a rater who is dealt `dealt` pairs; (0, 0) without
+    checks. Half of the checks are of each kind, but there is at least one repeat, and there are always enough pairs
+    with noise to judge the rater."""
     if not wish.checks:
         return 0, 0
     checks = round(wish.checks * dealt)
@@ -169,7 +170,8 @@ def _count_checks(wish, dealt):
 def _wrong(study, rater, like):
     """Makes a check: a pair of noise and an image of the pair `like`. Returns (the check, the noise's image id).
 
-    Raters are not asked about typography in this check: noise has no text, and the other image may have none either.
+    Raters are not asked about typography in this check, unless the pair has no other question: noise has no text, and
+    the other image may have none either.
     """
     image = like.images[int(draw(study, rater, "better", like.pair) * 2)]
     noise = hash_of(study, "noise", like.pair).hex()[:12]
@@ -179,7 +181,8 @@ def _wrong(study, rater, like):
 
 
 def in_order(study: str, rater: str, pairs: Sequence[Pair], repeats: int) -> list[Pair]:
-    """Puts a rater's pairs into the order shown. `repeats` of them are shown a second time later, under new ids."""
+    """Puts a rater's pairs into the order shown. Up to `repeats` of the early pairs are shown again later, under new
+    ids."""
     once = {pair.pair: pair for pair in pairs}
     ordered = sorted(once.values(), key=lambda pair: draw(study, rater, "order", pair.pair))
     early = [pair for pair in ordered[: max(1, math.floor(REPEATED_FROM * len(ordered)))] if pair.check is None]

@@ -35,7 +35,7 @@ def questions_of(prompt: Prompt, asked: Sequence[Name]) -> list[Name]:
 
 
 def plain(text: str) -> str:
-    """The prompt with every run of blanks made one space. Prompts of files and folders are compared in this form."""
+    """The prompt with blanks in a row made one space. Prompts of files and folders are compared in this form."""
     return " ".join(text.split())
 
 

@@ -1,6 +1,7 @@
 """The sides of a preference study: folders of images, each image matched to a prompt.
 
-There are five ways to say which prompt an image shows. The first that the folder uses counts:
+There are five ways to say which prompt an image shows. A folder with images.json uses it for all images. Without it,
+the first of the other ways that an image has counts for this image:
 
     images.json                    an object {image's name: its prompt}; images that it does not name are left out
     00000/metadata.jsonl           GenEval's layout: the prompt's row beside 00000/samples/0000.png

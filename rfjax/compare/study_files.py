@@ -88,17 +88,17 @@ class Study:
 
 @dataclass(frozen=True)
 class KeyImage:
-    run: str | None  # blind id of the run; None: no run made the image
+    run: str | None  # blind id of the side that made the image; None for an image of noise
     source: str  # file name, relative to the side's folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """Which run made which image."""
+    """Which side (a run, or a folder of images) made which image."""
 
     schema: int
     study: str
-    runs: dict[str, str]  # blind id -> name
+    runs: dict[str, str]  # blind id of a side -> its name
     images: dict[str, KeyImage]
     sides: dict[str, dict[str, object]] = field(default_factory=dict)  # blind id -> what made the images
 

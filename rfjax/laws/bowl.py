@@ -5,9 +5,9 @@ On the line C = kappa N^eta D the parametric law at N = s N*, D = s^-eta D* is
     L(s) = E + K (eta a s^-alpha + b s^(eta beta))
 
 where K = L(1) - E is the optimum's reducible loss, and a, b are the exponents of N* and D* (`optimal_frontier`). At the
-optimum, the term of size makes up the share eta a of K, and the term of images the share b. So the form of the law
-already decides whether under-training costs more than over-training by the same factor: it does exactly if
-eta beta > alpha, that is eta a > 1/2.
+optimum, the term of size makes up the share eta a of K, and the term of images the share b. So the two exponents alone
+decide whether under-training costs more than over-training by the same factor. Under-training costs more if
+eta beta > alpha (that is, eta a > 1/2), and less if eta beta < alpha.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 
 
 def _loss(parameters, params, images):
-    """The logarithm of the parametric law's loss. Row i has the law's parameters i, at the model size `params[i]` and
-    the number of images `images[i]`."""
+    """The logarithms of the parametric law's losses, [rows]. Entry i is for row i of `parameters`, the model size
+    `params[i]` and the number of images `images[i]`. A single number of params or images serves all rows."""
     e, log_a, alpha, log_b, beta = parameters.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)

@@ -3,9 +3,10 @@
 Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and D = H C^b (Hoffmann et
 al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the training curves; approach 2 the vertex of a
 parabola of the loss in log N at each budget (IsoFLOP). Neither uses a budget at which the smallest or the largest size
-is best, since such a budget does not bracket its optimum. Neither is exact: a valley is no parabola, and its bottom is
-not in the middle between two sizes. To estimate its bias, each approach is also applied to noiseless losses, for which
-the optimum is known: those of the parametric law, fitted to the same runs, at the same sizes and budgets.
+is best, since such a budget does not bracket its optimum. Neither is exact: the loss over log N is no parabola, and
+where two sizes are equally good, the optimum is not exactly midway between them. So each approach is also applied to
+noiseless losses: those of the parametric law, fitted to the same runs, at the same sizes and budgets. There the optimum
+is known, and the approach's error is its bias.
 """
 
 from __future__ import annotations
@@ -82,10 +83,11 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
 
     Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
-    optimum. The paper takes the best size itself as the optimum. A line through these sizes has a wrong slope and a
-    wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the optimum may lie beyond
-    it. Curves are interpolated in log-log; intervals are over whole runs. A checkpoint before the end of its learning
-    rate schedule has a higher loss than a run of that length would have, and so has the envelope.
+    optimum. The paper instead takes the best size at each budget as the optimum. A line through the best sizes has a
+    wrong slope and a wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the
+    optimum may lie beyond it. Curves are interpolated in log-log; intervals are by bootstrap over whole runs. A
+    checkpoint before the end of its learning rate schedule has a higher loss than a run whose schedule ends there, so
+    the envelope lies too high.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -123,8 +125,10 @@ def approach2(
 ) -> Line:
     """Draws the line through the minima of IsoFLOP parabolas. `table` has one row per run, several sizes per budget.
 
-    Intervals are parametric: normal noise of the parabolas' pooled residual scatter. A budget is left out, with a note,
-    if it has fewer than three sizes, if its parabola has no minimum, or if the minimum is outside the sizes tried.
+    Rows whose FLOPs differ by a share of at most `same_budget` are one budget. Intervals are by parametric bootstrap:
+    normal noise, as large as the pooled scatter around the parabolas, is added to the parabolas' losses. A budget is
+    left out, with a note, if it has fewer than three sizes, if its parabola has no minimum, or if the minimum is
+    outside the sizes tried.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -150,8 +154,8 @@ def approach2(
 
 
 def _notes(left_out):
-    """Notes on the budgets left out, from (FLOPs, runs, why). Budgets that are left out for the same reason share a
-    note if they are many."""
+    """Notes on the budgets left out, from (FLOPs, runs, why). If more than `LISTED` budgets are left out for one
+    reason, they share a note."""
     reasons: dict[str, list] = {}
     for flops, runs, why in left_out:
         reasons.setdefault(why, []).append((flops, runs))
@@ -281,7 +285,8 @@ def _column_on_grid(curve, grid, column):
 
 
 def _crossings(chosen, grid, sizes, losses, images):
-    """Finds where the lowest of the chosen curves passes from one size to another. Returns (optima there, notes)."""
+    """Finds where the lowest of the chosen curves passes from one size to another. Returns (optima there, notes).
+    `losses` and `images` are [curves, grid]; `chosen` indexes the curves."""
     distinct, columns = np.unique(sizes[chosen]), np.arange(len(grid))
     loss, seen = np.full((2, len(distinct), len(grid)), np.inf)
     for row, size in enumerate(distinct):  # the best run of each size

@@ -63,7 +63,7 @@ class Evidence:
     frontier: OptimalFrontier | None  # with the table's own FLOPs as C
     frontier_6nd: OptimalFrontier | None  # with C = 6 N D; D counts tokens if tokens per image are known, else images
     frontier_reason: str
-    parabolas: Line | None  # approach 2's line in the table's FLOPs; None without a line that has an interval
+    parabolas: Line | None  # approach 2's line in the table's FLOPs; None if there is none or it has no interval
     parabolas_bias: float  # bias of that line's exponent, computed from the parametric law; 0 if it is unknown
     tokens: TokensPerImage
     options: FitOptions
@@ -78,8 +78,8 @@ class Evidence:
 
     @cached_property
     def levels(self) -> LevelExponents:
-        """The exponent of compute of the loss at each level of t, fitted to the same runs as the power law of
-        compute."""
+        """For each level of t, the exponent with which the loss at that level falls with compute. The runs are those
+        of the power law of compute."""
         return level_exponents(self.rows.get(POWER.name, self.points), self.options)
 
     @cached_property
@@ -211,7 +211,8 @@ def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
 
 
 def _parabolas(points, options):
-    """Returns (approach 2's line, the bias of its exponent); (None, 0) unless some budgets have three sizes."""
+    """Returns the fields `parabolas` and `parabolas_bias` of `Evidence`, as a dictionary: approach 2's line and the
+    bias of its exponent, or None and 0 if there is no line with an interval."""
     none = {"parabolas": None, "parabolas_bias": 0.0}
     if not {"flops", "params", "images"} <= set(points.columns):
         return none

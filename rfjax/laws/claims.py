@@ -73,16 +73,16 @@ CLAIMS = (
         name="tokens_constant",
         says="the optimum sees 199 [180, 270] image tokens per parameter (512 px)",
         source=ABRA.source,
-        rule=f"contradicts: the intervals do not meet; agrees: they do, and the table's ends are within a factor "
-        f"{size_claims.NARROW_RATIO:g}",
+        rule=f"contradicts: the intervals do not meet; agrees: they do, and the ends of the table's interval are "
+        f"within a factor {size_claims.NARROW_RATIO:g}",
         test=size_claims.tokens_per_param_is((180.0, 270.0)),
     ),
     Claim(
         name="tokens_by_compute",
         says="image and text tokens per parameter at the optimum fall as C^-0.136 (286 at 1e21 FLOP)",
         source=LIANG.source,
-        rule=f"at the runs' own compute; contradicts: the interval leaves the law out; agrees: it holds it, and its "
-        f"ends are within a factor {size_claims.NARROW_RATIO:g}",
+        rule=f"at the runs' own compute; contradicts: the interval leaves the law out; agrees: the interval holds the "
+        f"law, and its ends are within a factor {size_claims.NARROW_RATIO:g}",
         test=size_claims.tokens_follow(LIANG),
     ),
     Claim(
@@ -98,7 +98,7 @@ CLAIMS = (
         says="(L - E) over its end value, against the share of training, is one curve for all sizes from 15 % on",
         source=SOURCES["Abra"],
         rule=f"the largest spread between sizes; agrees: its interval is below {loss_claims.COLLAPSED:.0%}; "
-        "contradicts: it is above that and what the scatter of runs explains",
+        "contradicts: its interval is above that plus twice what the scatter of runs explains",
         test=loss_claims.collapses,
     ),
     Claim(
@@ -141,8 +141,8 @@ CLAIMS = (
         name="steps_fall",
         says="larger networks lose less when sampled in fewer steps",
         source=SOURCES["Esser"],
-        rule="the drop of the smallest and of the largest size at the fewest steps; agrees or contradicts: their "
-        "intervals do not meet",
+        rule="how far the score of the smallest and of the largest size drops at the fewest steps; agrees or "
+        "contradicts: the intervals of the two drops do not meet",
         test=score_claims.larger_need_fewer_steps,
     ),
 )

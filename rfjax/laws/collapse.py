@@ -17,7 +17,7 @@ from rfjax.laws.fitting import Estimate, Fit
 from rfjax.laws.optimal_frontier import OptimalFrontier
 from rfjax.laws.run_frontier import on_frontier
 
-FROM = 0.15  # of training
+FROM = 0.15  # curves are compared from this share of training on
 SHARES = np.geomspace(FROM, 1.0, 12)
 FEWEST_CHECKPOINTS, FEWEST_SIZES = 4, 3
 NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the optimal images
@@ -42,7 +42,7 @@ class Collapse:
 
 
 def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: OptimalFrontier | None) -> Collapse:
-    """Normalises one training curve for each size: that of the run whose length is nearest to the optimal length.
+    """Normalises one training curve for each size: that of the run whose number of images is nearest to the optimum.
 
     E is that of the law `fitted`. `points` has a row for each run, `curves` a row for each checkpoint; both have the
     columns run, loss, params and images.
@@ -83,7 +83,9 @@ def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: 
 
 
 def _optimal_runs(points, frontier):
-    """Returns (for each size, the run whose length is nearest to the optimal length; notes)."""
+    """Returns (at most one row for each size, notes). The row is the run whose number of images is nearest to the
+    optimum; a size without a run within a factor `NEAR_OPTIMUM` is left out. Without a frontier, the row is the size's
+    longest run; without FLOPs, all rows are returned."""
     if frontier is None or not {"flops", "images"} <= set(points.columns):
         note = "the longest run of each size; whether these are compute-optimal is not known"
         return (_longest_of_each_size(points) if "flops" in points else points), (note,)
@@ -97,8 +99,8 @@ def _optimal_runs(points, frontier):
 
 
 def _longest_of_each_size(points):
-    """For each size, the run that saw the most images. If every size has a run on the frontier, only those runs
-    count."""
+    """For each size, the run that saw the most images. If every size has a run on the frontier, only runs on the
+    frontier count."""
     chosen = points[on_frontier(points)]
     chosen = chosen if chosen["params"].nunique() == points["params"].nunique() else points
     return chosen.sort_values("images", kind="stable").drop_duplicates("params", keep="last").sort_values("params")

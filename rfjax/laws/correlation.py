@@ -1,4 +1,4 @@
-"""Correlates the validation loss with a score over runs, with p-values and intervals that hold for a few points.
+"""Correlates the validation loss with a score over runs, with p-values and intervals that are valid for few runs.
 
 p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect order, p of a
 rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may be 1/4!, because the reverse
@@ -93,8 +93,8 @@ COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
     "Spearman": (_RANKS, _RANKS, _pearson, student_p),
     "Kendall": (np.asarray, np.asarray, kendall, kendall_p),
 }
-ASYMPTOTIC = f"two-sided, by the limits for more than {MANY_RUNS} runs: Student's t with n − 2 degrees of freedom, of \
-Kendall's the normal distribution with its ties"
+ASYMPTOTIC = f"two-sided, by the limits for more than {MANY_RUNS} runs: Student's t with n − 2 degrees of freedom; for \
+Kendall's tau, the normal distribution with a variance that allows for ties"
 FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
 
 
@@ -138,13 +138,13 @@ def correlate(
         if orders is None:
             p = limit_p(value, x, y)
         else:
-            # Ties count: an order as extreme as the one seen is evidence against it too.
+            # An order whose coefficient is exactly as large as the one seen counts as extreme, too.
             pieces = np.array_split(orders, max(1, len(orders) * n // CHUNK))
             p = permutation_p(value, np.concatenate([coefficient(x[None], y[piece]) for piece in pieces]), n)
         low = high = None
         if resampled is not None:
             drawn = coefficient(of_loss(resampled[0]), of_score(resampled[1]))
-            drawn = drawn[np.isfinite(drawn)]  # resamples whose runs all score the same have none
+            drawn = drawn[np.isfinite(drawn)]  # a resample whose runs all score the same has no coefficient
             if len(drawn) > resamples / 2:
                 low, high = (float(q) for q in np.quantile(drawn, ENDS))
         coefficients.append(Coefficient(name=name, value=value, p=p, low=low, high=high))
@@ -194,9 +194,11 @@ def redraw_prompts(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resamples runs"]]:
-    """Redraws each task's prompts. Returns the scores by task, and "overall", their unweighted mean.
+    """Redraws each task's prompts with replacement, `resamples` times. Returns the scores of each redraw by task, and
+    "overall", their unweighted mean.
 
-    `correct` and `images` count each prompt's matching images and all its images, which stay together.
+    `tasks` names each prompt's task. `correct` counts the images of a prompt that match it, `images` all images of the
+    prompt. The images of a prompt are drawn together.
     """
     tasks = np.asarray(tasks)
     members = {task: tasks == task for task in dict.fromkeys(tasks.tolist())}
@@ -240,9 +242,9 @@ def resampled_runs(
     """Indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
     perfectly.
 
-    Where runs share `trunks`, each trunk is replaced by a trunk drawn with all its branches. If that has more branches
-    than the trunk it replaces, some are left out, by chance; if it has fewer, some occur twice. Each resample then has
-    at least three distinct trunks.
+    Where runs share `trunks`, each trunk is replaced by a drawn trunk with all its branches. If the drawn trunk has
+    more branches than the trunk it replaces, some are left out, by chance; if it has fewer, some occur more than once.
+    Each resample then has at least three distinct trunks.
     """
     units = n if trunks is None else len(np.unique(trunks))
     drawn = np.empty((0, units), int)
@@ -264,7 +266,8 @@ def resampled_runs(
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
-    """Returns scores by item under redraws of the prompts; {} unless every run was scored on the same prompts."""
+    """Returns the scores under redraws of the prompts, [resamples, runs], by task and "overall"; {} unless every run of
+    `points` was scored on the same prompts."""
     wanted = {"evaluation": evaluation, "evaluation_seed": settings.sampler_seed}
     wanted |= {name: getattr(settings, name) for name in ("weights", "corpus", "sampler")}
     own = rows_where(prompts, **wanted)

@@ -3,13 +3,13 @@
 The parametric law is linearised in its parameters at each of its draws. Branch j of trunk i has log loss
 law + u_i + e_ij (`rfjax.laws.trunks`). So a trunk whose branches have the derivatives J adds the Fisher information
 
-    J' V^-1 J,   V = between^2 11' + within^2 I.
+    J' V^-1 J,   V = between^2 11' + within^2 I   (1 is a vector of ones).
 
 M is the sum of this information over all trunks. The predicted log loss at the target then has the variance v = g' M^-1
-g, with g the law's derivatives at the target. A prior of standard deviation 1 on that log loss (a factor of e either
-way) makes it v / (1 + v). The design minimises the mean of this variance over the draws: it is a c-optimal design,
-averaged over a prior (Chaloner and Verdinelli 1995, section 4). Trunks are first chosen greedily, then exchanged,
-within the budget.
+g, with g the law's derivatives at the target. With a prior of standard deviation 1 on that log loss (a factor of e
+either way), the variance is v / (1 + v). The design minimises the mean of v / (1 + v) over the draws: it is a c-optimal
+design, averaged over a prior (Chaloner and Verdinelli 1995, section 4). Trunks are first chosen greedily, then
+exchanged, within the budget.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from rfjax.laws.laws import PARAMETRIC
 LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2
 LEAST_DISTINCT = distinct_needed(PARAMETRIC)  # sizes, and numbers of images, without which there is no law
 MOST_BRANCHES = 4
-MOST_SEEDS = 2  # of one size: a hundred runs of the smallest would tell most, of a law that need not hold so far down
-PRIOR = 1.0  # deviation of log loss at the target before any run; else the few draws that decide least would weigh most
-_RIDGE = 1e-9  # of information, in units of that of all candidates
+MOST_SEEDS = 2  # of one size; without it, a design would repeat the smallest size, where the law need not hold
+PRIOR = 1.0  # standard deviation of log loss at the target before any run; it bounds the variance under every draw
+_RIDGE = 1e-9  # added to the information, in units of the sum over all candidates
 _SINGULAR = 1e-7  # information whose smallest eigenvalue, in units of the largest, is below this decides no law
 _EXCHANGES = 60
-RESTARTS, KEPT = 8, 0.6  # searches, and the share of the best design that each begins with
+RESTARTS, KEPT = 8, 0.6  # further searches, and the share of the best design so far that each begins with
 _STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A trunk, or a single run, that has been trained: its parameters, the images of each branch, and the index of its
-    size among the candidates' sizes (-1 if no candidate has its size)."""
+    """A trunk, or a single run, that has been trained: its number of parameters, the number of images of each branch,
+    and the index of its size among the candidates' sizes (-1 if no candidate has its size)."""
 
     size: int
     params: float
@@ -57,8 +57,9 @@ class Trunk(Known):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What a design is judged by: draws of the law's parameters, the noise between and within trunks, the FLOPs at
-    which the loss is to be predicted, and the trunks that are trained already."""
+    """What a design is judged by: draws of the law's parameters, the noise between and within trunks (standard
+    deviations of log loss), the FLOPs `target` at which the loss is to be predicted, and the trunks that are trained
+    already."""
 
     draws: Float[np.ndarray, "draws 5"]  # in the law's own order: E, log A, alpha, log B, beta
     between: float
@@ -82,7 +83,7 @@ class Rules:
     """What a design must fulfil besides its budget. Trunks that are already trained count as part of the design."""
 
     budget: float  # FLOPs of the trunks that are added
-    least: int = LEAST_TRUNKS
+    least: int = LEAST_TRUNKS  # fewest trunks
     most_seeds: int = MOST_SEEDS  # of a size
 
 
@@ -147,9 +148,8 @@ class Information:
         return self.seeds_known + np.bincount(self.sizes[list(places)], minlength=len(self.seeds_known))
 
     def distinct(self, places: Sequence[int]) -> tuple[int, int]:
-        """Counts the different sizes, and the different lengths, of these candidates and the known runs together.
-
-        Values that agree to three digits count as one.
+        """Returns (how many different sizes, how many different numbers of images) these candidates and the known
+        trunks have together. Values that agree to three digits count as one.
         """
         sizes, images = _union([self._bits_known, *(self._bits[place] for place in places)])
         return sizes.bit_count(), images.bit_count()
@@ -162,8 +162,8 @@ class Information:
         return trunks + int(not self.two_meet(places)) + distinct
 
     def two_meet(self, places: Sequence[int]) -> bool:
-        """Whether two trunks of one size have a length in common. Only such trunks show how large the noise between
-        trunks is."""
+        """Whether two trunks of one size have branches of the same number of images. Only such trunks show how large
+        the noise between trunks is."""
         seen: dict[int, int] = {}  # the bit of a size -> the bits of the numbers of images so far
         for size, images in (*self._bits_of_known, *(self._bits[place] for place in places)):
             if seen.get(size, 0) & images:
@@ -321,11 +321,11 @@ def _exchanged(information, places, rules) -> list[int]:
 
 
 def best_log_grid(information: Information, rules: Rules) -> tuple[Chosen | None, str]:
-    """(the best grid within the budget that determines the law, its description). The grid is None if there is none.
+    """Returns (the best grid within the budget that determines the law, its description); (None, "") if there is none.
 
-    A grid has candidates' sizes at even steps of their logarithm, all with the same branches and seeds. It shares
-    trunks and adds to the known trunks, as the design does. It need not have the design's least number of trunks, or a
-    size on two seeds.
+    A grid takes every, every second or every third of the candidates' sizes in a range, all with the same branches and
+    seeds. Like a design, a grid is made of trunks with branches and is added to the known trunks. It need not have the
+    design's least number of trunks, or a size on two seeds.
     """
     found = [(information.chosen(grid), said) for grid, said in _grids(information, rules) if information.decides(grid)]
     return min(found, key=lambda each: each[0].half_width) if found else (None, "")

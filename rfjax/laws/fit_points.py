@@ -18,8 +18,8 @@ from rfjax.errors import ConfigError
 from rfjax.results.foreign_table import holds_another_unit
 
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
-MOST_DECADES = 30  # of one column; from a run of a minute to all computers of the world are 20
-OTHER_NAMES = {  # what papers and loggers call them; for hints, never taken unasked
+MOST_DECADES = 30  # that a column may span; from a minute's run to all the world's computers, FLOPs span about 20
+OTHER_NAMES = {  # what papers and loggers call these columns; only hints use it, no column is renamed unasked
     "loss": ("l", "validation", "val", "nll", "test"),
     "flops": ("c", "compute", "training_flop", "flop", "total_flop"),
     "params": ("n", "parameters", "model_size", "size", "num_parameters", "model_parameters"),
@@ -107,7 +107,8 @@ def exclude(
     """Returns the table without its outliers, and the rows that were left out, each with its rule.
 
     `largest_losses` = k drops every row whose loss is at least the k-th largest (so ties are dropped, too).
-    `max_loss` drops every row with a larger loss. Raises `ConfigError` for rules without meaning.
+    `max_loss` drops every row with a larger loss. Raises `ConfigError` for a `max_loss` that is not positive, and for
+    a `largest_losses` that is negative or leaves no row.
     """
     if max_loss is not None and not max_loss > 0:
         raise ConfigError(f"the largest loss to be kept is {max_loss:g}; it must be positive")

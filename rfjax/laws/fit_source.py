@@ -36,7 +36,7 @@ class FitSource:
     folder_scores: tuple = ()  # of a study: the scores that `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
     left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
-    by_role: tuple[Role, ...] = ()  # runs that are no points by their role, such as trunks
+    by_role: tuple[Role, ...] = ()  # runs that are left out because of their role, such as trunks
     unfinished: tuple[dict, ...] = ()  # runs of a study that are not done, each with its state
     notes: tuple[str, ...] = ()  # how a foreign table was read, or the runs that the merge of a study left out
 
@@ -159,7 +159,7 @@ def read_source(
     rows = study_fits.checkpoints(table, settings)
     final = points = study_fits.final_points(rows)
     scored = tuple(folder_scores.find(table, final, settings))
-    for score in scored:  # its corpus is not the loss's, so the columns lack it
+    for score in scored:  # its corpus is not the losses', so `final` lacks its columns
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
     rows = study_fits.counted(rows[rows["loss"].notna()])
     final, excluded = exclude(final, **rules)

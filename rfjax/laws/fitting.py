@@ -6,14 +6,14 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 
 * residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits` has the other misfits).
   Runs that share trunks are not independent points: up to 100 of them are fitted by generalised least squares
-  (`rfjax.laws.trunk_likelihood`), unless a loss is named;
-* log x is centred before fitting; many starts, and the count of those that agree is reported;
-* n <= k points, a variable with too few distinct values, or parameters the data cannot tell
-  apart: the fit says so, and refuses to predict (`rfjax.laws.identifiability`);
-* intervals are for the scatter of the loss over runs (`rfjax.laws.resampling`; `rfjax.laws.profile_likelihood` has
-  likelihoods). The standard error over validation examples is a different noise: all runs share the examples, so this
-  noise moves the losses of all runs almost alike. Its effect on a parameter is reported separately, as
-  `examples_stderr`;
+  (`rfjax.laws.trunk_likelihood`), unless the options name a misfit;
+* log x is centred before fitting; the minimiser begins at many starts, and the fit reports how many of them agree;
+* with n <= k points, a variable with too few distinct values, or parameters that the data cannot tell
+  apart, the fit says so and refuses to predict (`rfjax.laws.identifiability`);
+* intervals allow for the scatter of the loss over runs (`rfjax.laws.resampling`; by likelihood in
+  `rfjax.laws.profile_likelihood`). The standard error over validation examples is a different noise: all runs share the
+  examples, so this noise moves the losses of all runs almost alike. Its effect on a parameter is reported separately,
+  as `examples_stderr`;
 * the headline is the error on runs that the fit has not seen: each run left out in turn, and the largest run predicted
   from all others.
 """
@@ -55,7 +55,7 @@ class FitOptions:
     column: str = "loss"  # of the table, with the losses
     resamples: int = RESAMPLES
     seed: int = 0
-    intervals: str = "auto"  # over runs (parametric below 8, or below k + 5), or "runs" or "parametric"
+    intervals: str = "auto"  # or "runs" or "parametric"; `rfjax.laws.resampling` says what "auto" chooses
     held_out: bool = True  # also refit without each run, and without the largest
     excluded: tuple[Exclusion, ...] = ()  # written down with the fit
 
@@ -71,7 +71,7 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     stderr: float | None = None
-    examples_stderr: float | None = None  # what other validation examples, as many, would change
+    examples_stderr: float | None = None  # standard error due to which validation examples were drawn
 
     @classmethod
     def from_draws(cls, value: float, draws: Float[np.ndarray, " draws"] | None, **errors) -> Estimate:
@@ -104,7 +104,7 @@ class Fit:
     parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
     draws: Float[np.ndarray, "draws k"] | None = None
     noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
-    scatter: Scatter | None = None  # of runs that share trunks: the noise between these and within
+    scatter: Scatter | None = None  # of runs that share trunks: the noise between trunks and within them
     generalised: bool = False  # fitted by generalised least squares, with the ratio of these two noises
     left_out: LeftOut | None = None
     trunk_out: LeftOut | None = None  # where runs share trunks: each predicted without its whole trunk
@@ -140,13 +140,14 @@ class Fit:
         if new_run:
             rng, count = np.random.default_rng(self.seed + 1), len(self.draws)
             normal = rng.standard_normal(count)
-            if self.scatter is not None:  # evenly spread, so that a few hundred draws give the tails of few trunks
+            if self.scatter is not None:  # evenly spread: a few hundred draws then show the wide tails of few trunks
                 normal = stats.norm.ppf((rng.permutation(count) + 0.5) / count)
             log_loss = add_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         if self.scatter is None:
             return low, high
-        return np.minimum(low, value), np.maximum(high, value)  # a misfit that the user named is not that of the draws
+        # If the user named a misfit, the draws were fitted by another one, and their interval may miss the value.
+        return np.minimum(low, value), np.maximum(high, value)
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
         """The law's loss at each `x`, with the ends of two intervals: of the law itself, and of the loss of a new
@@ -203,10 +204,9 @@ def fit(
     law, resamples=200)`. `examples_covariance` is the covariance of the runs' mean losses over the validation examples
     they share, in the order of rows.
 
-    Raises `ConfigError` for a missing column, a missing or non-positive value (of `flops` too, which
-    say what run is the largest), or a run that occurs twice (checkpoints of one run are not
-    independent points). Under-identified data are no error: the result says `identifiable=False`
-    and why.
+    Raises `ConfigError` for a missing column, a missing or non-positive value (also in `flops`, if the table has this
+    column: it says which run is the largest), or a run that occurs twice (checkpoints of one run are not independent
+    points). Under-identified data are no error: the result says `identifiable=False` and why.
     """
     options = replace(options, **changes)
     loss, column, resamples, seed = options.loss or HUBER, options.column, options.resamples, options.seed
@@ -315,7 +315,7 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
     If runs share trunks, an interval is widened until it holds the estimate. The two can disagree if the user named a
     misfit, because the draws are then refitted by another misfit than the estimate.
 
-    Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
+    Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have no finite variance.
     """
     method = drawn.method
     low, high = np.quantile(draws, ENDS, axis=0)
@@ -336,7 +336,7 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
 
 def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
     """Refits the law to simulated mean losses, such as other validation examples might give: the runs' mean losses plus
-    normal noise with the covariance `of_means`."""
+    normal noise with the covariance `of_means`. Returns the parameters, [draws, k]."""
     mean = np.exp(log_loss)
     values, vectors = np.linalg.eigh(of_means / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -347,7 +347,8 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
-    """Predicts the largest run, or all runs that are as large, by a fit to the other runs."""
+    """Predicts the run of most FLOPs (without FLOPs, of the largest product of the variables) by a fit to the other
+    runs, without its trunk. Runs that are as large are predicted together."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}

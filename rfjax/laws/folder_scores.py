@@ -31,7 +31,7 @@ class FolderScore:
     settings: Settings  # with the corpus, sampler and seed of the images
     points: pd.DataFrame
     items: tuple[str, ...]
-    others: tuple[str, ...]  # runs scored only under other settings
+    others: tuple[str, ...]  # runs scored only under other settings or at other steps
 
     @property
     def scored(self) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Measures how well a law predicts runs that its fit has not seen: the headline of every fit.
 
-Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the
-others, as scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely
-they follow the points that they were fitted to. Many runs (`rfjax.results.many_runs`) are left out in folds.
+Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the others, which is how
+scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely they follow
+the points that they were fitted to. Many runs (`rfjax.results.many_runs`) are left out in folds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.misfits import Loss
 from rfjax.results.many_runs import are_many, folds_of
 
-MANY = 40  # with more points than this, one moves the minimum little: refits start only there
+MANY = 40  # with more points than this, refits start only at the whole fit's minimum, which one point moves little
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """The relative error of each run's loss, predicted by a refit without this run, its whole trunk or its fold. It is
-    None if the runs that remain do not determine the law."""
+    """The relative error of each run's loss, predicted by a refit without this run, its whole trunk or its fold. An
+    error is None if the runs that remain do not determine the law, or if the refit did not converge."""
 
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
     reason: str = ""  # why some are None, or ""
-    folds: int | None = None  # in which the runs were left out; None if each was alone
+    folds: int | None = None  # the number of folds in which runs were left out; None if there were no folds
 
     @property
     def rms(self) -> float | None:

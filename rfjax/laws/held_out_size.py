@@ -65,9 +65,9 @@ def hold_out_largest(points: pd.DataFrame, options: FitOptions = DEFAULTS) -> tu
     """Predicts runs of the largest depth from the other depths. Returns (HeldOut, ""), or (None, the reason).
 
     `points` has one row for each run, with the marks of `rfjax.laws.study_fits.mark_points`. The predicted runs are the
-    largest depth's runs on the whole study's frontier; if there are none, its run of lowest loss. The law of compute is
-    fitted to the frontier of the other depths. The parametric law is fitted to all runs of the other depths at their
-    best learning rate.
+    largest depth's runs on the whole study's frontier; if there are none, the largest depth's run of lowest loss, and
+    only then the parametric law predicts, too. The law of compute is fitted to the frontier of the other depths, the
+    parametric law to all runs of the other depths at their best learning rate.
     """
     if points.empty or points["depth"].nunique() < 2:
         return None, "a depth can be held out only where runs of at least two depths have finished"

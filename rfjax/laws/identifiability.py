@@ -48,7 +48,7 @@ def distinct_needed(law: Law) -> int:
 
 
 def _trend_p(log_x, log_loss):
-    """The p-value of the F test of a linear fit of log loss to log x; 0 if it leaves no residual."""
+    """The p-value of the F test of a linear fit of log loss to log x; 0 if that fit leaves no residual."""
     n, v = log_x.shape
     if n <= v + 1:
         return 0.0

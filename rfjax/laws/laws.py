@@ -51,7 +51,7 @@ class PowerTerm:
         return None
 
     def shift(self, theta: Theta, log_shift: float) -> Theta:
-        """The same term as a function of log x + log_shift."""
+        """The parameters of the same term as a function of log x + log_shift."""
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         return result
@@ -222,7 +222,7 @@ class Law:
     def recentre(
         self, parameters: Float[np.ndarray, "*batch k"], log_shift: Float[np.ndarray, " v"]
     ) -> Float[np.ndarray, "*batch k"]:
-        """The same law as a function of log x + log_shift.
+        """The parameters of the same law as a function of log x + log_shift.
 
         Fits use centred log x, which nearly removes the correlation of A and e. For reports the
         centre is added back.

@@ -19,7 +19,7 @@ class LevelExponents:
 
     columns: dict[float, str]  # of the levels, in order of t
     exponents: dict[float, Estimate | None]  # None where the law was not fitted
-    left_out: tuple[float, ...] = ()  # an end of the path, or without a loss for some runs
+    left_out: tuple[float, ...] = ()  # levels at an end of the path (t = 0 or 1), or without a loss for some runs
 
 
 def level_exponents(rows: pd.DataFrame, options: FitOptions) -> LevelExponents:

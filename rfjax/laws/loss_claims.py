@@ -1,6 +1,6 @@
 """Tests claims about the loss: its floor, its levels of t, its training curves.
 
-Each test is a pure function of the `Evidence`.
+Each test is a pure function of the `Evidence`, and returns a `Judgement`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def no_floor(evidence: Evidence) -> Judgement:
     if share.high < SMALL_FLOOR:
         return if_enough_runs(Judgement(verdict=AGREES, **common), fitted)
     decide = (
-        f"runs at losses nearer the floor: one of {share.high:.0%} of the smallest loss is not excluded, nor is none"
+        f"runs at losses nearer the floor: the interval holds 0 and a floor of {share.high:.0%} of the smallest loss"
     )
     return Judgement(verdict=UNDECIDED, decide=decide, **common)
 
@@ -104,7 +104,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
         return Judgement(verdict=UNDECIDED, decide=f"4 independent runs or more, not {n}", notes=tuple(notes))
     x = log_c - log_c.mean()
     contrast = logs - logs.mean(axis=1, keepdims=True)
-    slopes = -(x @ contrast) / (x @ x)  # exponents are of falling losses
+    slopes = -(x @ contrast) / (x @ x)  # a falling loss has a positive exponent
     left_over = contrast - contrast.mean(axis=0) + x[:, None] * slopes
     errors = np.sqrt((left_over**2).sum(axis=0) / (n - 2) / (x @ x))
     reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(slopes), n - 2) * errors  # Bonferroni's, over the levels

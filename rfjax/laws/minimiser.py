@@ -22,7 +22,8 @@ from rfjax.laws.misfits import Loss, rho
 MAX_SHARE = 1.0 - 1e-9
 ITERATIONS = 300
 CHUNK = 30_000  # residuals at a time, which fit into a core's cache
-# If the final delta is much smaller than the residuals, the minimum is approached through these.
+# If the final delta is much smaller than the residuals, the minimum is approached through larger deltas: from the first
+# on, each is the one before times the step.
 FIRST_DELTA, DELTA_STEP = 1e-1, 0.1
 # At a minimum, Newton's step would lower the objective by less than this share.
 CONVERGED = 1e-7
@@ -58,7 +59,7 @@ class _Problem(NamedTuple):
         return self._replace(y=pick(self.y), weights=pick(self.weights), scale=pick(self.scale), precision=precision)
 
     def misfit(self, residuals: Float[np.ndarray, "batch n"]) -> Float[np.ndarray, " batch"]:
-        """The objective of each row: the weighted sum of rho, or half of r^T P r with a precision P."""
+        """The objective of each row: the weighted sum of rho of the residuals r or, with a precision P, r^T P r / 2."""
         if self.precision is not None:
             return 0.5 * (residuals * _times(self.precision, residuals)).sum(axis=1)
         return (self.weights * rho(residuals, self.delta)).sum(axis=1)
@@ -77,9 +78,8 @@ def bounds(law: Law, log_x: Float[np.ndarray, "n v"]) -> tuple[Float[np.ndarray,
 def starts(
     law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "starts k"]:
-    """Makes a grid of starts in the law's own parameters: exponents by decades, E from 0 to near min L.
-
-    The coefficients are set so that all terms are equal, and add up to the mean loss minus E.
+    """Makes a grid of starts in the law's own parameters: each term's own starts, with E at 0 to 0.9 of the smallest
+    loss. The coefficients are set so that all terms are about equal, and add up to about the mean loss minus E.
     """
     scale = np.exp(log_loss.min())
     result = []
@@ -218,7 +218,8 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding does."""
+    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding changes
+    it."""
     gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)
@@ -226,13 +227,13 @@ def _at_minimum(problem, inner, state, lower, upper, free):
     decrease = -(gradient * step).sum(axis=1)
     unit = 1.0 if problem.loss.logarithmic else problem.scale[:, 0] ** 2
     rounding = 1e-24 * unit * problem.weights.sum(axis=1)
-    # At a kink that is rounded off, the step is the rounding's width times a slope.
+    # The kinks of absolute values are rounded off over delta. There a step is about delta long, and the slope is delta.
     kink = 1e2 * problem.delta**2 * problem.weights.sum(axis=1) if problem.loss.delta == 0 else 0.0
     return finite & (decrease <= CONVERGED * state[0] + rounding + kink)
 
 
 def _evaluate(problem, inner):
-    """Returns [objective [b], residuals [b, n], log of the loss [b, n], terms [b, terms, n]]."""
+    """Returns [objective [b], residuals [b, n], the law's loss [b, n], terms [b, terms, n]]."""
     law = problem.law
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         terms = np.stack(
@@ -252,8 +253,8 @@ def _evaluate(problem, inner):
 
 
 def _derivatives(problem, inner, state):
-    """Returns gradient [b, k], exact Hessian [b, k, k], its Gauss-Newton diagonal [b, k], and whether all are finite
-    [b].
+    """Returns gradient [b, k], exact Hessian [b, k, k], the diagonal of a Gauss-Newton matrix [b, k], and whether all
+    of them are finite [b].
 
     A row whose derivatives are not finite gets a zero gradient, so that it stays where it is.
     """
@@ -275,7 +276,7 @@ def _derivatives(problem, inner, state):
             slope, curvature = _times(problem.precision, residuals), 0.0
         if not problem.loss.logarithmic:  # dL = L dlog L
             slope, curvature = slope * total, curvature * total**2
-        # The Hessian of log L is (that of L)/L - g g^T; the Hessian of L is (that of L)/L times L.
+        # If M is the Hessian of L divided by L, and g the gradient of log L, the Hessian of log L is M - g g^T.
         outer = curvature - slope if problem.loss.logarithmic else curvature
         gradient = np.matmul(jacobian, slope[..., None])[..., 0]
         hessian = np.matmul(jacobian * outer[:, None], jacobian.transpose(0, 2, 1))
@@ -313,7 +314,8 @@ def _times(precision, residuals):
 
 
 def _damped_step(gradient, hessian, diagonal, held, damping):
-    """Returns -(|H| + damping * D)^-1 g, where |H| is the Hessian with its eigenvalues made positive.
+    """Returns -(|H| + damping * D)^-1 g, [b, k]. D is the matrix with this `diagonal`; |H| is the Hessian, scaled by D,
+    with its eigenvalues made positive. Parameters that are `held` do not move.
 
     Near a minimum this is Newton's step; on a saddle it still goes downhill.
     """

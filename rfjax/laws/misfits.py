@@ -2,10 +2,10 @@
 
     minimise over theta:  sum_i rho_delta( r_i ),   r_i = log L(x_i) - log L_i   or   L(x_i) - L_i
 
-rho is Huber's: r^2/2 inside delta and delta(|r| - delta/2) outside; delta = inf is least squares
-and delta -> 0, divided by delta, is the sum of absolute values. The objective is a sum: a mean can
-shrink it below an optimiser's tolerance, and a published fit stopped early for this reason
-(Besiroglu et al. 2024). The minimiser here has no such tolerance; `reduction` only scales the reported objective.
+rho is Huber's: r^2/2 inside delta and delta(|r| - delta/2) outside. delta = inf is least squares; as delta goes to 0,
+rho / delta goes to |r|, the absolute value. The objective is a sum: a mean can shrink it below an optimiser's
+tolerance, and a published fit stopped early for this reason (Besiroglu et al. 2024). The minimiser here has no such
+tolerance; `reduction` only scales the reported objective.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ L1_DELTA = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """One kind of misfit. `delta` is Huber's threshold: of the log loss if `logarithmic`, otherwise of the loss."""
+    """One kind of misfit. `delta` is Huber's threshold for residuals: of log loss if `logarithmic`, else of loss."""
 
     name: str
     delta: float  # inf: least squares; 0: absolute values

@@ -24,13 +24,13 @@ RANKED_BY = "Pearson of arcsine √score"
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The loss at one level of t against the score."""
+    """How closely the score follows the loss at one level of t, over runs."""
 
     t: float
     coefficients: tuple[Coefficient, ...]
-    left_out_rms: float | None  # score predicted by the logistic link, each run from the others
+    left_out_rms: float | None  # rms error of the score that the logistic link predicts for each run from the others
     share_first: float | None  # of resamples in which this level follows the score most closely
-    folds: int | None = None  # in which runs were left out; None if each was alone
+    folds: int | None = None  # the number of folds in which runs were left out; None if there were no folds
 
     def to_json(self) -> dict:
         content = vars(self)
@@ -46,8 +46,8 @@ def by_level(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """Correlates the score with the loss at each level of t, and predicts it from that loss. The levels are the keys of
-    `losses`.
+    """Correlates the score with the loss at each level of t, and predicts the score from that loss. The levels are the
+    keys of `losses`.
 
     `redrawn` has the scores under redraws of the prompts, and `trunks` the number of each run's trunk, as in
     `correlation.correlate`. A run is predicted only from runs of other trunks. Raises `ConfigError` for levels without

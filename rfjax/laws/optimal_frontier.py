@@ -74,7 +74,8 @@ class OptimalFrontier:
     def _with_ends(
         self, values: Float[np.ndarray, "m rows"], *, natural: bool = False
     ) -> dict[str, Float[np.ndarray, " m"]]:
-        """Turns logarithms into numbers: the first column is the value, the others are draws for the interval.
+        """Turns logarithms into numbers (with `natural`, the values are no logarithms and stay as they are). The first
+        column is the value, the others are draws for the interval.
 
         Quantiles are taken of the logarithms, so that an infinite draw (a size of 0) counts as just one extreme draw.
         """
@@ -101,7 +102,7 @@ class OptimalFrontier:
 
     def exponent(self, name: str) -> Estimate:
         """The exponent of `params`, `images` or `loss`."""
-        with np.errstate(divide="ignore"):  # of a draw without a power
+        with np.errstate(divide="ignore"):  # a draw's exponent may be 0
             return self.estimate(np.log(self.exponents[name]))
 
     @property

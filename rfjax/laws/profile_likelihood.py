@@ -29,13 +29,14 @@ from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, add_noise
 
 SIMULATIONS = 1000
 REACH = np.geomspace(0.02, 50.0, 33)  # steps from the estimate, in half-widths of the bootstrap's interval
-REFINEMENTS, PIECES = 4, 9
+REFINEMENTS, PIECES = 4, 9  # searches between the last two values, each at this many points
 ELSEWHERE = 12  # starts besides the fit's minimum, if points are few
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The interval of one parameter. If T never exceeds its 95 % point on a side, that end is the parameter's bound."""
+    """The interval of one parameter. If T never exceeds its 95 % point on a side, that end is the parameter's bound or
+    the last value tried, and `at_bound` is true for it."""
 
     name: str
     value: float
@@ -116,8 +117,9 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
 
 
 def _crossing(statistic, inside, values, critical, bound):
-    """Searches from the estimate (`inside`) towards the parameter's `bound`. Returns (the value at which T first
-    exceeds `critical`, whether T never exceeds it, [(values, T)] of the search)."""
+    """Searches from the estimate (`inside`) towards the parameter's `bound`, first at `values`. Returns (the value at
+    which T first exceeds `critical`, or else the last value; whether T never exceeds it; [(values, T)] of the
+    search)."""
     trace = []
     for _ in range(1 + REFINEMENTS):
         t = statistic(values)

@@ -41,10 +41,10 @@ COUNTS = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """coefficient * (C / unit)^exponent * scale, of C in FLOPs."""
+    """A power law of compute: coefficient * (C / unit)^exponent * scale, with C in FLOPs."""
 
     exponent: float
-    coefficient: float | None = None  # None where the paper's is not known
+    coefficient: float | None = None  # None where the paper gives none
     unit: float = 1.0  # FLOPs in the paper's unit of C
     scale: float = 1.0  # parameters or tokens in the paper's unit of them
 
@@ -71,8 +71,8 @@ class PublishedLaw:
     loss: Power | None = None  # its exponent is negative
     offset: float | None = None  # E of the loss
     metrics: tuple[tuple[str, Power], ...] = ()
-    flops: tuple[float, float] | None = None  # the compute of the runs that it was fitted to
-    sizes: tuple[float, float] | None = None  # their parameters
+    flops: tuple[float, float] | None = None  # the least and most FLOPs of the runs that the law was fitted to
+    sizes: tuple[float, float] | None = None  # the least and most parameters of these runs
     note: str = ""
 
     @property
@@ -179,7 +179,7 @@ CHIMERA = PublishedLaw(
     note="rounded, and from other papers that cite it",
 )
 PUBLISHED = (LIANG, LIANG_CROSS, ABRA, HUNYUAN_IMAGE, HUNYUAN_VIDEO, YIN, CHIMERA)
-# Papers without a law of N* whose claims are tested: what is cited -> where it stands.
+# Papers whose claims are tested: short name -> the words that cite the paper.
 SOURCES = MappingProxyType(
     {
         "Abra": ABRA.source,

@@ -29,7 +29,7 @@ def kendall(x: Float[np.ndarray, "*#rows n"], y: Float[np.ndarray, "*#rows n"]) 
 
 
 def kendall_p(tau: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """The two-sided p of tau-b by its normal limit, with the variance that ties leave (Kendall 1970, section 4.2)."""
+    """The two-sided p of tau-b by its normal limit; the variance is corrected for ties (Kendall 1970, section 4.2)."""
     n = len(x)
     (vx, x1, x2), (vy, y1, y2) = (_tie_sums(values) for values in (x, y))
     pairs = n * (n - 1)
@@ -86,8 +86,8 @@ def inversions(rows: Int[NDArray, "b n"]) -> Int[NDArray, " b"]:
     width = BLOCK
     while width < n:
         width *= 2
-    kind = np.int16 if 2 * n + 2 < 2**15 else np.int64  # 16 bits are sorted by their digits, in n steps
-    padded = np.full((count, width), n, kind)  # at the end, and larger than all: in no inversion
+    kind = np.int16 if 2 * n + 2 < 2**15 else np.int64  # numpy sorts 16-bit integers by radix, in time n
+    padded = np.full((count, width), n, kind)  # n is larger than all values and comes last, so it adds no inversion
     padded[:, :n] = rows
     blocks = padded.reshape(count, -1, BLOCK)
     found = sum(
@@ -97,14 +97,14 @@ def inversions(rows: Int[NDArray, "b n"]) -> Int[NDArray, " b"]:
     blocks = np.sort(blocks, axis=-1)
     size = BLOCK
     while size < width:
-        # Two sorted halves become one. Equal values stay in order, as of the left half comes first.
+        # Two sorted halves become one. The last bit marks the right half: of equal values the left half's come first.
         halves = blocks.reshape(count, -1, 2, size) * 2
         halves[:, :, 1] += 1
         merged = np.sort(halves.reshape(count, -1, 2 * size), axis=-1, kind="stable")
         right = merged & 1
-        # The j-th of the right half comes to place j + (those of the left that are no larger).
+        # The right half's j-th value comes to place j + (the number of the left half's values that are no larger).
         places = right.reshape(-1, 2 * size).astype(float) @ np.arange(2 * size, dtype=float)
-        of_all = size * size + size * (size - 1) // 2  # as if all of the left were no larger
+        of_all = size * size + size * (size - 1) // 2  # the sum of these places if every left value were no larger
         found += (of_all - places.reshape(count, -1)).sum(axis=-1).astype(np.int64)
         blocks, size = merged >> 1, 2 * size
     return found

@@ -4,8 +4,8 @@ With 8 runs or more, and 5 more than parameters, runs are resampled. With fewer,
 and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is itself drawn with n -
 k degrees of freedom, so the noise has a t distribution. If runs share trunks, the noise has two parts, between trunks
 and within (`rfjax.laws.trunks`), and refits are by generalised least squares (`rfjax.laws.trunk_likelihood`). If the
-user asks for it, or with more than 100 runs, whole trunks are resampled, provided that there are 8 or more. Tests
-measure the coverage of each method.
+user asks for it, or with more than 100 runs, whole trunks are resampled, provided that there are 8 trunks or more.
+Tests measure the coverage of each method.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIN_FREEDOM_TO_RESAMPLE = 5
 # The largest noise, in log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
 # already says nothing about a run, and more would only overflow.
 MAX_NOISE = 1.0
-# With fewer points a resample may have several minima, and is fitted from a second start.
+# With fewer points the misfit of a resample may have several minima, so a refit also begins at a second start.
 FEW = 50
 METHODS = ("auto", "runs", "parametric")
 
@@ -39,7 +39,7 @@ class Draws(NamedTuple):
     """The refits of resampled data."""
 
     parameters: Float[np.ndarray, "draws k"]
-    noise: Float[np.ndarray, " draws"]  # standard deviation of residuals in each draw, in their units
+    noise: Float[np.ndarray, " draws"]  # standard deviation of the residuals in each draw, in the residuals' units
     method: str
     unconverged: int
     scatter: Scatter | None = None  # if runs share trunks, and these were not resampled

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 
 from rfjax.laws.laws import Law
 
-SPARE = 2  # runs beyond the law's parameters: one of freedom, and one that can be left out
-SAME_SIZE = 0.02  # relative: without params a size is flops / images, of numbers that tables print to three digits
+SPARE = 2  # runs beyond the law's parameters: one degree of freedom, and one run that can be left out
+SAME_SIZE = 0.02  # relative difference; a size may be flops / images, which tables print to three digits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -81,7 +81,7 @@ def guidance_falls(evidence: Evidence) -> Judgement:
     found = correlate(np.log(params), best, resamples=evidence.options.resamples, seed=evidence.options.seed)
     if not found.coefficients:
         return Judgement(
-            verdict=UNDECIDED, decide=f"best scales that differ, between more scales: {found.reason}", **common
+            verdict=UNDECIDED, decide=f"more scales, so that the sizes' best scales differ: {found.reason}", **common
         )
     rank = next(c for c in found.coefficients if c.name == "Kendall")
     common |= {"found": Estimate(value=rank.value, low=rank.low, high=rank.high)}
@@ -95,9 +95,8 @@ def guidance_falls(evidence: Evidence) -> Judgement:
 
 
 def _by_guidance(evidence):
-    """Overall GenEval as a frame [run, guidance scale], for the sampler with the most runs and guidance scales.
-
-    Returns None if there are too few.
+    """Overall GenEval as a frame [run, guidance scale], for the sampler with the most pairs of run and scale. A run
+    that lacks one of the scales is dropped. Returns None if there are too few sizes or scales.
     """
     long = evidence.results.long
     sizes = evidence.points.set_index("run")["params"]
@@ -118,8 +117,8 @@ def _by_guidance(evidence):
 
 
 def larger_need_fewer_steps(evidence: Evidence) -> Judgement:
-    """Whether a few sampling steps cost the largest size less of its GenEval score than the smallest size. Compared are
-    the fewest steps among those at which most sizes were scored."""
+    """Whether a few sampling steps cost the largest size less of its GenEval score than the smallest size. The sizes
+    are compared at one number of steps: of the numbers at which the most sizes were scored, the smallest."""
     needs = "a results folder with GenEval of two sizes at several counts of steps (`rfjax eval RUN --sampling-steps`)"
     if evidence.results is None:
         return untested(needs)

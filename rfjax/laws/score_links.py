@@ -31,11 +31,11 @@ from rfjax.results.plain import plain
 
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # number of values tried for a link's nonlinear parameter
-CHUNK = 4_000_000
+CHUNK = 4_000_000  # numbers at a time, to bound memory
 # Medians of the priors of a score's noise between trunks and within: wide ones, as a GenEval of 240 images alone has a
 # standard error of 3 %.
 ASSUMED_NOISE = (0.05, 0.03)
-SINGULAR = 1e-9  # parameters that move the curve by less than this share are not told apart: a straight line's three
+SINGULAR = 1e-9  # least singular value, as a share of the largest: a nearly straight exponential has one of almost 0
 # Bounds of the inner parameters, in units where the losses range from 0 to 1: from a straight line to a step.
 GAMMAS = (0.02, 60.0)
 MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
@@ -144,8 +144,8 @@ class LinkFit:
     draws: Float[np.ndarray, "draws k"] | None = None
     noise_draws: Float[np.ndarray, " draws"] | None = None
     method: str = ""  # how the draws were made
-    low: float = 0.0  # smallest loss, and the range of the losses
-    span: float = 1.0
+    low: float = 0.0  # smallest loss
+    span: float = 1.0  # largest loss - smallest loss
 
     def predict(self, loss: ArrayLike) -> Float[np.ndarray, " m"]:
         """The score at these losses, within [0, 1]. Raises `ConfigError` if there is no fit."""
@@ -226,8 +226,8 @@ def fit_link(
 
 
 def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
-    """Returns (the noise of a new run, which is of a new trunk, as a standard deviation [b]; noise of the runs [b, n];
-    the method in words)."""
+    """Returns (the standard deviation of a new run's score [b]; draws of the noise of the runs' scores [b, n]; the
+    method in words). A new run is taken to be of a new trunk."""
     n, freedom = len(x), len(x) - len(inner)
     if trunks is None or not are_shared(np.asarray(trunks)):
         sd = np.minimum(rms * np.sqrt(freedom / rng.chisquare(freedom, resamples)), 1.0)
@@ -235,7 +235,7 @@ def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
     trunks = np.unique(np.asarray(trunks), return_inverse=True)[1].ravel()
     slopes = _slopes(link, inner[None], x)[0]
     found = scatter(rng, slopes, residuals, trunks, x[:, None], resamples, assumed=ASSUMED_NOISE)
-    few = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks say little of the first, so its prior weighs"
+    few = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks say little of the noise between trunks, so its prior weighs"
     said = f"of the score, {found.noise}{few if found.trunks < MIN_RUNS_TO_RESAMPLE else ''}"
     return np.minimum(np.hypot(found.between, found.within), 1.0), draw_noise(rng, found, trunks), said
 
@@ -261,7 +261,8 @@ def _slopes(link, theta, x):
 
 
 def _polish(link, theta, x, scores, weights=1.0, iterations=100):
-    """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
+    """Moves the parameters `theta` [b, k], each row the best of a grid, to the minimum of the squared errors within the
+    link's bounds. Returns the parameters there.
 
     Steps are Levenberg and Marquardt's. A parameter at a bound stays there if a step downhill would cross the bound.
     Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid. `weights` [b, n]

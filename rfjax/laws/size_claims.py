@@ -17,7 +17,7 @@ from rfjax.laws.verdicts import UNDECIDED, Judgement, if_enough_runs, judge_boun
 
 NARROW_RATIO = 2.0  # tokens per parameter count as known if the interval's high / low is at most this
 SAME_SLOPE = 0.01  # a slope this near to a paper's counts as equal, because papers give no intervals
-FAR = 10.0  # a law is not evaluated further beyond its range than this factor
+FAR = 10.0  # a law is not evaluated at FLOPs more than this factor outside its range
 Test = Callable[[Evidence], Judgement]
 _DECIDES = "runs that decide the optimum: three sizes or more with several numbers of images each, over a wide range"
 _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 512 and 768 px"
@@ -26,9 +26,10 @@ _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 51
 def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
     """Tests whether the optimal size grows as the power of compute in `law`, and not as the power in its rival.
 
-    The table's power comes from the parametric law, with C counted as in the paper of `law`. If that C is the table's
-    own FLOPs, the parabolas of approach 2, corrected for their bias, give a second estimate; if the two estimates
-    disagree, the claim is undecided. If the parametric law has no optimum, approach 2 is the only estimate.
+    The table's power comes from the parametric law, with C counted as in the paper of `law`. The parabolas of approach
+    2, corrected for their bias, give a second estimate, with the table's own FLOPs as C. If it disagrees with the
+    parametric law's estimate in the same FLOPs, the claim is undecided. If the parametric law has no optimum, approach
+    2 is the only estimate.
     """
     six_nd = COUNTS[law.count].six_nd
     counts = ("C = 6 N D", "the table's own FLOPs")
@@ -147,12 +148,13 @@ def _range_note(own, published):
             if own[1] < published[0]
             else f"{own[0] / published[1]:.1g} times above"
         )
-        return (f"the runs' compute lies {lies} the range in which it was found",)
+        return (f"the runs' compute lies {lies} the range in which the law was found",)
     return ()
 
 
 def over_training_costs_below(factor: float, bound: float) -> Test:
-    """Tests whether `factor` times the optimal images per parameter cost less than the share `bound` of the loss."""
+    """Tests whether `factor` times the optimal images per parameter, at equal FLOPs, raise the loss by less than the
+    share `bound`."""
 
     def test(evidence):
         if (stop := _no_optimum(evidence)) is not None:
@@ -168,7 +170,7 @@ def over_training_costs_below(factor: float, bound: float) -> Test:
 
 
 def size_off_costs_below(sizes: tuple[float, ...], bound: float) -> Test:
-    """Tests whether each size, in units of N*, costs less than the share `bound` of the loss at equal FLOPs."""
+    """Tests whether each of `sizes` (in units of N*) raises the loss by less than the share `bound`, at equal FLOPs."""
 
     def test(evidence):
         if (stop := _no_optimum(evidence)) is not None:
@@ -189,7 +191,7 @@ def under_training_is_worse(factor: float) -> Test:
             return stop
         found = bowl.asymmetry(evidence.frontier, factor)
         quantity = f"cost of {factor:g} times fewer images per parameter over that of {factor:g} times more"
-        form = "the law's form makes the ratio above 1 exactly where a·eta > 1/2, so this repeats the slope"
+        form = "the law's form makes the ratio above 1 exactly where a·eta > 1/2, so the slope a alone decides it"
         return _judge_bowl(evidence, found, 1.0, above=True, quantity=quantity, notes=(form,))
 
     return test

@@ -84,7 +84,7 @@ def primary_settings(results: Results) -> Settings:
     if losses.empty:
         raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
     of_laws = counted(losses)
-    losses = losses if of_laws.empty else of_laws  # of a sweep alone, all
+    losses = losses if of_laws.empty else of_laws  # a table of nothing but a sweep has no run that laws use
     losses = losses[losses["final"] == 1] if (losses["final"] == 1).any() else losses
     chosen = {}
     for column in ("corpus", "weights", "grid", "evaluation_seed"):
@@ -101,7 +101,7 @@ def primary_settings(results: Results) -> Settings:
 
 
 def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
-    """Returns the wide view at these settings: one row per evaluated checkpoint, ordered by depth and FLOPs."""
+    """Returns the rows of wide.csv at these settings: one per evaluated checkpoint, ordered by depth and FLOPs."""
     long = results.long
     with_loss = (long["grid"] == settings.grid) & (long["evaluation_seed"] == settings.grid_seed)
     with_score = (
@@ -153,7 +153,7 @@ def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
 
 
 def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
-    """The covariances of final validation losses at these settings."""
+    """The rows of pairs.csv at these settings: the covariances of the runs' final validation losses."""
     wanted = {name: getattr(settings, name) for name in ("weights", "corpus", "grid")}
     return rows_where(results.pairs, evaluation_seed=settings.grid_seed, **wanted)
 
@@ -227,7 +227,7 @@ def analyse(
             for p in profiled_parameters(fits[name].law)
         }
         for name in (SATURATING.name, POWER.name)
-        if profiles and fits[name].identifiable and not are_shared(trunks_of(points))  # assumes free points
+        if profiles and fits[name].identifiable and not are_shared(trunks_of(points))  # profiles need independent runs
     }
     return Analysis(
         points=points,
@@ -247,7 +247,7 @@ def analyse(
 
 def _plan_budget(parametric, rows):
     """Divides a budget of ten times the largest run's FLOPs between parameters and images. Returns (the allocation,
-    ""), or (None, the reason)."""
+    ""), or (None, the reason). The design with fixed images has as many as the run of most images."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
     open_ends = undecided(parametric)

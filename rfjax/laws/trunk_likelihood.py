@@ -5,7 +5,7 @@ r are the residuals of log loss. The statistic of a value v of one parameter is
 
     T(v) = min over the other parameters of rᵀ S⁻¹ r at v, minus the least such minimum over all v.
 
-It is twice the fall of the profiled log likelihood from its maximum. If both scales are known, T at the true value is a
+T is twice the fall of the profiled log likelihood from its maximum. If both scales are known, T at the true value is a
 chi-square variable with one degree of freedom, so its signed root is a normal variable. Then F(v) = Φ(±√T(v)) is a
 confidence distribution of the parameter (Schweder and Hjort 2002, section 3). The scales are not known, so F is
 averaged over draws of them, just as Student's t averages normal distributions. The interval ends where the average is
@@ -123,7 +123,7 @@ def _ratios(scatter):
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):
-    """Returns ±√T, [ratios, values], in units of `within`; it is negative below the estimate for that ratio."""
+    """Returns ±√T times `within`, [ratios, values]; negative at values below the estimate for that ratio."""
     ratios, count = len(precision), len(values)
     starts = np.stack([best.parameters, np.tile(parameters, (ratios, 1))])
     rows = np.repeat(starts[:, :, None], count, axis=2)  # [starts, ratios, values, k]

@@ -2,8 +2,8 @@
 
 Branches of one trunk share its seed and all its steps before they left it, so they are not independent points. The log
 loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has the scale `between`, e has `within`.
-Both scales are found by restricted maximum likelihood (Patterson and Thompson 1971). It projects out of the residuals
-all directions that the law's parameters can fit, so that the residuals of any estimator give the same answer.
+Both scales are found by restricted maximum likelihood (Patterson and Thompson 1971). This method projects out of the
+residuals all directions that the law's parameters can fit, so that the residuals of any estimator give the same answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Scatter:
     def method(self) -> str:
         """Describes in words how the noise was estimated, and from how many sizes with several seeds."""
         several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
-        known = several if self.two_seeds else "no size has two seeds: the first rests on misfit and assumption"
+        known = several if self.two_seeds else "no size has two seeds: that between trunks rests on misfit and prior"
         return f"{self.noise} ({known})"
 
     @property

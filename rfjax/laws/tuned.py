@@ -3,8 +3,8 @@
 The law of pretraining is fitted without tuned runs (`limits.ROLES`). Here a line is fitted to a measure's changes
 (after minus before; for the validation loss, of its logarithm) against log10 of the pretraining FLOPs. It gives the
 mean change over the sizes, and a slope. If the slope's interval excludes zero, tuning changes the law's slope. If only
-the mean change's interval does, the intercept alone is shown to move. If neither does, no change is shown. No JAX
-here.
+the interval of the mean change excludes zero, the intercept alone is shown to move. If neither interval excludes zero,
+no change is shown. No JAX here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scipy import stats
 
 LOSS = "validation loss"
 FEWEST_SIZES = 3  # a line through fewer sizes has no interval
-NONE_TUNED: Mapping[str, Sequence[Change]] = MappingProxyType({})  # {method: what it changed}, where no run was tuned
+NONE_TUNED: Mapping[str, Sequence[Change]] = MappingProxyType({})  # {tuning method: changes} without tuned runs
 
 
 @dataclass(frozen=True)
 class Change:
-    """A measure of a run before it was tuned and after, each with the ends of its 95 % interval."""
+    """A measure of a run before and after it was tuned, each as (value, low, high) with its 95 % interval."""
 
     run: str
     params: int

@@ -1,9 +1,9 @@
 """Ranks variants by non-dominated sorting: SD3, section 5.1.
 
 Under one control every variant is a point (alignment, distance). The Pareto-optimal points get rank 1 and are removed;
-the Pareto-optimal points of the rest get rank 2, and so on. In the order of alignment a variant's rank follows from
-the fronts so far, so variants need not be compared in pairs (Jensen 2003, IEEE Trans. on Evolutionary Computation 7).
-
+the Pareto-optimal points of the rest get rank 2, and so on. If variants are taken in the order of alignment, the rank
+of each follows from the fronts so far, so variants need not be compared in pairs (Jensen 2003, IEEE Trans. on
+Evolutionary Computation 7).
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def nondominated_ranks(
     order = np.lexsort((down, -up))  # whoever dominates a variant comes before it
     up, down = (np.take_along_axis(values, order, axis=-1) for values in (up, down))
     sets, variants = there.shape
-    # The least distance in each front so far. It rises from front to front: the front before has a dominator of each.
+    # The least distance in each front so far. It rises from front to front, because each point of a front is dominated
+    # by a point of the front before.
     least = np.full((sets, variants + 1), np.inf)
     ranks, rows, deepest = np.zeros((sets, variants), int), np.arange(sets), 0
     for place in range(variants):
         here = down[:, place]
-        # A point is behind all fronts that have one as near; equal points share a front.
+        # A point lies behind every front that has a point of no larger distance; equal points share a front.
         rank = (least[:, : deepest + 1] <= here[:, None]).sum(axis=1)
         if place:
             equal = (up[:, place] == up[:, place - 1]) & (here == down[:, place - 1])

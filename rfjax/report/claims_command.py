@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments. Nothing heavy is imported for `--help`."""
     add = parser.add_argument
     many = {"action": "append", "default": []}
-    table = "a CSV or Parquet file of runs, one row each or one a checkpoint, or a results or study folder"
+    table = "a CSV or Parquet file with a row for each run or checkpoint, or a results or study folder"
     add("table", metavar="TABLE", type=as_path("TABLE"), help=table)
     rename = 'our name for a column of the table, as "params=Model Size"; may be repeated'
     add("--rename", metavar="OURS=THEIRS", help=rename, **many)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _evidence(args):
-    """(what claims are tested on, where it was read)."""
+    """Returns (the `Evidence` on which claims are tested, the `FitSource` from which it was made)."""
     from rfjax.laws import claim_evidence, study_fits
     from rfjax.laws.fit_source import read_renames, read_source
     from rfjax.laws.fitting import FitOptions

@@ -17,8 +17,8 @@ def claimed_laws(numbers, look):
     """Draw published laws of the optimal size N*(C) beside the table's own law: their exponents, and N* against compute
     C.
 
-    Each law is drawn over the range of its own runs, with C counted as in its paper. If the table does not determine an
-    optimal size, its runs are drawn instead of its law.
+    Each law is drawn over the range of its own runs, with C counted as in its paper. The table's runs are points. If
+    the table does not determine an optimal size, it has no line.
     """
     laws = numbers["claims"]["laws"]
     own, published = laws["own"], laws["published"]

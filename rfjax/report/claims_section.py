@@ -24,8 +24,9 @@ def claims_section(numbers, page):
         for verdict in board["verdicts"]
     ]
     caption = (
-        f"{text(summary(board))}. Intervals are at 95 %. A value agrees where the interval holds it and not its rival, "
-        "and contradicts where the interval leaves it out; the rule of each claim is in report.json."
+        f"{text(summary(board))}. Intervals are at 95 %. The table agrees with a claimed value if its interval holds "
+        "this value and not the rival's, and contradicts the claim if its interval leaves the value out; the rule of "
+        "each claim is in report.json."
     )
     parts = [page.table(["verdict", "claim", "found", "what would decide it; notes"], rows, caption, words=range(4))]
     caption = (
@@ -36,11 +37,11 @@ def claims_section(numbers, page):
     )
     parts.append(page.drawing("claimed_laws", caption))
     caption = (
-        "How the loss falls. The power law's exponent at each level of t, with its 95 % interval: it is apparent, as "
-        "it has no floor."
+        "How the loss falls. The power law's exponent at each level of t, with its 95 % interval. As the law has no "
+        "floor, the exponent is only apparent."
     )
     if board["collapse"]["curves"]:
-        caption += " Right: the curves of compute-optimal runs, less the floor E, in units of their end."
+        caption += " Right: loss less the floor E of compute-optimal runs, over its value at the end of training."
     parts.append(page.drawing("level_exponents_and_collapse", caption))
     if board["own_reason"]:
         parts.append(warning(f"no optimal size of this table to set beside the laws: {board['own_reason']}"))

@@ -50,7 +50,8 @@ def drawn_curves(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_levels(numbers: Mapping) -> list[Mapping]:
-    """The runs whose losses at each level are drawn: each depth's run of most compute, then a selection of others."""
+    """The runs whose losses at each level are drawn: each depth's run of most compute, the run of least compute, and a
+    selection of the others."""
     runs = numbers["levels"]["runs"]
     best = {run["depth"]: run["run"] for run in sorted(runs, key=lambda run: -run["flops"])[::-1]}.values()
     first = min((run["run"] for run in runs), key={run["run"]: run["flops"] for run in runs}.get, default=None)
@@ -61,7 +62,7 @@ def drawn_levels(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
-    """The sweeps of the learning rate that are drawn."""
+    """The sweeps of the learning rate that are drawn, spread over their numbers of images."""
     return spread(numbers["learning_rates"], LINES, lambda sweep: sweep["images"])
 
 

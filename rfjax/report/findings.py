@@ -99,7 +99,7 @@ def _rates_sentences(numbers):
     return points + [text(sentence) for sentence in rates.sentences(numbers)]
 
 
-# By what a study compares: what is found.
+# what a study compares -> the function that writes its findings
 SENTENCES = {"sizes": _sizes_sentences, "variants": _variants_sentences, "rates": _rates_sentences}
 
 
@@ -124,8 +124,8 @@ def warnings(numbers: Mapping) -> list[str]:
         for each in numbers["without_score"]
     ]
     lines += [
-        f"The average of {each['run']} has a loss of {each['ema']:.4g} where its raw weights have {each['raw']:.4g}: "
-        "it lags behind. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
+        f"The averaged weights of {each['run']} have a loss of {each['ema']:.4g}, the raw weights {each['raw']:.4g}: "
+        "the average lags. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
         for each in numbers["lagging_averages"]
     ]
     for each in numbers["not_shown"]:

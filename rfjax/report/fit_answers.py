@@ -33,8 +33,8 @@ APPROACHES = ("approach1", "approach2")
 def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     """Answers the arguments of `rfjax fit`. Returns (lines for the console, JSON).
 
-    Raises `ConfigError` if the table cannot be read, if a law that was asked for cannot be fitted, and if a column that
-    was asked for as a score is not one.
+    Raises `ConfigError` if the table cannot be read, if a law that was asked for cannot be fitted, and if a score that
+    was asked for has no column or its column holds text.
     """
     source = read_source(
         args.table,

@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Runs `rfjax fit`: prints what the fits found, and writes it to `--out`.
 
-    Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, for a law
-    asked for that the runs cannot decide, and for options that contradict each other.
+    Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, if the user asked for a law
+    that the runs cannot decide, and for options that contradict each other.
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole

@@ -51,8 +51,8 @@ def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
     fact += exclusion_sentences(fit["excluded"])
     examples = {name: found.get("examples_stderr") for name, found in fit["parameters"].items()}
     moves = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items() if value is not None)
-    by_way = f" (their covariances by way of {ANCHORS} runs)" if are_many(fit["n"]) else ""
-    fact += [f"other validation examples, as many, would move: {moves}{by_way}"] if moves else []
+    by_way = f" (approximated from the covariances with {ANCHORS} runs)" if are_many(fit["n"]) else ""
+    fact += [f"standard errors due to the choice of validation examples: {moves}{by_way}"] if moves else []
     return fact + list(fit["warnings"])
 
 
@@ -192,7 +192,8 @@ def _held_out_fact(held, predictions):
 
 
 def allocation_fact(found: Mapping) -> list[str]:
-    """The best use of a budget, from `Allocation.to_json`."""
+    """States how to divide a budget, given `Allocation.to_json()`: the optimum, the design with fixed images, the
+    cost, and warnings."""
     best, fixed, cost, beyond = found["optimal"], found["fixed_steps"], found["cost"], found["beyond"]
     return [
         f"budget {power(found['budget_flops'])} FLOPs: {estimate(best['params'], count)} parameters, "
@@ -218,7 +219,7 @@ def plan_fact(analysis: Mapping) -> list[str]:
 
 
 def budget_fact(found: Mapping) -> list[str]:
-    """The loss that a law of compute predicts for a budget."""
+    """States the loss that a law of compute predicts for a budget, with its intervals."""
     return [
         f"budget {power(found['budget_flops'])} FLOPs: loss "
         f"{interval(found['loss'], found['low'], found['high'], '.4f')} by the {found['law']} law; a new run "
@@ -228,7 +229,7 @@ def budget_fact(found: Mapping) -> list[str]:
 
 
 def approach_fact(found: Mapping) -> list[str]:
-    """Approach 1 or 2, from `Line.to_json`."""
+    """States the line of approach 1 or 2, given `Line.to_json()`: its exponents, its bias, and the budgets left out."""
     notes = [f"left out: {note}" for note in found["notes"]]
     if found["a"] is None:
         return [f"{found['approach']}: no line: {found['reason']}", *notes]
@@ -248,7 +249,7 @@ def approach_fact(found: Mapping) -> list[str]:
 
 
 def approach_budget_fact(found: Mapping) -> list[str]:
-    """The answer of approach 1's or 2's line to a budget."""
+    """States the size and the number of images that the line of approach 1 or 2 gives for a budget."""
     return [
         f"budget {power(found['budget_flops'])} FLOPs by {found['approach']}: {estimate(found['params'], count)} "
         f"parameters, {estimate(found['images'], count)} images"

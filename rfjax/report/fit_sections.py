@@ -27,17 +27,17 @@ def compute_section(numbers, page):
     caption = (
         "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of freedom. "
         "Left out: rms relative error of each run predicted from all others (of other trunks), and the error of the "
-        "largest. In braces: the profile likelihood's interval. ± after a semicolon: what other validation examples, "
-        "as many, would change. Starts: how many of the optimiser's starts reach the same minimum. Laws of flops are "
-        "fitted on the frontier, the law of params and images on every run at its best learning rate."
+        "largest. In braces: the profile likelihood's interval. ± after a semicolon: the standard error due to the "
+        "choice of validation examples. Starts: how many of the optimiser's starts reach the same minimum. Laws of "
+        "flops are fitted on the frontier, the law of params and images on every run at its best learning rate."
     )
     folds = [
         fit["leave_one_out"]["folds"] for fit in analysis["fits"].values() if "folds" in (fit["leave_one_out"] or {})
     ]
     if folds:
         caption += (
-            f" Laws of more than {MANY_RUNS} runs: these left out in {folds[0]} folds; the covariances of validation "
-            f"examples by way of {ANCHORS} runs."
+            f" For laws of more than {MANY_RUNS} runs, runs are left out in {folds[0]} folds, and the covariances over "
+            f"validation examples are approximated from those with {ANCHORS} runs."
         )
     parts.append(page.table(header, rows, caption, words=(0, 1, 6)))
     facts = [*comparison_facts(analysis["comparison"]), plan_fact(analysis)]
@@ -106,6 +106,6 @@ def _held_out_table(analysis, page):
     if held["parametric"]:
         caption += " For a run off the frontier, the prediction of the parametric law counts."
     if held["parametric_reason"]:
-        caption += f" There is none: {text(held['parametric_reason'])}."
+        caption += f" There is no such prediction: {text(held['parametric_reason'])}."
     header = ["run", "FLOPs", "law", "predicted, 95 % interval", "measured", "error", "inside"]
     return page.table(header, rows, caption)

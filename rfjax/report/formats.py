@@ -113,14 +113,14 @@ def p_value(p: float | None) -> str:
 
 
 def percent(value: float | int | None, *, signed: bool = True) -> str:
-    """A fraction as a percentage with two digits. Above 1,000 % the digits say nothing more, and are left out."""
+    """A fraction as a percentage with two decimals. Above 1,000 % the digits say nothing more, and are left out."""
     if value is not None and value > 10:
         return "over 1,000 %"
     return NONE if value is None else minus(f"{100 * value:{'+' if signed else ''}.2f} %")
 
 
 def minus(shown: str) -> str:
-    """Gives a formatted number a true minus sign, and a zero no sign."""
+    """Gives a formatted number a true minus sign, and a zero no minus sign."""
     if not shown.strip("-+0., %"):
         shown = shown.lstrip("-")
     return shown.replace("-", "−")

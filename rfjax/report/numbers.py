@@ -33,7 +33,7 @@ from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 
-BATCHES_DIFFER = 0.02  # share by which a step's FLOPs may leave those of `batch_size` mean images, by rounding
+BATCHES_DIFFER = 0.02  # a larger relative difference of FLOPs per step from flops_per_image * batch_size is no rounding
 VALIDATED = ["step", "flops", "loss", "loss_stderr", "final"]  # of each validation of a run
 REPORT_SCHEMA = 5
 BAND_POINTS = 121
@@ -51,8 +51,8 @@ RUN_COLUMNS = (
 def report_numbers(
     results: Results, *, resamples: int = 1000, seed: int = 0, tuned: Mapping[str, Sequence[Change]] = NONE_TUNED
 ) -> dict:
-    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays. `tuned` has for each method
-    what tuning changed.
+    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays. `tuned` has, for each method of
+    tuning, the measures before and after it.
 
     Raises `ConfigError` if the table has no run, or no run with a validation loss.
     """
@@ -128,7 +128,7 @@ def report_numbers(
 
 
 def _claims(analysis, rows, results, settings, options):
-    """The claims of published laws with their verdicts; None for a study that compares variants."""
+    """The claims of published laws with their verdicts on a study that compares sizes."""
     curves = study_fits.counted(rows[rows["loss"].notna()])
     return claims.board(claim_evidence.of_study(analysis, curves, results, settings, options))
 
@@ -222,7 +222,8 @@ def _depths(points):
 
 
 def _trends(points):
-    """Spearman's rank correlation of depth with loss and score, over the final checkpoints."""
+    """Spearman's rank correlation of depth with loss and with score, over all final checkpoints and over the run of
+    lowest loss at each depth."""
     trends = {}
     for name, column in (("loss", "loss"), ("score", score_column())):
         have = points[points[column].notna()] if column in points else points[:0]
@@ -237,7 +238,8 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law with intervals over a range of compute, and the same law fitted without the largest depth."""
+    """The headline law and, under `held_out`, the law of compute fitted without the largest depth, each with intervals
+    over a range of compute. None if there is no headline."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
@@ -335,7 +337,7 @@ def _not_shown(results, shown, steps, settings):
 
 
 def _samples(results, settings, points, validation_by_run):
-    """The sample sheets that share prompts and noise, in order of compute."""
+    """The largest group of sample sheets that share prompts and noise, in order of compute."""
     facts = results.runs.set_index("run")
     sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
     groups: dict[tuple, list] = {}

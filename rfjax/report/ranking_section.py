@@ -109,14 +109,15 @@ def _ranks_table(ranking, ranked, page):
         heads.append(f"the paper's<br><small>{' · '.join(text(c['name']) for c in ranking['columns'])}</small>")
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both "
-        "GenEval and distance get rank 1 and are removed, those that are left rank 2, and so on. Of each family the "
-        "two best of each column. Brackets: 95 % intervals by a bootstrap over prompts, the same resamples for all "
-        "variants and controls of a corpus; another seed of training would move ranks too."
+        "GenEval and distance get rank 1 and are removed; of the others, those that no other beats get rank 2, and so "
+        "on. The table has the two best variants of each family in each column. Brackets: 95 % intervals by a "
+        "bootstrap over prompts, with the same resamples for all variants and controls of a corpus; another seed of "
+        "training would move ranks too."
     )
     if any(facts[variant]["diverged"] for variant in ranking["shown"]):
         caption += " †: diverged in a control, where its rank is the one after the last."
     if with_paper:
-        caption += f" The paper's: {text(ranking['paper']['source'])}, whose models, data and measures are others."
+        caption += f" The paper's: {text(ranking['paper']['source'])}, with other models, data and measures."
     return page.table([text(ranking["named_by"]), *heads], rows, caption)
 
 

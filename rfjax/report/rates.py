@@ -16,7 +16,7 @@ from rfjax.report.formats import count, loss, text
 from rfjax.study.rate_optimum import RateOptimum, compare_optima, find_optimum
 
 SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
-# What tells one sweep from another, beside the depth and the number of images; an empty cell is the default.
+# What tells one sweep from another, beside depth, width and number of images: column -> what an empty cell means.
 SETTINGS = {"backbone": "mmdit", "parametrization": "standard", "optimizer": "adamw"}
 OPTIMUM = ("edge", "low", "high", "interval_note", "step")
 
@@ -27,7 +27,7 @@ def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
-    """Finds the best learning rate for each size, number of images, parametrisation and optimiser.
+    """Finds the best learning rate for each size, number of images, backbone, parametrisation and optimiser.
 
     Each row has the rates that points and sweeps tried, the best of them, the optimum with its interval, and whether
     the best rate is at an edge of those tried.
@@ -84,8 +84,8 @@ def shown(sweep: Mapping) -> str:
 
 
 def sentences(numbers: Mapping) -> list[str]:
-    """Says whether the sizes agree on the best learning rate, in a sentence for each parametrisation, optimiser and
-    number of images."""
+    """Says whether the sizes agree on the best learning rate, in a sentence for each backbone, parametrisation,
+    optimiser and number of images."""
     return [
         f"{', '.join(each[name] for name in SETTINGS)} at {count(each['images'])} images: {each['sentence']}."
         for each in numbers["rate_agreement"]

@@ -74,7 +74,7 @@ def correlation_section(numbers, page):
 
 
 def _folder_score(found, page):
-    """A score that `rfjax score` attached, against the loss."""
+    """The HTML, in parts, of the comparison of the loss with a score that `rfjax score` attached."""
     title = found["title"]
     caption = (
         f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
@@ -98,8 +98,8 @@ def _correlation_tables(found, name, page):
     if overall and overall["coefficients"]:
         caption = (
             f"Validation loss and overall {text(name)} over {overall['n']} runs. p: {text(overall['p_method'])}. "
-            f"Intervals: {text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 "
-            "says little, and p says what can be said."
+            f"Intervals: {text(overall['interval_method'])}; where the runs are in perfect order, an interval that "
+            "ends at ±1 says little, and p is the number to judge by."
         )
         rows = [[text(c["name"]), estimate(c), p_value(c["p"])] for c in overall["coefficients"]]
         parts = [page.table(["coefficient", "value, 95 % interval", "p"], rows, caption)]
@@ -140,8 +140,8 @@ def _largest_table(found, name, page):
         rows,
         f"{text(name[:1].upper() + name[1:])} of the largest run ({text(predicted[-1][1]['run'])}) predicted from its "
         "validation loss by links fitted to the others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals "
-        "of a new run's score, from the residual scatter with its own degrees of freedom"
-        + (f"; of more than {MANY_RUNS} runs along the curve's tangent at the fit." if many else "."),
+        "of a new run's score, from the residual scatter and its n − k degrees of freedom"
+        + (f"; for more than {MANY_RUNS} runs, along the curve's tangent at the fit." if many else "."),
     )
 
 
@@ -167,7 +167,7 @@ def _levels_table(levels, page):
 
 
 def steps_section(numbers, page):
-    """Scores at few sampling steps, as in the paper's table 6."""
+    """The HTML of the section on scores at few sampling steps, as in the paper's table 6; "" if none were measured."""
     counts = numbers["sampling_steps"]
     if not counts:
         return ""
@@ -211,8 +211,8 @@ def _drops_table(numbers, page):
         ["", "validation loss", *(f"{steps}/{reference}" for steps, reference in columns), "path length"],
         rows,
         "Sampling with fewer steps: the relative drop of overall GenEval from the most steps (5/50: with 5 instead of "
-        "50), paired by prompt, with its 95 % interval; and the path length at the most. As table 6 of the Stable "
-        "Diffusion 3 paper, there of the CLIP score.",
+        "50), paired by prompt, with its 95 % interval; and the path length at the most steps. Table 6 of the Stable "
+        "Diffusion 3 paper has the drop of the CLIP score.",
     )
 
 

@@ -55,13 +55,13 @@ def _runs_section(numbers, page):
     caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
     if not variants and any(run["frontier"] is False for run in numbers["runs"]):
-        caption += " †: off the frontier and not fitted, as another run reaches as low a loss with as few FLOPs."
+        caption += " †: another run has as low a loss with as few FLOPs, so no law of compute is fitted to this run."
     lineage = [
         f"{run['run']} from {run['parent_run']} at step {count(run['parent_step'])}"
         for run in numbers["runs"]
         if run["parent_run"]
     ]
-    started = " Started from a checkpoint, whose images and FLOPs are counted in: "
+    started = " Runs that started from a checkpoint, with the images and FLOPs spent on it counted in: "
     caption += f"{started}{text(names(lineage, between='; '))}." if lineage else ""
     caption += _roles_sentence(numbers)
     table = page.table(header + (["GenEval"] if scored else []), rows, caption)
@@ -87,7 +87,7 @@ def _runs_section(numbers, page):
 def _roles_sentence(numbers):
     """Names the trunks, sweeps and tuned runs, and says how much compute branches saved."""
     parts = [
-        f" {count(len(each['runs']))} of role {text(each['role'])} no law, correlation or ranking takes "
+        f" No law, correlation or ranking takes the {count(len(each['runs']))} of role {text(each['role'])} "
         f"({text(names(each['runs']))}): {text(each['why'])}."
         for each in numbers["left_out_by_role"]
     ]
@@ -96,8 +96,8 @@ def _roles_sentence(numbers):
         alone = sum(run["flops"] for run in branches)
         taken = sum(run["spent_flops"] or 0.0 for run in numbers["runs"] if run["role"] in ("trunk", "branch"))
         parts.append(
-            f" FLOPs and time of a branch are those of the same run alone, its trunk's included; {len(branches)} "
-            f"branches would be {power(alone)} FLOPs alone, and with their trunks took {power(taken)} "
+            f" FLOPs and time of a branch are those of the same run trained alone, its trunk's included. Alone, "
+            f"{len(branches)} branches would take {power(alone)} FLOPs; with shared trunks they took {power(taken)} "
             f"({taken / alone:.0%})."
         )
     return "".join(parts)
@@ -154,8 +154,8 @@ def _method_section(numbers, page):
     items = [
         "<b>Time</b> runs from t = 0 (data) to t = 1 (noise). <b>Loss</b> is the squared error of the velocity, "
         "unweighted, mean over elements, then over validation examples, then over the levels of the grid. Noise is "
-        "keyed by example and level: every run sees the very same (image, t, noise), so differences between runs are "
-        "far better known than the standard error of either.",
+        "keyed by example and level: every run sees the very same (image, t, noise), so the difference of two runs is "
+        "known far better than the standard errors of their losses suggest.",
         f"<b>Shown</b>: {shown}, {text(settings['weights'])} weights, grid {text(settings['grid'])}"
         + (f", sampler {text(settings['sampler'])}" if settings["sampler"] else "")
         + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",

@@ -15,7 +15,7 @@ from rfjax.results.results_folder import rows_where
 
 POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high")
 CORRELATED = ("direction_right", "pixels_a_frame", "frames_right", "all_moving", "all_still")
-UNBOUNDED = ("pixels_a_frame",)  # no share, so no link from loss to score has its form
+UNBOUNDED = ("pixels_a_frame",)  # not a share from 0 to 1, so no link from loss to score is fitted
 GALLERY = (1, 4, 32)  # compute of the gallery's rows, in units of the first's: Sora's report shows these
 GALLERY_MOST = 1.5  # factor by which a row's compute may miss its share
 

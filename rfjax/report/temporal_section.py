@@ -59,8 +59,8 @@ def _table(temporal, page):
         ["", *(text(item_title(item)) for item in items)],
         rows,
         "Temporal GenEval of the run of lowest loss at each depth, with 95 % intervals clustered by prompt. *: the "
-        "interval is better than those of all its floors. A dash: the task cannot fall below this floor. Sampler "
-        f"{text(temporal['sampler'])}, {clips} clips.",
+        "interval is better than those of all its floors. A dash: the floor is not measured, because the task's clips "
+        f"stay right when their frames are reordered. Sampler {text(temporal['sampler'])}, {clips} clips.",
     )
 
 
@@ -86,8 +86,9 @@ def _velocity(temporal, page):
         rows,
         "Velocity error in pixels a frame, on prompts whose triple (class, colour, direction) was in training and on "
         "prompts of triples that were held out, with 95 % intervals clustered by prompt. The detector's own error is "
-        "that of ground-truth clips: no model can be told from ground truth below it. Found: share of clips in which "
-        "the detector finds every moving object in two frames or more; the other clips have no velocity error.",
+        "that of ground-truth clips: a model with an error as small cannot be told from ground truth. Found: share of "
+        "clips in which the detector finds every moving object in two frames or more; the other clips have no velocity "
+        "error.",
     )
 
 

@@ -92,5 +92,5 @@ def tuned_lines(found: Mapping | None) -> list[str]:
 
 
 def tuned_sentences(found: Mapping | None) -> list[str]:
-    """The same as sentences of the findings, safe for HTML."""
+    """The lines of `tuned_lines` as sentences for the findings, safe for HTML."""
     return list(map(sentence, tuned_lines(found)))

@@ -41,7 +41,7 @@ def write_report(
 ) -> dict:
     """Write the report of a results folder into `out`, whole or not at all; return its numbers.
 
-    `tuned` has for each method what tuning changed of the study's runs.
+    `tuned` has, for each method of tuning, the measures of the study's runs before and after it.
     `resamples` and `seed` are those of the fits' bootstraps; they affect the last digits of intervals.
     Raises `ConfigError` if the table is damaged (naming the file and the remedy) or has nothing to
     show, and `RfjaxError` if writing fails.

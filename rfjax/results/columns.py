@@ -236,8 +236,8 @@ PROTOCOLS = {
     "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
     "geneval_other_models": "GenEval with other models",
 }
-# Scores whose model is part of their name: metric -> its title. METRIC_by_MODEL is the evaluation of a model's scores,
-# and METRIC that of the published model's.
+# Scores whose model is part of their name: metric -> its title. Scores by a user's model have the evaluation
+# METRIC_by_MODEL, and scores by the published model have the evaluation METRIC.
 BY = "_by_"
 OF_MODELS = {
     "vqascore": "VQAScore",

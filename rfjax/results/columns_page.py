@@ -81,8 +81,8 @@ in a row of its own |
 | `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
 | `preference_win_rate_aesthetics`, ... | share of votes that preferred the run's images to those of the study's other \
 runs, a tie being half (`rfjax votes`, docs/votes.md), by question: `aesthetics`, `prompt`, `typography` |
-| `preference_strength_aesthetics`, ... | strength of Bradley and Terry's model, in log odds; the runs' add up to \
-zero |
+| `preference_strength_aesthetics`, ... | strength of Bradley and Terry's model, in log odds; the runs' strengths add \
+up to zero |
 | `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over \
 images |
 

@@ -214,7 +214,7 @@ def _numbers(name, cells, table, path, mark):
         return table[name].astype(float)
     numbers = [read_number(cell, mark) for cell in cells]
     thousand = [mark == "," and name != "loss" and bool(re.fullmatch(r"[0-9]{1,3},[0-9]{3}", c.strip())) for c in cells]
-    if any(thousand):  # it would be a fraction of a parameter
+    if any(thousand):  # with a decimal comma, 1,234 would be a fraction of a parameter
         place = thousand.index(True)
         raise ConfigError(
             f"{name} in {table.index.name} {table.index[place]} of {path} is {cells[place]!r}, where other cells have "
@@ -287,7 +287,7 @@ def _hint(cell: str) -> str:
     if re.fullmatch(r"-?\d{1,3}([,. '_]\d{3})+(\.\d+)?", text):
         return "; write large numbers without marks between their digits"
     if re.fullmatch(r"-?[\d.,]+(e[+-]?\d+)? ?(±|\+/?-).*", text):
-        return "; write the value alone, and what it is certain to in a column of its own"
+        return "; write the value alone, and its uncertainty in a column of its own"
     if re.fullmatch(r"-?[\d.,]+(e[+-]?\d+)? ?(%|[kKMGBTP]|[a-zA-Z]*FLOPs?|params|images)", text):
         return "; write plain numbers, without a unit"
     if re.fullmatch(r"-?[\d.]+ ?([x×*·] ?10(\^|\*\*)?[-+\d⁰¹²³⁴⁵⁶⁷⁸⁹]+)", text):

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int
 
 MANY_RUNS = 100  # up to this many, every number is by permutations, refitted resamples and each run left out in turn
-FOLDS = 50  # that leaving out takes
-ANCHORS = 25  # runs whose covariances with every other the table keeps
+FOLDS = 50  # in which runs are left out
+ANCHORS = 25  # runs whose covariance with every other run is in the table
 
 
 def are_many(runs: int) -> bool:
@@ -24,7 +24,7 @@ def are_many(runs: int) -> bool:
 def folds_of(units: Int[np.ndarray, " runs"], seed: int = 0) -> Int[np.ndarray, " runs"]:
     """Divides runs into `FOLDS` folds, and returns the fold of each run, from 0.
 
-    All folds have equally many units, such as trunks. The runs of a unit are in the same fold.
+    All folds have equally many units (such as trunks), to within one. The runs of a unit are in the same fold.
     """
     names, places = np.unique(units, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))

@@ -161,8 +161,8 @@ def _is_strangers(path):
 def read(folder: str | Path) -> Results:
     """Reads and verifies the results table of a folder.
 
-    Reads it again if another process is replacing it. Raises `ConfigError`, naming the file and the remedy, if one is
-    missing, damaged or edited by hand, lacks a column, or has another schema version.
+    Reads it again if another process is replacing it. Raises `ConfigError`, naming the file and the remedy, if a file
+    is missing, damaged or edited by hand, lacks a column, or has another schema version.
     """
     folder = local_path(folder, "the results folder")
     for pause in PAUSES:

@@ -224,7 +224,7 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
 
 
 def records_hash(folder: Path) -> str:
-    """Computes the SHA-256 of a run's records. If it differs from a table's, the table is out of date."""
+    """Computes the SHA-256 of a run's records. If a table was made from records of another hash, it is out of date."""
     digest = hashlib.sha256()
     names = [folder / name for name in (*RUN_FILES, "config.json", "metrics.jsonl")]
     for path in (*names, *sorted((folder / "evaluations").glob("*.json"))):

@@ -106,7 +106,7 @@ def _separator(text: str) -> str:
 def _without_comments(rows):
     """Returns the lines of the comments above the table, and the other rows.
 
-    If the last comment names the columns, as numpy.savetxt writes it, it becomes the header.
+    If the last comment names the columns, as in a file of numpy.savetxt, this comment becomes the header.
     """
     above = next((place for place, (_, row) in enumerate(rows) if not row[0].lstrip().startswith("#")), 0)
     if not above:

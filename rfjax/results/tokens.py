@@ -85,10 +85,11 @@ def _products(*columns):
 
 
 def _schedule(buckets, seed):
-    """Returns the latent shape of each step of a run with aspect buckets; None if it has none, or they are unknown."""
+    """Returns the `Schedule`, which gives the bucket of each step of a run; None if the run has no aspect buckets, or
+    their shares are unknown."""
     quotas = tuple(bucket.get("steps_of_cycle", -1) for bucket in buckets or ())
     told = quotas and min(quotas) >= 0 and sum(quotas) == CYCLE and seed is not None
-    return Schedule(quotas, seed) if told else None  # a cycle's quotas are the buckets' shares, as image counts are
+    return Schedule(quotas, seed) if told else None  # it takes the buckets' shares, as numbers of any total
 
 
 def _tokens_by_config(config, buckets):

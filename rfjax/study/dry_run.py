@@ -56,7 +56,7 @@ def dry_run_lines(study: Study) -> Sequence[str]:
     ]
     if branched:
         saved = f"{spent:.4g} FLOPs are spent on runs that would cost {total:.4g} alone ({spent / total:.0%})"
-        notes.append(f"Spent: of a branch what it takes after it left its trunk. In all {saved}.")
+        notes.append(f"Spent: for a branch, the FLOPs after it left its trunk. In all {saved}.")
     said = {}
     for point in study.points:
         if line := qk_norm_advice(plan_run(point.config)):

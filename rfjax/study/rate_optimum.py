@@ -26,7 +26,7 @@ class RateOptimum:
     low: float | None  # the 95 % interval; None if it is not known
     high: float | None
     interval_note: str  # why there is no interval, or what cuts it
-    step: float  # the ratio of neighbouring rates about the best
+    step: float  # the ratio of two neighbouring rates of the grid about `best`; the larger of two ratios
 
 
 def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:

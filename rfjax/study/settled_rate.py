@@ -86,10 +86,10 @@ def optima_of(runs: list[tuple[Config, str, float]]) -> dict[tuple[int, int], Ra
 def settled_rate(folder: str | Path, config: Config, fingerprint: str | None = None) -> float:
     """The learning rate of `config` by the sweep in a folder.
 
-    Under mup and completep it is the geometric mean of the optima of all sizes, if they agree; under standard the
-    optimum of the config's own size. Raises `ConfigError` for a sweep with another corpus or formulation, or with
-    another value of a setting in `SAME`, for an optimum at the edge of its grid, for sizes that do not agree, and for a
-    size that was not swept.
+    Under mup and completep it is the geometric mean of the optima of all sizes; under standard it is the optimum of the
+    config's own size. Raises `ConfigError` for a sweep with another corpus or formulation, or with another value of a
+    setting in `SAME`, for an optimum at the edge of its grid, for sizes whose optima are apart (`compare_optima`), and
+    for a size that was not swept.
     """
     runs, given = read_sweep(folder), f"config.{KEY} is {PREFIX}{folder}"
     for other, data, _ in runs:

@@ -20,9 +20,9 @@ class Size:
     params: int
     flops_forward_per_image: int
     flops_per_image: int
-    flops: float
-    images: int
-    state_bytes: int
+    flops: float  # of the whole training; for a branch, with its trunk's up to the departure
+    images: int  # that the run trains on, repeats included
+    state_bytes: int  # parameters, average and the optimiser's moments
 
 
 def size_of(config: Config) -> Size:

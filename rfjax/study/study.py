@@ -177,7 +177,8 @@ def _train_and_measure(study, run, root, stop):
 
 
 def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) -> str:
-    """Says why a branch cannot begin after its trunk failed. Empty if it can, because it leaves before the failure."""
+    """Says why a branch cannot begin after its trunk failed. "" if the branch can begin, because it leaves the trunk
+    before the failure or has begun already, and for any other run."""
     if run.role != "branch" or run.trunk_id not in failures:
         return ""
     begun = checkpoint.steps_saved(root / run.id)
@@ -281,7 +282,7 @@ def _groups(study: Study) -> list[list[PlannedRun]]:
 
 
 def _run_alone(study, run, root, number, stop) -> dict[str, str]:
-    """Trains and measures one run. Returns {id: failure}, or {} if there is none, in all processes."""
+    """Trains and measures one run. Returns {id: failure}, or {} if there is none; all processes return the same."""
     failure = None
     try:
         _train_and_measure(study, run, root, stop)

@@ -38,11 +38,11 @@ class Cursor:
     records: tuple[str, ...] = ()  # names of evaluation records that have been sent
     number: int = 0  # number of items that have been sent
     outbox: tuple[Item, ...] | None = None  # items that are being sent
-    outbox_step: int = -1
-    outbox_records: tuple[str, ...] = ()
+    outbox_step: int = -1  # `step` once the outbox has been sent
+    outbox_records: tuple[str, ...] = ()  # names of the records in the outbox
 
     def sending(self, batch: Batch) -> Cursor:
-        """Returns the cursor to store before a batch is sent."""
+        """Returns the cursor to store before a batch is sent: this one, with the batch as its outbox."""
         return replace(self, outbox=tuple(batch.items), outbox_step=batch.step, outbox_records=tuple(batch.records))
 
     def sent(self) -> Cursor:
@@ -58,7 +58,7 @@ class Cursor:
 def read_cursor(workdir: Path, tracker: str) -> Cursor:
     """Reads the cursor of a run at a tracker. A run that was never sent to the tracker gets a new id.
 
-    Raises `RfjaxError`, naming the file, if it is damaged.
+    Raises `RfjaxError`, naming the cursor's file, if the file is damaged.
     """
     path = _path(workdir, tracker)
     try:

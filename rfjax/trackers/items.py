@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class Final(NamedTuple):
-    """The part of a run's folder that is final."""
+    """The part of a run's folder that will not change any more."""
 
     step: float  # rows and records up to this step are final; infinite for a run that diverged, which never goes on
     records: frozenset[str]  # file names of the evaluation records in the folder

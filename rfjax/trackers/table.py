@@ -50,7 +50,7 @@ class Row:
 
     module: str  # imported when the tracker is chosen
     package: str  # the library that the module imports
-    extra: str = ""  # of rfjax, that installs it
+    extra: str = ""  # the extra of rfjax that installs the library; "" if none does
 
 
 TRACKERS: dict[str, Row] = {

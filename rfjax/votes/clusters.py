@@ -29,7 +29,7 @@ class Number:
     stderr: float | None = None
     low: float | None = None
     high: float | None = None
-    n: int
+    n: int  # votes
 
 
 @dataclass(frozen=True, eq=False)

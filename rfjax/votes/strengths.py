@@ -161,7 +161,8 @@ def unconnected_groups(ballots: Ballots) -> list[list[int]]:
 def _components(ballots, strongly):
     """Labels the runs so that connected runs have equal labels.
 
-    Two runs are connected by comparisons. With `strongly`, there must be a chain of wins or ties in both directions.
+    Two runs are connected if a chain of comparisons leads from one to the other. With `strongly`, there must be a chain
+    of wins or ties in each direction.
     """
     count = len(ballots.runs)
     beats = np.zeros((count, count))
@@ -264,7 +265,7 @@ def _separation_note(ballots, groups):
     """Says why the likelihood has no finite maximum (such as a run that wins every comparison), and what was done."""
     done = (
         f"the best fit lies at infinity, so {ADDED:g} vote, half won and half lost, is added to each compared pair of "
-        "runs; numbers without an interval follow from it"
+        "runs; numbers without an interval depend on the added votes"
     )
     told = []
     for label in dict.fromkeys(groups.tolist()):

@@ -17,9 +17,9 @@ PREFERENCE, REPEAT, PLAIN = "preference", "repeat", "plain"  # what a pair is fo
 class KeyedStudy:
     """A study together with its key.
 
-    `runs` are the sides' names, in the order of the key. `run_of` maps an image to the index in `runs` of the side that
-    made it; images of noise are not in it. `compared` are the pairs that are not checks. `facts` say what made the
-    images of each side.
+    A side is one of the runs or folders of images that are compared. `runs` are the sides' names, in the order of the
+    key. `run_of` maps an image to the index in `runs` of the side that made it; images of noise are not in it.
+    `compared` are the pairs that are not checks. `facts` say what made the images of each side.
     """
 
     folder: Path

@@ -23,8 +23,8 @@ class Won:
 
 @dataclass(frozen=True)
 class Winners:
-    """The pairs of which one image won, in the order of the pairs' ids, with the numbers of ties, pairs and raters that
-    were left out."""
+    """The pairs of which one image won, in the order of the pairs' ids, with the numbers of ties and of undecided
+    pairs, and the raters who were left out."""
 
     won: tuple[Won, ...]
     votes: int  # on the question, by the raters who count; ties are among them

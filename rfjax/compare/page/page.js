@@ -6,7 +6,7 @@
 const study = JSON.parse(document.getElementById("study").textContent);
 const at = (id) => document.getElementById(id);
 const PREFIX = `rfjax-compare|${study.study}|${study.rater}|`;
-const WAIT = 200; // milliseconds for which a new question takes no answer: the second tap of a double tap is none
+const WAIT = 200; // milliseconds for which a new question takes no answer, so that a double tap answers only once
 const SMALL = 160; // pixels: below, an enlarged image shows its pixels as squares
 const CHOICES = ["left", "tie", "right"];
 
