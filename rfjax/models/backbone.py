@@ -8,10 +8,10 @@ that `make_backbone` gives, and has a static method `flops_by_part(model, shapes
   context's tokens.
 - The scanned stack is called `blocks`, and the program does not grow with the depth. Another stack needs a place in
   `_STACKS` of `watching.py`.
-- Every block calls `watching.attend` for its attention and `watching.note_streams` for its outputs; otherwise
-  `train.diagnostics_every` shows nothing of it.
-- A parameter called `kernel` has a rule in `sharding.py`. The rule names every axis but the layer axis of `blocks`, and
-  one of the names is "hidden". No other parameter has a rule.
+- Every block calls `watching.attend` for its attention and `watching.note_streams` for its outputs. The diagnostics of
+  `train.diagnostics_every` show only blocks that do.
+- A parameter called `kernel` has a rule in `sharding.py`, and no other parameter has one. The rule has a name or None
+  for each axis except the layer axis of `blocks`; one of its names is "hidden".
 - Every parameter has a kind in `parametrization.py`.
 - The backbone's row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by
   default); `results/tokens.py` counts tokens by this field.

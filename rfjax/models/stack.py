@@ -36,7 +36,7 @@ REMAT_POLICIES = {
 
 
 def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> type[nn.Module]:
-    """`length` blocks as one scan, with their parameters stacked on a leading layer axis.
+    """Returns a module that runs `length` blocks in one scan, with their parameters stacked on a leading layer axis.
 
     A block is called with (carry, inputs that all blocks share) and returns (carry, None). An iteration of the scan has
     `unroll` blocks. If one iteration has all blocks, there is no loop, and no value is copied into and out of stacks of
@@ -56,7 +56,7 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
 
 
 def single_block(block: type[nn.Module], *, remat: str) -> type[nn.Module]:
-    """A block outside a stack, under the same policy."""
+    """Returns `block` for use outside a stack, rematerialised by the policy of the name `remat`."""
     return block if remat == "none" else nn.remat(block, policy=REMAT_POLICIES[remat])
 
 

@@ -3,8 +3,8 @@
 SD3 starts its video study from the weights of images. Time goes into the batch, and in each block a full attention over
 all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The paper says no more.
 Chosen here: the new attention joins visual tokens only; it has its own queries, keys, values, output, QK-norm and
-modulation, whose gate is zero at the start; every frame has its own copy of the text; and only the new attention knows
-the time.
+modulation, whose gate is zero at the start; every frame has its own copy of the text; and a token's position in time
+enters the new attention alone.
 """
 
 from __future__ import annotations

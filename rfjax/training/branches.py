@@ -25,8 +25,9 @@ from rfjax.training.optimizer import learning_rate
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run, Trunk
 
-# What may differ between a trunk and its branch: nothing that the steps before the departure depend on. Warm-up, rates
-# and the average's cadence are compared as they are computed.
+# The fields (or the beginnings of their names) that may differ between a trunk and its branch. Some of them decide the
+# learning rates and how often the average is updated. `check_fits` compares these results, not the fields. No other
+# field of this list changes a step before the departure.
 _MAY_DIFFER = (
     "name",
     "evaluation.",

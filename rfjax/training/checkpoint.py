@@ -185,8 +185,8 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
 def restore_newest(workdir: Path, abstract) -> Restored | None:
     """Restores the newest undamaged checkpoint; returns None if there is no checkpoint at all.
 
-    An imported checkpoint has weights but no optimiser state; its `tree` is None. Raises `RfjaxError` if there are
-    checkpoints but none can be restored.
+    For an imported checkpoint, which has weights but no optimiser state, the result's `tree` is None. Raises
+    `RfjaxError` if there are checkpoints but none can be restored.
     """
     messages, damaged = [], []
     for step in reversed(distributed.from_first(lambda: steps_saved(workdir))):
@@ -267,9 +267,9 @@ class SaveFailed(RfjaxError):
 def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> None:
     """Calls `save(again)` until it succeeds, with pauses between attempts. `again` is false only in the first attempt.
 
-    `note` is called with the text of each failure. After the last pause, or if trying again cannot help, the failure is
-    raised. It is raised at once if there are many processes: some may have saved their part, so all must start again
-    from the last complete checkpoint.
+    `note` is called with the text of each failure. The failure is raised after the last pause, or at once if trying
+    again cannot help. With many processes it is always raised at once: some processes may have saved their part, so all
+    must start again from the last complete checkpoint.
     """
     for tries, pause in enumerate((*SAVE_AGAIN_SECONDS, None)):
         try:
@@ -320,7 +320,7 @@ class Checkpoints:
 
     def __exit__(self, kind, *_):
         if kind is not None and distributed.many():
-            return  # the others may never close theirs; a save that they do not finish is incomplete
+            return  # closing could wait for ever for other processes; a save that not all finish stays incomplete
         try:
             with self._saving():
                 self._manager.close()

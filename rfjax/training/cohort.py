@@ -137,7 +137,8 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
     """Groups the members by the checkpoint that they resume from (None: no checkpoint yet), the earliest step first.
 
     If a kill came between the saves of two members, some members are one save ahead. They resume from their previous
-    checkpoint, if it still exists, so that all members stay in one group. No member goes back further.
+    checkpoint, if it still exists, so that all members stay in one group. No member goes back by more than
+    `train.checkpoint_every` steps.
     """
     saved = {member: checkpoint.steps_saved(member.workdir) or _departure(member) for member in members}
     reach = members[0].config.train.checkpoint_every

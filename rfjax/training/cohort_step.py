@@ -33,9 +33,9 @@ def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def lanes(members: int, mesh: Mesh) -> list[int]:
-    """The index of the member that each place of the stack of states holds, as a list with an entry per place.
+    """Returns, for each position in the stack of states, the index of the member whose state stands there.
 
-    All devices get equally many places. Places that are left over repeat the last member; their results are discarded.
+    All devices get equally many positions. Those left over repeat the last member; their results are discarded.
     """
     return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
 

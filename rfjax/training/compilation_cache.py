@@ -32,8 +32,9 @@ def turn_on(given: str | None, say: Callable[[str], None]) -> Path | None:
     """Turns the cache on for this process, and returns its folder; None if nothing is kept.
 
     `given` is the value of --compilation-cache: a folder, `OFF`, or None for the default. By default the cache is on
-    for accelerators and off on CPUs; JAX's own setting, if there is one, takes the place of this default. `say` gets a
-    line if the folder is new. This initialises JAX's devices. Raises `ConfigError` for a folder that cannot be used.
+    for accelerators and off on CPUs; JAX's own setting, if there is one, takes the place of this default. `say` is
+    called with a line of text if the folder is new, or if the default folder cannot be used. This function initialises
+    JAX's devices. Raises `ConfigError` if the folder in `given` cannot be used.
     """
     if given == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
