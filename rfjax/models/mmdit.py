@@ -77,7 +77,7 @@ class StreamBlock(nn.Module):
             self.mlp_out = Linear((mlp,), (width,), self.dtype)
 
     def modulations(self, condition):
-        """[chunks, batch, width]: shift, scale, gate of the attention, then of the MLP, then of the second attention."""
+        """[chunks, batch, width]: shift, scale and gate of the attention, of the MLP and of the second attention."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):

@@ -74,7 +74,7 @@ def train(
     """
     workdir, train = run.workdir, run.config.train
     with contextlib.ExitStack() as stack:
-        # Decided by process 0 for all processes, and refused before the folder is touched.
+        # Process 0 decides for all processes. It refuses another config before it touches the folder.
         done = distributed.from_first(lambda: claim(stack, run, init_from))
         if done:
             return _done_before(workdir, train.steps)

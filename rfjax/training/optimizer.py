@@ -101,8 +101,9 @@ MATRICES: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
 )
 MUON_KINDS = ("hidden", "branch")  # of models/parametrization.py; inputs, outputs and vectors have AdamW
 MUON_MOMENTUM, MUON_STEPS = 0.95, 5
-# Muon's update has this root mean square times the square root of a matrix's longer side, which is that of AdamW's
-# (Liu et al. 2025, arXiv 2502.16982, section 2.2): one learning rate serves both.
+# The orthogonal update is multiplied by this number and by the square root of the matrix's longer side. Its root mean
+# square is then about this number, as that of AdamW's update is (Liu et al. 2025, arXiv 2502.16982, section 2.2). So
+# one learning rate serves both optimisers.
 MUON_RMS = 0.2
 
 
@@ -157,7 +158,7 @@ def _muon(train: TrainConfig):
     return optax.partition(parts, labels)
 
 
-# What makes a step's direction of clipped gradients, by `config.train.optimizer`.
+# A name in `config.train.optimizer` -> the optax transformation of clipped gradients into the direction of an update.
 OPTIMIZERS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = {"adamw": _adam, "muon": _muon}
 
 
@@ -187,7 +188,8 @@ def _by_leaf(config: Config, direction: optax.GradientTransformation):
             lambda path, leaf, own: leaf * factor(path_name(path), own), tree, known
         )
 
-    # m / (sqrt(v) + f e) is what Adam with e makes of gradients divided by f. Muon's direction has no such epsilon.
+    # Adam with the epsilon e, given gradients divided by f, returns m / (sqrt(v) + f e) of the gradients themselves. So
+    # the division multiplies epsilon by f. Muon's direction does not change when gradients are divided.
     def raised(updates, params=None):
         return scale(updates, lambda path, own: 1.0 / own.epsilon)
 

@@ -1,7 +1,8 @@
 """Finds the job of many processes that this process belongs to, if any. Contacts nothing but a cluster's metadata.
 
-Flags come first. Otherwise JAX's own detection decides: SLURM, Kubernetes, TPU metadata or Open MPI. A job of one
-process counts as no job, since it has nobody to wait for.
+The command's options --coordinator, --processes and --process-id come first. Without them, JAX's own detection decides:
+SLURM, Kubernetes, TPU metadata or Open MPI. A job of one process counts as no job, since it has no other process to
+wait for.
 """
 
 from __future__ import annotations
