@@ -1,8 +1,8 @@
 """Clips of the world `full`, in about an hour on one GPU: four depths of the paper's family, hidden = 64 depth.
 
 Eight frames, all ten tasks. Each depth is a trunk of constant rate with a branch of each length. The hour is reckoned,
-not measured: training takes 2.5e17 FLOPs, 41 minutes at 100 TFLOP/s of bfloat16. Depth 4 has lengths of 1, 4 and 32
-parts, for the same prompts at compute C, 4C and 32C.
+not measured: training takes 2.5e17 FLOPs, 41 minutes at 100 TFLOP/s of bfloat16. At depth 4, the lengths 625, 2,500
+and 20,000 show the same prompts at compute C, 4C and 32C.
 """
 
 from ml_collections import ConfigDict

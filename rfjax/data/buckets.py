@@ -195,7 +195,7 @@ def schedule_of(corpus: Corpus, sizes: Sequence[int] = ()) -> Schedule:
 
 
 def trained_parts(corpus: Corpus) -> tuple[int, ...]:
-    """The numbers of the parts that training steps take."""
+    """The indices of the parts that have training images, from which alone training steps take batches."""
     return tuple(part for part, count in enumerate(schedule_of(corpus).counts) if count)
 
 

@@ -196,7 +196,7 @@ def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray,
     A moving scan is at fractions of a pixel, so resampling blurs it a little.
     """
     scale, groups = image_size / SIDE, scans(split)
-    step = SCAN_SIDE / (2 * motion_paths.SCAN_HALF * scale)  # pixels of a scan in one of the picture
+    step = SCAN_SIDE / (2 * motion_paths.SCAN_HALF * scale)  # the side of a pixel of the picture, in pixels of a scan
     alphas = np.zeros((layout.present.shape[1], *layout.centre.shape[:2], image_size, image_size))
     for k, alpha in enumerate(alphas):
         mine = np.flatnonzero(layout.present[:, k])

@@ -43,7 +43,7 @@ from rfjax.data.scenes import Vocabulary
 from rfjax.data.shapes import VOCABULARY
 
 OFFICIAL_SHARE = 0.5  # of training captions: these have the official wording throughout
-COLORLESS_SHARE = 0.25  # of the other captions: these leave the first object's colour out, where nothing hangs on it
+COLORLESS_SHARE = 0.25  # of the other captions of the tasks in COLORLESS: these leave out the first object's colour
 
 # Tasks whose row has the second object first, as the target of a relation.
 RELATED = ("position", "relation_change")
@@ -71,7 +71,7 @@ TEMPLATES = {
     ),
     "relation_change": ("{a} {moving} from {before} to {after} {b}",),
 }
-# Of a single frame, whose caption says nothing of motion. Every word is also one of the clips'.
+# For stills, whose captions say nothing of motion. All words of these captions also occur in captions of clips.
 STILL_OPENINGS = ("a still of", "")
 STILL_TEMPLATES = {"still": ("{a}",), "position": TEMPLATES["position"]}
 STILL_TAGS = {"still": "colors", "position": "position"}  # GenEval's names of a still's tasks
@@ -142,7 +142,7 @@ def sentence(clip: dict, wording: Sequence[float] = OFFICIAL, *, still: bool = F
         "short up": second,
         "slowly": _choose(SPEED_PHRASES[clip["speed"]], phrase),
         "relation": _choose(RELATION_PHRASES[clip["relation"]], phrase),
-        "before": before.removesuffix(" of"),  # from left to right of
+        "before": before.removesuffix(" of"),  # "from left to right of", not "from left of to right of"
         "after": after,
     }
     openings, templates = (STILL_OPENINGS, STILL_TEMPLATES) if still else (OPENINGS, TEMPLATES)
@@ -260,6 +260,6 @@ def specimens(tasks: Sequence[str], *, vocabulary: Vocabulary = VOCABULARY, stil
         for index in range(min(SPECIMENS, len(clips))):
             clip = clips[index * STRIDE % len(clips)]
             yield sentence(clip, still=still)
-            for k in range(12):  # every option of at most four, and none twice in step with another
+            for k in range(12):  # together they take every option of every choice, in different combinations
                 steps = (1, k % 4 / 4, k % 3 / 3, (k + index) % 3 / 3, (k // 3 + index) % 2 / 2, k // 4 % 2 * 0.99)
                 yield sentence(clip, (OFFICIAL_SHARE, *steps[1:]), still=still)

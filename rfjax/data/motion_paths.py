@@ -27,17 +27,17 @@ _HALVES = {
 }
 HALVES = np.array([_HALVES[name] for name in CLASSES])
 
-EDGE = 0.25  # between a box and the picture's edge, but for a bounce, which touches it
-GAP = 1.5  # between two boxes
+EDGE = 0.25  # pixels between an object's box and the picture's edge; an object that bounces touches the edge
+GAP = 1.5  # pixels between the boxes of two objects
 SCAN_HALF = drawn_side(SIDE // 2) / 2  # half the side of every scan: as large as in a cell of `digits`
 SMALLEST, LARGEST = (share * SIDE / 2 for share in RADII)  # radii, as in a cell of `shapes`
-LARGEST_OF_TASK = {  # where the largest would not fit
+LARGEST_OF_TASK = {  # the largest radius in tasks in which LARGEST would not fit
     "permanence": SMALLEST,
     **dict.fromkeys(("position", "motion_binding", "relation_change"), SMALLEST + 0.15),
 }
-PASSING = (9.0, 5.0)  # pixels that the two objects of `relation_change` go, past each other
-PASSING_SLACK = 0.6  # between their lanes beyond GAP, so that they are beside each other at both ends
-BESIDE = 0.1  # between what passes a screen and the screen, at both ends
+PASSING = (9.0, 5.0)  # pixels that object 0 and object 1 of `relation_change` travel, past each other
+PASSING_SLACK = 0.6  # pixels between their boxes beyond GAP, at most: so they count as beside each other at both ends
+BESIDE = 0.1  # pixels between the object of `permanence` and the screen, in the first frame and in the last
 SIDEWAYS = 1.0  # pixels, how far the objects of `position` may be off one line
 
 LAYOUT_SLOTS = 14
@@ -119,10 +119,10 @@ def _between(low, high, u):
 def _relative_paths(world, frames, contents, half, u):
     """Returns (positions relative to the first frame [n, frames, 2, 2], the frame of a turn or change [n])."""
     time, last = np.arange(frames), max(frames - 1, 1)
-    turn = frames // 2 - 1 + (2 * u[:, 2]).astype(int)  # the two middle frames of an even number of them
+    turn = frames // 2 - 1 + (2 * u[:, 2]).astype(int)  # for an even number of frames, one of the two in the middle
     quick = np.where(contents.of("speed", "motion"), contents.speed == 1, ~contents.of("motion_binding"))
     low, high = (np.where(quick, world.fast[end], world.slow[end])[:, None] for end in (0, 1))
-    travel = _between(low, high, u[:, 0:2])  # of an object that goes on from the first frame to the last
+    travel = _between(low, high, u[:, 0:2])  # pixels, if the object moves on from the first frame to the last
     along = _along(contents, half)
     hidden = contents.of("permanence")
     travel[:, 0] = np.where(hidden, SIDE - 2 * (EDGE + along), travel[:, 0])

@@ -33,7 +33,7 @@ class RolloutConfig:
     prompts: int = 48  # prompts in a round
     images_per_prompt: int = 8  # a group; an image is compared with the others of its group
     batch_size: int = 128  # images that are sampled at a time
-    steps_per_round: int = 10
+    steps_per_round: int = 10  # training steps on the images of a round
     sampler_steps: int = 0  # 0: those of the run's own sampler
     guidance_scale: float = -1.0  # -1: that of the run's own sampler
 
@@ -56,11 +56,10 @@ class DPOConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
-    """The preference study whose pairs of images, with the votes of people, a tuning learns from in place of sampled
-    images; for dpo alone."""
+    """A preference study. Its pairs of images, with people's votes, replace the sampled images; for dpo alone."""
 
-    folder: str = ""  # of `rfjax votes`: a study that `rfjax compare` made; "": pairs of a round's images
-    question: str = "prompt"  # whose votes decide
+    folder: str = ""  # the study's folder, as `rfjax compare` made it; "": no study, a round's images are sampled
+    question: str = "prompt"  # the question whose votes say which image of a pair is better
 
 
 @dataclass(frozen=True, kw_only=True)

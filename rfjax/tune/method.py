@@ -54,8 +54,8 @@ class Draws(NamedTuple):
 class NetworkInputs(NamedTuple):
     """A network's inputs for noised latents, and the target and weight of its prediction."""
 
-    seen: Float[Array, "batch frames height width channels"]
-    condition: Float[Array, " batch"]
+    seen: Float[Array, "batch frames height width channels"]  # the noised latents, scaled as the network gets them
+    condition: Float[Array, " batch"]  # the network's time input
     target: Float[Array, "batch frames height width channels"]
     weight: Float[Array, " batch"] | float  # the formulation's factor on the squared error
 

@@ -169,7 +169,7 @@ def _own(name, field):
 
 
 def _range(module, path) -> tuple[float, float]:
-    """The RANGE of a user's file; all numbers without one."""
+    """Returns (low, high) from RANGE in a user's file; (-inf, inf) if the file has no RANGE."""
     given = getattr(module, "RANGE", (-np.inf, np.inf))
     try:
         low, high = map(float, given)

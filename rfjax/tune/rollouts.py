@@ -95,7 +95,7 @@ class Rollouts:
         )
 
     def rows(self, examples, step: int) -> Int[np.ndarray, " batch"]:
-        """The examples that a step takes of its round's."""
+        """Returns the indices of the examples that a step takes, among the examples of its round."""
         return rows_of_step(self._tune, len(examples.latents), *divmod(step, self._tune.rollout.steps_per_round))
 
     def groups(self, params, number: int) -> Groups:

@@ -33,7 +33,7 @@ class Kind:
     channels: Callable
     encode: Callable  # (model, images in [-1, 1]) -> latents
     decode: Callable  # (model, latents) -> images in [-1, 1]
-    # of the loaded model: a clip's frames less one, divided by its latent's less one; None: it takes images
+    # (model) -> r, where clips of 1 + r k frames have latents of 1 + k frames; None for an autoencoder of images
     time_reduction: Callable | None = None
 
 

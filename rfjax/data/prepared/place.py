@@ -38,7 +38,8 @@ class Place:
         self.loading["variant"] = variant or None
 
     def model(self, cls, folder, **options):
-        """Loads the model of a folder. Refuses missing weights, which transformers and diffusers would make up."""
+        """Loads the model of a folder. Raises `ConfigError` if weights are missing: transformers and diffusers would
+        initialise them at random."""
         try:
             model, info = cls.from_pretrained(folder, **self.loading, **options)
         except Exception as error:  # the libraries and safetensors raise their own kinds

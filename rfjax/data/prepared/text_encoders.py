@@ -74,7 +74,7 @@ class Kind:
     """One kind of text encoders. `features` gives context [n, tokens, channels] and pooled [n, size] or None."""
 
     classes: tuple[str, ...]  # of transformers, as config.json names them
-    loader: str = ""  # the class that loads it, if not the named one
+    loader: str = ""  # the class of transformers that loads the model, if it is not the class in config.json
     features: Callable  # (model, its class, ids, mask, settings) -> (context, pooled)
     tokens: Callable  # (tokenizer, settings, SD3's number of T5's tokens) -> tokens of a caption
     sizes: Callable  # (model, its class, settings) -> (channels, pooled size)
