@@ -24,7 +24,9 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
 VERSION = "buckets-1"  # to be raised whenever the part of a step changes
-CYCLE = 1000  # steps. A part's shares of steps and images differ by at most 1 / CYCLE, unless it has only one step
+# Steps of a cycle. Rounding to whole steps changes a part's share of the steps by less than 1 / CYCLE; if parts that
+# are due less than one step get one, the larger parts give up more.
+CYCLE = 1000
 _LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the same time
 
 

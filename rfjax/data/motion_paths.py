@@ -36,7 +36,7 @@ LARGEST_OF_TASK = {  # the largest radius in tasks in which LARGEST would not fi
     **dict.fromkeys(("position", "motion_binding", "relation_change"), SMALLEST + 0.15),
 }
 PASSING = (9.0, 5.0)  # pixels that object 0 and object 1 of `relation_change` travel, past each other
-PASSING_SLACK = 0.6  # pixels between their boxes beyond GAP, at most: so they count as beside each other at both ends
+PASSING_SLACK = 0.6  # the most pixels beyond GAP between the two, so that they count as beside each other at both ends
 BESIDE = 0.1  # pixels between the object of `permanence` and the screen, in the first frame and in the last
 SIDEWAYS = 1.0  # pixels, how far the objects of `position` may be off one line
 

@@ -33,7 +33,7 @@ class Implementation:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
     head_size_multiple: int = 1
     largest_head_size: int | None = None
-    partitioned: bool = False  # whether the compiler can split it over a mesh; kernels are split by hand
+    partitioned: bool = False  # whether the compiler can split it over a mesh; else `sharding.by_head` does
 
     def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
         """The reason why an implementation does not run with these settings, or None."""

@@ -99,8 +99,8 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: the path of the module that returned it, "prediction" for the network itself. The
-    two indices at the end are cut off: a scanned block returns (its streams, None)."""
+    """The name of a captured output: the path of its module, or "prediction" for the network itself. Cut out of `path`
+    are `__call__/0`, which Flax adds, and the index 0 of the streams in what a block returns, (streams, None)."""
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 

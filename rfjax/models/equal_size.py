@@ -33,9 +33,11 @@ MEASURES: dict[str, Callable[[ModelConfig, BatchShapes], int]] = {"parameters": 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
+    """The network that `match_size` found, with its size and the reference's."""
+
     model: ModelConfig
     size: int  # parameters, or forward operations of one example
-    reference: int
+    reference: int  # the reference's size, in the same unit
 
     @property
     def mismatch(self) -> float:

@@ -105,7 +105,7 @@ class Departure(NamedTuple):
 
 
 def read_departure(text: str) -> Departure:
-    """The trunk and step that `RUN@STEP` names. Raises `ConfigError`, naming the runs or checkpoints that there are."""
+    """The trunk and step that `RUN@STEP` names. Raises `ConfigError` if there is no such run or checkpoint."""
     folder, step = lineage.parse_origin(text, "--branch")
     config = run_folder.read_config(folder)
     name = (run_folder.read_name(folder) or {}).get("run", folder.name)

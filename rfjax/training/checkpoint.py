@@ -282,10 +282,10 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
 
 
 class Checkpoints:
-    """Writes the checkpoints of one run. It is a context manager, so that pending saves finish.
+    """Writes the checkpoints of one run. This is a context manager: at its end it waits for saves that are not done.
 
-    It keeps the last `keep_last` checkpoints, and those of steps for which `kept(step)` is true. It removes an older
-    checkpoint only once a newer one is complete.
+    The last `keep_last` checkpoints are kept, and also the checkpoints of steps for which `kept(step)` is true. An
+    older checkpoint is removed only once a newer one is complete.
     """
 
     def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):

@@ -229,7 +229,7 @@ class _Cohort:
                 return False
         for member in self.members:
             for step in checkpoint.steps_saved(member.workdir):
-                if step > self.first:  # training makes it again, with the rows up to it
+                if step > self.first:  # training will write this checkpoint again, and the curve's rows up to it
                     checkpoint.drop(member.workdir, step)
         trees, self.facts = zip(*restored, strict=True)
         self.states = stack([TrainState(**tree) for tree in trees], self.mesh)

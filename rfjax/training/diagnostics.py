@@ -31,7 +31,7 @@ DEEP, LONG = 24, 1024  # from this depth on, and above this many tokens, bfloat1
 class Diagnostics(NamedTuple):
     """The measurements of a forward pass. A key names the layer, from 0, and the part of it: "3", "3/image"."""
 
-    loss: Float[Array, ""]  # that of the step
+    loss: Float[Array, ""]  # the step's training loss, before its update
     largest_logit: dict[str, Float[Array, ""]]
     rms: dict[str, Float[Array, ""]]  # of a stream's values after the layer
 

@@ -178,7 +178,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _by_leaf(config: Config, direction: optax.GradientTransformation):
-    """Applies to `direction` the epsilon, the rate and the decay of each leaf."""
+    """Returns three transformations, to be chained: `direction` between two that apply each leaf's own epsilon, rate
+    and weight decay."""
     model, train = config.model, config.train
     by_muon = (lambda path: matrix_of(path) is not None) if train.optimizer == "muon" else (lambda path: False)
 

@@ -94,7 +94,7 @@ _PROBES = {
     "tpu": "from jax.experimental.topologies import get_topology_desc as get; get(platform='tpu', "
     "topology_name='v5e:2x2')",
 }
-# libtpu neither looks for this machine's TPU nor takes its lock.
+# The child's environment. With it libtpu neither looks for this machine's TPU nor takes the TPU's lock.
 _ALONE = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
