@@ -113,9 +113,9 @@ class BucketedCorpus:
     """A corpus of several latent shapes, with a part for each; see `corpus.Corpus` for the methods.
 
     Only the parts give examples (`parts[i].examples`). Example ids must be unique over all parts, because validation
-    noise and paired losses are keyed by id. All other methods, and `shapes`, are the first part's. The first part
-    should be the largest, since sampling uses its shape by default. `training` and `validation` are the parts' numbers
-    of images.
+    noise and paired losses are keyed by id. `shapes` and the other methods are the first part's, but a word is unknown
+    only if it is unknown to all parts. The first part should be the largest, since sampling uses its shape by default.
+    `training` and `validation` are the parts' numbers of images.
     """
 
     name: str

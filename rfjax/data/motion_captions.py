@@ -51,7 +51,7 @@ COLORLESS = ("still", "motion", "speed", "stop", "bounce", "permanence")
 SPECIMENS = 300  # of each task's contents
 STRIDE = 7919  # from one specimen to the next: a prime, so that all choices vary
 
-# The first of each is official. {a} and {b} are the objects with their articles and colours.
+# The first text of each group is the official wording. {a} and {b} are the objects with their articles and colours.
 OPENINGS = ("a video of", "a clip of", "a film of", "")
 TEMPLATES = {
     "still": ("{a} staying still", "{a} standing still", "{a} not moving"),
@@ -109,7 +109,7 @@ def plain(contents: Contents, vocabulary: Vocabulary = VOCABULARY) -> list[dict]
     names = {
         "classes": vocabulary.classes,
         "colors": vocabulary.colors,
-        "directions": (*DIRECTIONS, ""),  # STILL is the last
+        "directions": (*DIRECTIONS, ""),  # STILL is -1, so it selects the last name
     }
     pairs = {
         field: [[table[a], table[b]] for a, b in getattr(contents, field).tolist()] for field, table in names.items()
@@ -167,7 +167,7 @@ def row(clip: dict, held_out: bool) -> dict:
         "change": {"becomes": other},
     }
     include[0] |= more.get(task, {})
-    if task in RELATED:  # GenEval's relations are of a later object to the target before it
+    if task in RELATED:  # in a row of GenEval the target comes first, and a later object has the relation to it
         before, after = PASSES.get(directions[0], (clip["relation"], None))
         include = [second, include[0] | {"position": [before, 0]}]
         if after:
@@ -181,7 +181,7 @@ def still_row(clip: dict) -> dict:
     """GenEval's row of a still's evaluation prompt, in the official wording."""
     things = zip(clip["classes"], clip["colors"], strict=True)
     first, second = ({"class": kind, "count": 1, "color": hue} for kind, hue in things)
-    related = [second, first | {"position": [clip["relation"], 0]}]  # of a later object to the target before it
+    related = [second, first | {"position": [clip["relation"], 0]}]  # the target comes first, as in `row`
     include = related if clip["task"] in RELATED else [first]
     return {
         "tag": STILL_TAGS[clip["task"]],

@@ -3,7 +3,7 @@
 No other file uses Orbax. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON file of facts. The
 facts hold a checksum of every array, and everything else that resuming needs. Checksums are computed on device and do
 not depend on the sharding, so a checkpoint written on one mesh can be verified on any other. If the newest checkpoint
-is damaged, reading falls back to the one before, and says so.
+is damaged, a run resumes from the one before, and says so; any other reader of a damaged checkpoint raises an error.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from rfjax.training.program import abstract_batch, abstract_state
 from rfjax.training.run import Run
 from rfjax.training.step import microbatches
 
-DEEP, LONG = 24, 1024  # from this depth on, and above this many tokens, bfloat16 attention needs QK-norm
+DEEP, LONG = 24, 1024  # from this depth on, or above this many tokens, bfloat16 attention may need QK-norm
 
 
 class Diagnostics(NamedTuple):

@@ -235,9 +235,9 @@ ALARM_ERRORS = 3.0  # a rise of the error on winners gives a warning if it is mo
 
 
 def alarms(tune: TuneConfig, row: Mapping) -> Iterable[str]:
-    """Warnings for a row of DPO's curve: the policy's error on the winners exceeds the reference's.
+    """Yields a warning for a row of DPO's curve in which the policy's error on the winners exceeds the reference's.
 
-    The excess must be more than `ALARM_ERRORS` standard errors over the pairs of the row's steps.
+    The excess must be more than `ALARM_ERRORS` standard errors, computed over the pairs of the row's steps.
     """
     measures = row.get("measures", {})
     rise, square = measures.get("winner_rise"), measures.get("winner_rise_square")

@@ -35,7 +35,7 @@ class Groups(NamedTuple):
 class Networks(NamedTuple):
     """The three networks of a loss. Gradients flow only through the policy, the network that is trained.
 
-    The reference is the base run before tuning. The sampler is the policy that sampled the round's images.
+    The reference is the base run's network, before tuning. `sampler` is the sampling policy: it sampled the images.
     """
 
     policy: NetworkFn
