@@ -50,8 +50,8 @@ def held_out_triples(vocabulary: Vocabulary) -> Bool[np.ndarray, "classes colors
     """The triples (class, colour, direction) that training never shows: those with (class + direction) mod colours =
     colour, as indices.
 
-    So training shows every pair of class, colour and direction: (class, direction) with all colours but one, (class,
-    colour) with all directions but at most one, (colour, direction) with most classes.
+    Training still shows every pair of two of the three: each (class, direction) with all colours but one, each (class,
+    colour) with all directions or all but one, and each (colour, direction) with most classes.
     """
     kind, color, way = np.ogrid[: len(vocabulary.classes), : len(vocabulary.colors), :4]
     return (kind + way) % len(vocabulary.colors) == color

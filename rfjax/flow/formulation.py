@@ -51,7 +51,7 @@ class Formulation:
 
     @property
     def rectified_span(self) -> tuple[float, float]:
-        """The path's `span`, as times of rectified flow."""
+        """The formulation's span (by default its path's), as times of rectified flow."""
         first, last = rectified_time(self.path, np.array(self.span or self.path.span))
         return float(first), float(last)
 

@@ -53,7 +53,7 @@ class Backbone(NamedTuple):
     init: Callable
     apply: Callable
     activations: Callable | None = None  # the arguments of `apply` -> {name: mean |x|}
-    watched: Callable | None = None  # the arguments of `apply` -> (prediction, *`watching.by_layer`)
+    watched: Callable | None = None  # the arguments of `apply` -> (prediction, largest logits, mean squares)
 
 
 def make_backbone(

@@ -190,8 +190,8 @@ def added_positions(
 ) -> Float[np.ndarray | Array, "tokens hidden"] | None:
     """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
-    A token's vector is the sum of the vector of its place in the frame (`frame`, by default sine-cosine) and the vector
-    of its time. The vector of the first time is zero, so a clip of one frame has the positions of an image.
+    A token's vector is the vector of its place in the frame (`frame`, by default sine-cosine) plus the vector of its
+    temporal position. The vector of the first one is zero, so a clip of one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None

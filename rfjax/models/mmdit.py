@@ -53,7 +53,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
-    times: int | None = None  # times of an example, if they are folded into the batch and `TimeAttention` joins them
+    times: int | None = None  # an example's temporal positions, if folded into the batch for `TimeAttention` to join
 
     def setup(self):
         c = self.config
@@ -205,7 +205,7 @@ class MMDiT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations of one example's forward pass, by part. If frames stand in the batch, everything is counted once
+        """Operations of one example's forward pass, by part. If frames are folded into the batch, all is counted once
         per frame, also texts, conditions and modulations. Only the attention over time is counted once per example."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
         whole, patch_values = flops.patches(model, shapes)

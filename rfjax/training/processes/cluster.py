@@ -35,9 +35,9 @@ def find_job(
     process_id: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Job | None:
-    """The job that the flags describe, else the job in which this process was started. None for a job of one process.
+    """The job that the options describe, else the job in which this process was started. None for a job of one process.
 
-    Raises `ConfigError` for flags that are incomplete or contradict each other, and `RfjaxError` if the cluster's
+    Raises `ConfigError` for options that are incomplete or contradict each other, and `RfjaxError` if the cluster's
     metadata cannot be read.
     """
     if (coordinator, processes, process_id) != (None, None, None):
