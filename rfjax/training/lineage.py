@@ -110,7 +110,8 @@ def read_parent(text: str, option: str = "--init") -> Parent:
 
 
 def check_fits(parent: Parent, run: Run) -> None:
-    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if other frozen models made its corpus.
+    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if the corpora of the run and of its
+    parent were made by different frozen models.
 
     If the weights do not fit, the error names the config keys in which the two networks differ, with both values. If
     the configs do not differ, the error names a parameter that differs.

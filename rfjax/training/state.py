@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     ema: Params  # exponential moving average of the parameters
     opt_state: OptState
     skipped: Int[Array, ""]  # steps whose loss or gradient was not finite
-    skipped_in_row: Int[Array, ""]  # consecutive steps of this kind up to the latest step; 0 if that one was finite
+    skipped_in_row: Int[Array, ""]  # such steps in a row, up to the latest step; 0 if the latest step was finite
 
 
 def start_state(params: Params, ema: Params, optimizer: Optimizer) -> TrainState:
