@@ -32,9 +32,9 @@ from rfjax.data.shapes import CLASSES, VOCABULARY, coverage
 from rfjax.errors import ConfigError
 
 VERSION = "motion-1"  # to be raised whenever the data of a seed change
-PIECES = 240  # of the tokenizer: with so many every word is one piece
+PIECES = 240  # the tokenizer's vocabulary: with so many pieces, every word is one
 APART = 2**27  # examples between the beginnings of two buckets; ids have 32 bits, so there may be 32 buckets
-SCREEN_COLOR = 0.0  # black: darker than any background, and so no mixture of it and a colour
+SCREEN_COLOR = 0.0  # black: darker than any mixture of a background and a colour
 
 
 @dataclass(frozen=True)

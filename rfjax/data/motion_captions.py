@@ -48,7 +48,7 @@ COLORLESS_SHARE = 0.25  # of the other captions of the tasks in COLORLESS: these
 # Tasks whose row has the second object first, as the target of a relation.
 RELATED = ("position", "relation_change")
 COLORLESS = ("still", "motion", "speed", "stop", "bounce", "permanence")
-SPECIMENS = 300  # of each task's contents
+SPECIMENS = 300  # the most clips of each task that `specimens` describes
 STRIDE = 7919  # from one specimen to the next: a prime, so that all choices vary
 
 # The first text of each group is the official wording. {a} and {b} are the objects with their articles and colours.
@@ -127,7 +127,8 @@ def sentence(clip: dict, wording: Sequence[float] = OFFICIAL, *, still: bool = F
     """
     _, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
     task, (kind, partner), (hue, other) = clip["task"], clip["classes"], clip["colors"]
-    first, second = (direction or "left" for direction in clip["directions"])  # unused where there is none
+    # "left" stands in where an object has no direction; no template of such a clip uses the word.
+    first, second = (direction or "left" for direction in clip["directions"])
     bare = detail > 1.0 - COLORLESS_SHARE and task in COLORLESS
     before, after = PASSES[first]
     words = {

@@ -57,7 +57,7 @@ class Layout:
     half: Float[np.ndarray, "n 2 2"]  # half the width and height of each object's box
     variant: Float[np.ndarray, "n 2"]  # in [0, 1): which scan of its class, where scans move
     centre: Float[np.ndarray, "n frames 2 2"]  # x, y
-    screen: Float[np.ndarray, "n 4"]  # x1, y1, x2, y2 of what hides objects; of no area where there is none
+    screen: Float[np.ndarray, "n 4"]  # x1, y1, x2, y2 of the screen; all zero in clips without one
     background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
 
     def rows(self, places: Int[np.ndarray, " m"]) -> Layout:
@@ -179,7 +179,7 @@ def _apart(start, room_low, room_high, contents, half, path, u):
     """The starts of two objects whose boxes are at least GAP apart along one axis in every frame."""
     n = np.arange(len(start))
     first, second = (_axis(contents.directions[:, k]) for k in (0, 1))
-    axis = np.where(first == second, 1 - first, (2 * u[:, 0]).astype(int))  # across both paths, if they are parallel
+    axis = np.where(first == second, 1 - first, (2 * u[:, 0]).astype(int))  # if the paths are parallel, across them
     axis = np.where(contents.of("position"), contents.relation // 2, axis)
     lower = (2 * u[:, 1]).astype(int)  # the object at the smaller coordinates
     lower = np.where(contents.of("position"), contents.relation % 2, lower)
@@ -188,7 +188,7 @@ def _apart(start, room_low, room_high, contents, half, path, u):
     slack = SIDE - 2 * EDGE - GAP - length.sum(axis=1)
     before = slack * u[:, 2]
     more = np.where(contents.of("relation_change"), np.minimum(PASSING_SLACK, slack - before), slack - before) * u[:, 3]
-    begin = np.empty_like(lows)  # of all that each object ever covers
+    begin = np.empty_like(lows)  # where all that each object ever covers begins, along `axis`
     begin[n, lower] = EDGE + before
     begin[n, 1 - lower] = EDGE + before + more + GAP + length[n, lower]
 

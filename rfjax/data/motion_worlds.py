@@ -23,7 +23,7 @@ DIRECTIONS = ("left", "right", "up", "down")
 STEPS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])  # (x right, y down) of each direction
 OPPOSITE = np.array([1, 0, 3, 2])
 SPEEDS = ("slow", "fast")
-STILL = -1  # in place of a direction
+STILL = -1  # the direction of an object that does not move
 
 # What a caption is about. The tasks in PAIRS have two objects, all other tasks have one.
 TASKS = (

@@ -33,7 +33,7 @@ def block_sizes(tokens: int) -> tuple[int, int]:
 
 @functools.cache
 def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # takes 0.25 s, needed on TPUs only
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # this import takes 0.25 s
 
     (rows, block), (columns, block_kv) = block_sizes(tokens), block_sizes(attended)
     sizes = splash.BlockSizes(
@@ -52,7 +52,7 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
-            residual_checkpoint_name="attention",  # the name by which a policy saves it, as in attention_xla
+            residual_checkpoint_name="attention",  # the name by which a policy saves the residuals, as in attention_xla
             interpret=interpret,
         )
         return jax.tree.map(np.asarray, kernel)

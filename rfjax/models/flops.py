@@ -17,7 +17,7 @@ from rfjax.data.batch import BatchShapes
 from rfjax.limits import BACKBONES
 
 TRAINING_FACTOR = 3  # forward, and the gradients of inputs and of weights
-PARAMETER_BYTES = 8  # of a parameter and its average, both float32; the optimiser's state is training/optimizer.py's
+PARAMETER_BYTES = 8  # of a parameter and its average, both float32; training/optimizer.py counts the optimiser's state
 
 
 def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:

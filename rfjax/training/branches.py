@@ -165,7 +165,7 @@ def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
     if run.trunk and (held is None or held._replace(path=run.trunk.path) != run.trunk):
         left = f"left {_departure_text(held)}" if held else "left no trunk"
         raise ConfigError(f"the run in {run.workdir} {left}, not {_departure_text(run.trunk)}; use another --workdir")
-    return run.trunk or held  # the folder of the study may have moved since
+    return run.trunk or held  # the path in `held` is old if the study's folder has moved
 
 
 def _departure_text(trunk: Trunk) -> str:

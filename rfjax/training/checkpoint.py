@@ -320,7 +320,7 @@ class Checkpoints:
 
     def __exit__(self, kind, *_):
         if kind is not None and distributed.many():
-            return  # closing could wait for ever for other processes; a save that not all finish stays incomplete
+            return  # closing could wait for ever for other processes; the unfinished save stays incomplete
         try:
             with self._saving():
                 self._manager.close()
@@ -334,12 +334,12 @@ class Checkpoints:
     def save(self, state: State | Weights, step: int, facts: dict) -> None:
         """Starts saving; returns once the device may overwrite `state`.
 
-        Raises `SaveFailed` if this save cannot start, or if the save before it failed.
+        Raises `SaveFailed` if this save cannot start, or if the previous save failed.
         """
         facts = facts | {"checksums": checksums(state._asdict())}
         facts = checkpoint_facts.seal(facts, self._workdir, step)
         try:
-            with self._saving():  # waits until the save before is on disk
+            with self._saving():  # waits until the previous save is on disk
                 tree = state._asdict()
                 chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
                 items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}

@@ -31,7 +31,7 @@ class Chip:
     node_bandwidth: float = 0.0  # GPU: to the other GPUs of the node; TPU: between the devices of a chip
     slice_bandwidth: float = 0.0  # TPU: one chip's share of the data centre's network between slices; 0 if unknown
     shapes: tuple[tuple[int, ...], ...] = ()  # TPU: the slices that exist; GPU: (nodes, GPUs per node)
-    node: str = "node"  # the word for what `node_bandwidth` joins
+    node: str = "node"  # what GPUs that are joined by `node_bandwidth` are called
     cores: int = 1  # what one chip adds to the number in a slice's name: its TensorCores, or 1 if names count chips
     torus_side: int = 1  # if a side of a slice is a multiple of this, its links form a ring
     topology: str = ""  # the TPU compiler's name of the family

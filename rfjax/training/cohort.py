@@ -174,7 +174,7 @@ class _Cohort:
     """One attempt to train the members that resume from the same step."""
 
     def __init__(self, members: Sequence[Run], step: int | None, keep_steps: Collection[int]):
-        self.members, self.shared = list(members), members[0]  # the first has what all share
+        self.members, self.shared = list(members), members[0]  # `shared` stands for what all have in common
         self.config = self.shared.config
         self.mesh = cohort_mesh()
         self.first, self.step, self.failures, self.begun = step, step or 0, {}, False
@@ -271,7 +271,7 @@ class _Cohort:
                 progress.note(f"{title}: resumed at step {self.step} of {train.steps}")
             progress.note(f"{title}: compiling the training step")
             program, states = self._compile(), self.states
-            self.states = None  # donated from here on
+            self.states = None  # the program now owns these buffers (donation)
 
             def spending(seconds, share):
                 return Spending(train.batch_size, self.shared.flops_per_image, None, seconds, share)
@@ -380,7 +380,7 @@ class _Cohort:
         host = jax.device_get(states)
         for place in self.places:
             member = self.members[place]
-            monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
+            monitors[place].sync()  # rows first: a run that resumes from this checkpoint keeps the rows before it
             facts = monitors[place].facts(self.step)
             watch.beat()
             state = jax.device_put(jax.tree.map(lambda leaf, place=place: leaf[place], host), self.alone)

@@ -23,8 +23,8 @@ from rfjax.inputs.paths import local_path
 from rfjax.outputs import check_output_folder
 
 OFF = "off"  # the value of --compilation-cache that keeps nothing
-LIMIT = 10 * 2**30  # bytes of all that is kept below one folder
-_ENTRY, _USED = "-cache", "-atime"  # JAX's names: of a program, and of the time at which it was last used
+LIMIT = 10 * 2**30  # the most bytes that all programs below one folder may take
+_ENTRY, _USED = "-cache", "-atime"  # JAX's suffixes: of a program's file, and of the file with its time of last use
 _CPUINFO = Path("/proc/cpuinfo")
 
 

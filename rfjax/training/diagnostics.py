@@ -33,7 +33,7 @@ class Diagnostics(NamedTuple):
 
     loss: Float[Array, ""]  # the step's training loss, before its update
     largest_logit: dict[str, Float[Array, ""]]
-    rms: dict[str, Float[Array, ""]]  # of a stream's values after the layer
+    rms: dict[str, Float[Array, ""]]  # root mean square of a stream's values after the layer
 
 
 def lower_diagnostics(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:

@@ -24,7 +24,7 @@ from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
 
-SKIPPED_BEYOND = 100  # batches that are passed over beyond the step of a warning
+SKIPPED_BEYOND = 100  # the way back of a warning passes over batches up to so many steps after the warning
 
 
 class Spending:

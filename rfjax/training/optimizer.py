@@ -99,7 +99,7 @@ MATRICES: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
     (r"(time|pooled|context)_embed/out/kernel$", (-2,), (-1,)),
     (r"/(conv_in|conv_out)/kernel$", (-4, -3, -2), (-1,)),
 )
-MUON_KINDS = ("hidden", "branch")  # of models/parametrization.py; inputs, outputs and vectors have AdamW
+MUON_KINDS = ("hidden", "branch")  # kinds of models/parametrization.py; AdamW updates the others
 MUON_MOMENTUM, MUON_STEPS = 0.95, 5
 # The orthogonal update is multiplied by this number and by the square root of the matrix's longer side. Its root mean
 # square is then about this number, as that of AdamW's update is (Liu et al. 2025, arXiv 2502.16982, section 2.2). So

@@ -69,7 +69,7 @@ class NFTConfig:
     beta: float = 1.0  # beta in v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v
     clip: float = 5.0  # advantages are clipped to [-clip, clip]
     kl: float = 1e-4  # factor of the squared difference from the reference's prediction
-    error: str = "data"  # data: errors of x0, each divided by its mean size | prediction: the plain squared error
+    error: str = "data"  # data: squared error of x0 over its mean absolute error | prediction: squared error
     # After round k, the sampling policy keeps the share min(keep_growth * k, keep_most) of its own adapter.
     keep_growth: float = 0.001
     keep_most: float = 0.5

@@ -101,7 +101,7 @@ class Paths(NamedTuple):
     """
 
     states: Float[np.ndarray, "images levels frames height width channels"]
-    conditions: Conditions  # of each prompt
+    conditions: Conditions  # one row for each prompt
     prompt: Int[np.ndarray, " images"]
     advantage: Float[np.ndarray, " images"]
 

@@ -29,7 +29,7 @@ class Groups(NamedTuple):
     ids: Int[np.ndarray, "prompts images 2"]  # keys of the noise that the images were sampled from
     conditions: Conditions  # one row for each prompt
     rewards: Float[np.ndarray, "prompts images"]
-    states: Float[np.ndarray, "prompts images levels frames height width channels"] | None = None  # of stochastic paths
+    states: Float[np.ndarray, "prompts images levels frames height width channels"] | None = None  # if stochastic
 
 
 class Networks(NamedTuple):

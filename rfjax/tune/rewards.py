@@ -99,7 +99,7 @@ def _cleanness(corpus: Corpus) -> RewardFn:
 
     def reward(images, rows):
         images = np.asarray(images, np.float64)
-        backgrounds = np.median(images.reshape(len(images), -1, 3), axis=1)  # most pixels show it
+        backgrounds = np.median(images.reshape(len(images), -1, 3), axis=1)  # most pixels show the background
         start = backgrounds[:, None, None, None, :]
         towards = palette - start
         share = np.einsum(

@@ -57,7 +57,7 @@ def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
 class Rollouts:
     """Samples the images of rounds. A round's images are a function of (config, number of the round, parameters)."""
 
-    facts: Mapping[str, object] = {}  # nothing that the config does not say
+    facts: Mapping[str, object] = {}  # none: the config says everything
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ from rfjax.votes.reading import read_votes, vote_files
 from rfjax.votes.study import KeyedStudy, read_keyed_study
 from rfjax.votes.winners import Won, find_winners
 
-FACTS = "voted_pairs"  # in run.json
-AT_A_TIME = 64  # images that are made latents at a time
+FACTS = "voted_pairs"  # the key in run.json
+AT_A_TIME = 64  # images that are encoded to latents at a time
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ class Bucket:
 
     pixels: tuple[int, ...]  # height, width; of clips (frames, height, width)
     latents: tuple[int, ...]  # frames, height, width, channels; may be given as (height, width, channels) of an image
-    images: Mapping[str, int]  # by split
-    captions: Mapping[str, int]  # stored captions, by split
+    images: Mapping[str, int]  # number of images, by split
+    captions: Mapping[str, int]  # number of stored captions, by split
 
     def __post_init__(self):
         object.__setattr__(self, "latents", latent_shape(self.latents))
