@@ -54,8 +54,8 @@ class Kind:
     forward_depth: float = 0.0  # of the forward multiplier, as a power of L: for maps whose output joins the stream
 
 
-# Muon's update is orthogonal: with the root mean square of Adam's update its largest singular value grows as v^(1/2),
-# and must not grow (Yang, Simon and Bernstein 2023, arXiv 2310.17813).
+# Muon's update is orthogonal. Scaled to the root mean square of Adam's update, its largest singular value grows as
+# v^(1/2). It must not grow (Yang, Simon and Bernstein 2023, arXiv 2310.17813), so Muon's rate falls as v^(-1/2).
 KINDS: dict[str, Kind] = {
     "input": Kind(),
     "hidden": Kind(rate=-1.0, muon_rate=-0.5, decay=1.0),

@@ -32,8 +32,8 @@ def _cosine(config, step):
     return end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
-# By `config.train.decay_shape`: the share of the fall that is done after a share x of the decay's steps.
-# 1-sqrt is best in Haegele et al. 2024 (arXiv 2405.18392, section 4.1).
+# A name in `config.train.decay_shape` -> function from x, the share of the decay's steps that are done, to the share of
+# the rate's fall that is done. 1-sqrt is best in Haegele et al. 2024 (arXiv 2405.18392, section 4.1).
 DECAYS: dict[str, Callable] = {
     "linear": lambda x: x,
     "1-sqrt": jnp.sqrt,

@@ -29,7 +29,8 @@ def noise_seed(tune: TuneConfig) -> np.uint32:
 
 
 def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Programs) -> Callable:
-    """Returns `generate(params, seed, ids, conditions)`. Evaluations of the same batch size share its program."""
+    """Returns `generate(params, seed, ids, conditions)`, which samples latents. Evaluations with the same sampler and
+    batch size share its compiled program."""
     size = whole_batch(run, batch_size)
     if (sampler, size) not in programs:
         programs[sampler, size] = compile_sampler(

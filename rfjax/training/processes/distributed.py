@@ -91,8 +91,8 @@ def join(
         except Exception as error:
             failed.append(error)
 
-    # In a thread of its own, because Python handles signals only between calls, and this call may last minutes. If the
-    # others do not come, JAX aborts instead of raising.
+    # `connect` runs in a thread of its own, because Python handles signals only between calls, and JAX's call may last
+    # minutes. If the other processes do not come, JAX aborts this process instead of raising an error.
     _on_abort(lambda: _end(f"{apart}. {remedy}", Apart.exit_status))
     thread = threading.Thread(target=connect, daemon=True, name="rfjax-connect")
     thread.start()
