@@ -23,7 +23,7 @@ def get_config():
         {
             "name": "emoji",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {  # without a point: the largest
+            "model": {  # the largest size; each point sets its own
                 "depth": 5,
                 "hidden": 224,
                 "head_size": 32,

@@ -1,9 +1,9 @@
 """Clips in which one object moves: four depths of video models, in about an hour on two CPU cores.
 
 Training takes 2.0e14 FLOPs. Each depth has a trunk of constant rate with a branch of each length. One attention
-covers the text and the tokens of all frames; network and training are those of `shapes`. Depth 2 has lengths of 1, 4
-and 32 parts, for the same prompts at compute C, 4C and 32C. Strict scores of so small models stay low; the soft
-measures beside them rise first (docs/motion.md).
+covers the text and the tokens of all frames; network and training are those of `shapes`. At depth 2, the lengths 250,
+1,000 and 8,000 show the same prompts at compute C, 4C and 32C. The strict scores of such small models stay low; the
+soft measures that are reported with them rise first (docs/motion.md).
 """
 
 from ml_collections import ConfigDict

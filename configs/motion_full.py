@@ -1,8 +1,8 @@
 """Clips of the world `full`, in about an hour on one GPU: four depths of the paper's family, hidden = 64 depth.
 
 Eight frames, all ten tasks. Each depth is a trunk of constant rate with a branch of each length. The hour is reckoned,
-not measured: training takes 2.5e17 FLOPs, 41 minutes at 100 TFLOP/s of bfloat16. Depth 4 has lengths of 1, 4 and 32
-parts, for the same prompts at compute C, 4C and 32C.
+not measured: training takes 2.5e17 FLOPs, 41 minutes at 100 TFLOP/s of bfloat16. At depth 4, the lengths 625, 2,500
+and 20,000 show the same prompts at compute C, 4C and 32C.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config():
         {
             "name": "motion_full",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {  # without a point: the smallest
+            "model": {  # the smallest size; each point sets its own
                 "depth": 2,
                 "patch_size": 2,
                 "temporal_patch_size": 1,

@@ -21,7 +21,7 @@ def get_config():
         {
             "name": "shapes",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {  # without a point: the largest
+            "model": {  # the largest size; each point sets its own
                 "depth": 4,
                 "hidden": 192,
                 "head_size": 32,

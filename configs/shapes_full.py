@@ -15,7 +15,7 @@ def get_config():
         {
             "name": "shapes_full",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {  # without a point: the smallest
+            "model": {  # the smallest size; each point sets its own
                 "depth": 2,
                 "patch_size": 2,
                 "position_tokens": 8,

@@ -1,6 +1,6 @@
-"""Spot slices of 256 TPU v6e chips on a GKE cluster with JobSet, one a point.
+"""Spot slices of 256 TPU v6e chips on a GKE cluster with JobSet; each point of the study gets a slice.
 
-Give --image and --volume, or fill them in a copy of this file; and with a bucket as volume --service-account.
+Give --image and --volume, or fill them in a copy of this file. If the volume is a bucket, give --service-account, too.
 """
 
 from ml_collections import ConfigDict

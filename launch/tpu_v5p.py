@@ -1,6 +1,7 @@
-"""Spot slices of 128 TPU v5p chips (256 TensorCores) as TPU VMs, one a point.
+"""Spot slices of 128 TPU v5p chips (256 TensorCores) as TPU VMs; each point of the study gets a slice.
 
-Give --zone, one that your quota is in, and --setup, or fill them in a copy of this file. The project is gcloud's own.
+Give --setup, and a --zone in which you have quota, or fill them in a copy of this file. The project is the one that
+gcloud is set to.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,9 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
 VERSION = "buckets-1"  # to be raised whenever the part of a step changes
-CYCLE = 1000  # steps. A part's shares of steps and images differ by at most 1 / CYCLE, unless it has only one step
+# Steps of a cycle. Rounding to whole steps changes a part's share of the steps by less than 1 / CYCLE; if parts that
+# are due less than one step get one, the larger parts give up more.
+CYCLE = 1000
 _LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the same time
 
 
@@ -111,9 +113,9 @@ class BucketedCorpus:
     """A corpus of several latent shapes, with a part for each; see `corpus.Corpus` for the methods.
 
     Only the parts give examples (`parts[i].examples`). Example ids must be unique over all parts, because validation
-    noise and paired losses are keyed by id. All other methods, and `shapes`, are the first part's. The first part
-    should be the largest, since sampling uses its shape by default. `training` and `validation` are the parts' numbers
-    of images.
+    noise and paired losses are keyed by id. `shapes` and the other methods are the first part's, but a word is unknown
+    only if it is unknown to all parts. The first part should be the largest, since sampling uses its shape by default.
+    `training` and `validation` are the parts' numbers of images.
     """
 
     name: str
@@ -195,7 +197,7 @@ def schedule_of(corpus: Corpus, sizes: Sequence[int] = ()) -> Schedule:
 
 
 def trained_parts(corpus: Corpus) -> tuple[int, ...]:
-    """The numbers of the parts that training steps take."""
+    """The indices of the parts that have training images, from which alone training steps take batches."""
     return tuple(part for part, count in enumerate(schedule_of(corpus).counts) if count)
 
 

@@ -16,7 +16,7 @@ from rfjax.limits import check_choice
 Split = Literal["train", "validation"]
 
 
-# Of the validation examples of corpora that are drawn: runs on any seed are asked the very same questions.
+# The seed of the validation examples of drawn corpora. It is fixed, so runs of all seeds have the same examples.
 VALIDATION_SEED = 0
 
 

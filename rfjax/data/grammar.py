@@ -34,7 +34,7 @@ RELATION_PHRASES = {
     "below": ("below", "under"),
 }
 
-WORDING_SLOTS = 5
+WORDING_SLOTS = 5  # uniform numbers that decide the wording of one caption
 
 
 def captions(vocabulary: Vocabulary, contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:

@@ -32,9 +32,9 @@ from rfjax.data.shapes import CLASSES, VOCABULARY, coverage
 from rfjax.errors import ConfigError
 
 VERSION = "motion-1"  # to be raised whenever the data of a seed change
-PIECES = 240  # of the tokenizer: with so many every word is one piece
+PIECES = 240  # the tokenizer's vocabulary: with so many pieces, every word is one
 APART = 2**27  # examples between the beginnings of two buckets; ids have 32 bits, so there may be 32 buckets
-SCREEN_COLOR = 0.0  # black: darker than any background, and so no mixture of it and a colour
+SCREEN_COLOR = 0.0  # black: darker than any mixture of a background and a colour
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray,
     A moving scan is at fractions of a pixel, so resampling blurs it a little.
     """
     scale, groups = image_size / SIDE, scans(split)
-    step = SCAN_SIDE / (2 * motion_paths.SCAN_HALF * scale)  # pixels of a scan in one of the picture
+    step = SCAN_SIDE / (2 * motion_paths.SCAN_HALF * scale)  # the side of a pixel of the picture, in pixels of a scan
     alphas = np.zeros((layout.present.shape[1], *layout.centre.shape[:2], image_size, image_size))
     for k, alpha in enumerate(alphas):
         mine = np.flatnonzero(layout.present[:, k])

@@ -43,15 +43,15 @@ from rfjax.data.scenes import Vocabulary
 from rfjax.data.shapes import VOCABULARY
 
 OFFICIAL_SHARE = 0.5  # of training captions: these have the official wording throughout
-COLORLESS_SHARE = 0.25  # of the other captions: these leave the first object's colour out, where nothing hangs on it
+COLORLESS_SHARE = 0.25  # of the other captions of the tasks in COLORLESS: these leave out the first object's colour
 
 # Tasks whose row has the second object first, as the target of a relation.
 RELATED = ("position", "relation_change")
 COLORLESS = ("still", "motion", "speed", "stop", "bounce", "permanence")
-SPECIMENS = 300  # of each task's contents
+SPECIMENS = 300  # the most clips of each task that `specimens` describes
 STRIDE = 7919  # from one specimen to the next: a prime, so that all choices vary
 
-# The first of each is official. {a} and {b} are the objects with their articles and colours.
+# The first text of each group is the official wording. {a} and {b} are the objects with their articles and colours.
 OPENINGS = ("a video of", "a clip of", "a film of", "")
 TEMPLATES = {
     "still": ("{a} staying still", "{a} standing still", "{a} not moving"),
@@ -71,7 +71,7 @@ TEMPLATES = {
     ),
     "relation_change": ("{a} {moving} from {before} to {after} {b}",),
 }
-# Of a single frame, whose caption says nothing of motion. Every word is also one of the clips'.
+# For stills, whose captions say nothing of motion. All words of these captions also occur in captions of clips.
 STILL_OPENINGS = ("a still of", "")
 STILL_TEMPLATES = {"still": ("{a}",), "position": TEMPLATES["position"]}
 STILL_TAGS = {"still": "colors", "position": "position"}  # GenEval's names of a still's tasks
@@ -109,7 +109,7 @@ def plain(contents: Contents, vocabulary: Vocabulary = VOCABULARY) -> list[dict]
     names = {
         "classes": vocabulary.classes,
         "colors": vocabulary.colors,
-        "directions": (*DIRECTIONS, ""),  # STILL is the last
+        "directions": (*DIRECTIONS, ""),  # STILL is -1, so it selects the last name
     }
     pairs = {
         field: [[table[a], table[b]] for a, b in getattr(contents, field).tolist()] for field, table in names.items()
@@ -127,7 +127,8 @@ def sentence(clip: dict, wording: Sequence[float] = OFFICIAL, *, still: bool = F
     """
     _, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
     task, (kind, partner), (hue, other) = clip["task"], clip["classes"], clip["colors"]
-    first, second = (direction or "left" for direction in clip["directions"])  # unused where there is none
+    # "left" stands in where an object has no direction; no template of such a clip uses the word.
+    first, second = (direction or "left" for direction in clip["directions"])
     bare = detail > 1.0 - COLORLESS_SHARE and task in COLORLESS
     before, after = PASSES[first]
     words = {
@@ -142,7 +143,7 @@ def sentence(clip: dict, wording: Sequence[float] = OFFICIAL, *, still: bool = F
         "short up": second,
         "slowly": _choose(SPEED_PHRASES[clip["speed"]], phrase),
         "relation": _choose(RELATION_PHRASES[clip["relation"]], phrase),
-        "before": before.removesuffix(" of"),  # from left to right of
+        "before": before.removesuffix(" of"),  # "from left to right of", not "from left of to right of"
         "after": after,
     }
     openings, templates = (STILL_OPENINGS, STILL_TEMPLATES) if still else (OPENINGS, TEMPLATES)
@@ -167,7 +168,7 @@ def row(clip: dict, held_out: bool) -> dict:
         "change": {"becomes": other},
     }
     include[0] |= more.get(task, {})
-    if task in RELATED:  # GenEval's relations are of a later object to the target before it
+    if task in RELATED:  # in a row of GenEval the target comes first, and a later object has the relation to it
         before, after = PASSES.get(directions[0], (clip["relation"], None))
         include = [second, include[0] | {"position": [before, 0]}]
         if after:
@@ -181,7 +182,7 @@ def still_row(clip: dict) -> dict:
     """GenEval's row of a still's evaluation prompt, in the official wording."""
     things = zip(clip["classes"], clip["colors"], strict=True)
     first, second = ({"class": kind, "count": 1, "color": hue} for kind, hue in things)
-    related = [second, first | {"position": [clip["relation"], 0]}]  # of a later object to the target before it
+    related = [second, first | {"position": [clip["relation"], 0]}]  # the target comes first, as in `row`
     include = related if clip["task"] in RELATED else [first]
     return {
         "tag": STILL_TAGS[clip["task"]],
@@ -260,6 +261,6 @@ def specimens(tasks: Sequence[str], *, vocabulary: Vocabulary = VOCABULARY, stil
         for index in range(min(SPECIMENS, len(clips))):
             clip = clips[index * STRIDE % len(clips)]
             yield sentence(clip, still=still)
-            for k in range(12):  # every option of at most four, and none twice in step with another
+            for k in range(12):  # together they take every option of every choice, in different combinations
                 steps = (1, k % 4 / 4, k % 3 / 3, (k + index) % 3 / 3, (k // 3 + index) % 2 / 2, k // 4 % 2 * 0.99)
                 yield sentence(clip, (OFFICIAL_SHARE, *steps[1:]), still=still)

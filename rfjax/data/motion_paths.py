@@ -27,17 +27,17 @@ _HALVES = {
 }
 HALVES = np.array([_HALVES[name] for name in CLASSES])
 
-EDGE = 0.25  # between a box and the picture's edge, but for a bounce, which touches it
-GAP = 1.5  # between two boxes
+EDGE = 0.25  # pixels between an object's box and the picture's edge; an object that bounces touches the edge
+GAP = 1.5  # pixels between the boxes of two objects
 SCAN_HALF = drawn_side(SIDE // 2) / 2  # half the side of every scan: as large as in a cell of `digits`
 SMALLEST, LARGEST = (share * SIDE / 2 for share in RADII)  # radii, as in a cell of `shapes`
-LARGEST_OF_TASK = {  # where the largest would not fit
+LARGEST_OF_TASK = {  # the largest radius in tasks in which LARGEST would not fit
     "permanence": SMALLEST,
     **dict.fromkeys(("position", "motion_binding", "relation_change"), SMALLEST + 0.15),
 }
-PASSING = (9.0, 5.0)  # pixels that the two objects of `relation_change` go, past each other
-PASSING_SLACK = 0.6  # between their lanes beyond GAP, so that they are beside each other at both ends
-BESIDE = 0.1  # between what passes a screen and the screen, at both ends
+PASSING = (9.0, 5.0)  # pixels that object 0 and object 1 of `relation_change` travel, past each other
+PASSING_SLACK = 0.6  # the most pixels beyond GAP between the two, so that they count as beside each other at both ends
+BESIDE = 0.1  # pixels between the object of `permanence` and the screen, in the first frame and in the last
 SIDEWAYS = 1.0  # pixels, how far the objects of `position` may be off one line
 
 LAYOUT_SLOTS = 14
@@ -57,7 +57,7 @@ class Layout:
     half: Float[np.ndarray, "n 2 2"]  # half the width and height of each object's box
     variant: Float[np.ndarray, "n 2"]  # in [0, 1): which scan of its class, where scans move
     centre: Float[np.ndarray, "n frames 2 2"]  # x, y
-    screen: Float[np.ndarray, "n 4"]  # x1, y1, x2, y2 of what hides objects; of no area where there is none
+    screen: Float[np.ndarray, "n 4"]  # x1, y1, x2, y2 of the screen; all zero in clips without one
     background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
 
     def rows(self, places: Int[np.ndarray, " m"]) -> Layout:
@@ -119,10 +119,10 @@ def _between(low, high, u):
 def _relative_paths(world, frames, contents, half, u):
     """Returns (positions relative to the first frame [n, frames, 2, 2], the frame of a turn or change [n])."""
     time, last = np.arange(frames), max(frames - 1, 1)
-    turn = frames // 2 - 1 + (2 * u[:, 2]).astype(int)  # the two middle frames of an even number of them
+    turn = frames // 2 - 1 + (2 * u[:, 2]).astype(int)  # for an even number of frames, one of the two in the middle
     quick = np.where(contents.of("speed", "motion"), contents.speed == 1, ~contents.of("motion_binding"))
     low, high = (np.where(quick, world.fast[end], world.slow[end])[:, None] for end in (0, 1))
-    travel = _between(low, high, u[:, 0:2])  # of an object that goes on from the first frame to the last
+    travel = _between(low, high, u[:, 0:2])  # pixels, if the object moves on from the first frame to the last
     along = _along(contents, half)
     hidden = contents.of("permanence")
     travel[:, 0] = np.where(hidden, SIDE - 2 * (EDGE + along), travel[:, 0])
@@ -179,7 +179,7 @@ def _apart(start, room_low, room_high, contents, half, path, u):
     """The starts of two objects whose boxes are at least GAP apart along one axis in every frame."""
     n = np.arange(len(start))
     first, second = (_axis(contents.directions[:, k]) for k in (0, 1))
-    axis = np.where(first == second, 1 - first, (2 * u[:, 0]).astype(int))  # across both paths, if they are parallel
+    axis = np.where(first == second, 1 - first, (2 * u[:, 0]).astype(int))  # if the paths are parallel, across them
     axis = np.where(contents.of("position"), contents.relation // 2, axis)
     lower = (2 * u[:, 1]).astype(int)  # the object at the smaller coordinates
     lower = np.where(contents.of("position"), contents.relation % 2, lower)
@@ -188,7 +188,7 @@ def _apart(start, room_low, room_high, contents, half, path, u):
     slack = SIDE - 2 * EDGE - GAP - length.sum(axis=1)
     before = slack * u[:, 2]
     more = np.where(contents.of("relation_change"), np.minimum(PASSING_SLACK, slack - before), slack - before) * u[:, 3]
-    begin = np.empty_like(lows)  # of all that each object ever covers
+    begin = np.empty_like(lows)  # where all that each object ever covers begins, along `axis`
     begin[n, lower] = EDGE + before
     begin[n, 1 - lower] = EDGE + before + more + GAP + length[n, lower]
 

@@ -23,9 +23,9 @@ DIRECTIONS = ("left", "right", "up", "down")
 STEPS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])  # (x right, y down) of each direction
 OPPOSITE = np.array([1, 0, 3, 2])
 SPEEDS = ("slow", "fast")
-STILL = -1  # in place of a direction
+STILL = -1  # the direction of an object that does not move
 
-# What a caption is about. In a task of PAIRS there are two objects, in every other one.
+# What a caption is about. The tasks in PAIRS have two objects, all other tasks have one.
 TASKS = (
     "still",
     "position",  # two objects at rest, one in a relation to the other
@@ -50,8 +50,8 @@ def held_out_triples(vocabulary: Vocabulary) -> Bool[np.ndarray, "classes colors
     """The triples (class, colour, direction) that training never shows: those with (class + direction) mod colours =
     colour, as indices.
 
-    So training shows every pair of class, colour and direction: (class, direction) with all colours but one, (class,
-    colour) with all directions but at most one, (colour, direction) with most classes.
+    Training still shows every pair of two of the three: each (class, direction) with all colours but one, each (class,
+    colour) with all directions or all but one, and each (colour, direction) with most classes.
     """
     kind, color, way = np.ogrid[: len(vocabulary.classes), : len(vocabulary.colors), :4]
     return (kind + way) % len(vocabulary.colors) == color
@@ -66,15 +66,16 @@ CONTENT_SLOTS = 9
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How difficult clips are."""
+    """The frames, tasks, speeds and objects of clips, which decide how difficult the clips are."""
 
     frames: tuple[int, int]  # the smallest and the largest number of frames
     shares: tuple[tuple[str, float], ...]  # of the tasks in training; other tasks never occur
-    slow: tuple[float, float]  # pixels from a clip's first frame to its last
+    slow: tuple[float, float]  # the least and the most pixels that a slow object moves from first frame to last
     fast: tuple[float, float]
     mean: tuple[float, float, float]  # of training frames per channel, so that latents have about zero mean
     std: tuple[float, float, float]  # and unit variance
-    # What moves: shapes of many sizes, or scans of one size. A fingerprint has it through the tokenizer's.
+    # What moves: shapes of many sizes, or scans of one size. The corpus's fingerprint includes that of the text
+    # encoder, which depends on the vocabulary.
     vocabulary: Vocabulary = field(default=VOCABULARY, repr=False)
 
     @property
@@ -143,7 +144,7 @@ class Contents:
     classes: Int[np.ndarray, "n 2"]
     colors: Int[np.ndarray, "n 2"]  # in the task `change`, the colours before and after
     directions: Int[np.ndarray, "n 2"]  # index in DIRECTIONS, or STILL; of the first move
-    speed: Int[np.ndarray, " n"]  # index in SPEEDS; `motion` and `speed` have one
+    speed: Int[np.ndarray, " n"]  # index in SPEEDS; only `motion` and `speed` use it
     relation: Int[np.ndarray, " n"]  # index in RELATIONS, of object 0 to object 1; only `position` uses it
 
     def rows(self, places: Int[np.ndarray, " m"]) -> Contents:

@@ -18,10 +18,10 @@ MAX_OBJECTS = 4
 
 # Shares of the tasks in training. Counting, position and attribution are hard, and also teach what easy tasks need.
 PROPORTIONS = (0.10, 0.15, 0.20, 0.15, 0.20, 0.20)
-COUNTS = (1, 2, 0, 1, 2, 2)  # objects per task; 0: two to four, drawn
+COUNTS = (1, 2, 0, 1, 2, 2)  # objects in a scene of each task; 0: a random number from two to four
 
-# (relation, lane) -> cells of (target, subject). They lie in one row or column, so that exactly one relation holds.
-# Cells: 0 1 over 2 3.
+# [relation, lane] -> cells of (target, subject). A lane is one of the two rows, or columns, in which both objects can
+# lie: there exactly one relation holds. Cells: 0 1 over 2 3.
 _POSITION_CELLS = np.array(
     [
         [[1, 0], [3, 2]],  # subject left of target

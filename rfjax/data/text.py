@@ -52,7 +52,7 @@ _END = 2
 SLOT = EncoderSlot("words", (0, CONTEXT_TOKENS), (0, CONTEXT_SIZE), (0, POOLED_SIZE))
 
 
-PIECES = 200  # with so many every word of the grammar of scenes is one piece
+PIECES = 200  # the tokenizer's vocabulary: with so many pieces, every word of the scenes' grammar is one
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary_size: int = PIECES) -> bytes:

@@ -42,7 +42,7 @@ class Formulation:
     prediction: Prediction = Velocity()
     weight: Weight = Unit()
     span: tuple[float, float] | None = None  # the network is evaluated only at these t; by default the path's span
-    timestep_shift: float = 1.0  # the sampler's shift; for training the density is shifted
+    timestep_shift: float = 1.0  # alpha, for the sampler; `density` is shifted by it already
 
     @property
     def is_rectified_flow(self) -> bool:
@@ -51,7 +51,7 @@ class Formulation:
 
     @property
     def rectified_span(self) -> tuple[float, float]:
-        """The path's `span`, as times of rectified flow."""
+        """The formulation's span (by default its path's), as times of rectified flow."""
         first, last = rectified_time(self.path, np.array(self.span or self.path.span))
         return float(first), float(last)
 
@@ -76,7 +76,7 @@ def _fixed(**pieces) -> Callable[..., dict]:
 
 
 _LINEAR, _DISCRETE = LatentDiffusionLinear(), Discrete(LatentDiffusionLinear().steps)
-_EARLY = 0.999  # eps/cos starts here: at t = 1 a predicted noise says nothing about the data
+_EARLY = 0.999  # the t at which sampling of eps/cos starts: at t = 1 the predicted noise says nothing about the data
 _VP = VariancePreserving()
 
 FAMILIES: dict[str, Family] = {
@@ -92,7 +92,7 @@ FAMILIES: dict[str, Family] = {
     "x/cos": Family("x/cos", (), _fixed(path=Cosine(), prediction=Data(), density=Uniform(), span=(1.0 - _EARLY, 1.0))),
     # ln(sigma) ~ N(P_m, P_s^2): t = sigma / (1 + sigma) is logit-normal(P_m, P_s)
     "edm": Family("edm(-1.20,1.20)", ("P_m", "P_s"), _edm(LogitNormal)),
-    # the log-SNR of rf, and of the cosine path, at uniform t
+    # log-SNRs distributed as those of rf, and of the cosine path, at uniform t
     "edm/rf": Family("edm/rf", (), _edm(Uniform)),
     "edm/cos": Family("edm/cos", (), _edm(CosMap)),
     "fm/ot": Family("fm/ot(0.00001)", ("sigma_min",), lambda s: {"path": OptimalTransport(s), "density": Uniform()}),

@@ -1,4 +1,4 @@
-"""Any formulation's network as the velocity of a rectified flow, at equal log-SNR.
+"""Turns the network of any formulation into the velocity of a rectified flow at the same log-SNR.
 
 Divided by a + b, a point z = a x0 + b eps of any path is the straight path's y = (1 - s) x0 + s eps at s = b / (a + b).
 The network's prediction there, solved for data and noise, gives the velocity eps - x0. So one sampler integrates every
@@ -62,10 +62,11 @@ def velocity_of(
 
 
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:
-    """The ratio of two losses of one network at one point: the formulation's own, and that of the rectified velocity.
+    """The factor that turns the loss of the rectified velocity into the formulation's own loss, at one point.
 
-    It is (det / (a + b))^2 times the weight, with a, b and det of the formulation's path. Both errors are the error of
-    the noise times a factor, det / a and (a + b) / a. So the formulation's own loss needs no second evaluation.
+    The factor is (det / (a + b))^2 times the weight, with a, b and det of the formulation's path: the error of the
+    prediction is det / a times the error of the noise, and the error of the rectified velocity is (a + b) / a times
+    the error of the noise. So the formulation's own loss needs no second evaluation of the network.
     """
     t = formulation.path.time_at(s.clip(*formulation.rectified_span))
     mixing = formulation.prediction.mixing(formulation.path, t)

@@ -1,10 +1,12 @@
 """The timestep shift of a latent shape (SD3 section 5.3.2, eq. 23).
 
-A picture with more pixels needs more noise to be destroyed: at equal t its uncertainty falls with the square root of
-the number of pixels. So a shape of m latent pixels has alpha = timestep_shift sqrt(m / n), where n = image_size^2.
+A picture with more pixels needs more noise to be destroyed: at equal t, its uncertainty is proportional to one over the
+square root of the number of pixels. So, with `timestep_shift_by_area`, a shape of m latent pixels has
+alpha = timestep_shift sqrt(m / n), where n = image_size^2.
 
-Frames of a motionless clip count like further pixels, with the exponent 1/2. Frames that move repeat each other less,
-so the exponent e is a field of the config: f latent frames have f^e times the shift of one.
+A clip of f latent frames has f^e times the alpha of one frame, where e is `config.timestep_shift_frames`. If nothing
+moves, further frames are like further pixels, and e would be 1/2. Frames that move repeat each other less, so e is a
+field of the config (0 by default).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def _diffusers(steps, shift):
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
 
-# times before the shift; for rectified flow sigma = t
+# name of a spacing -> function (steps, shift) -> steps + 1 times before the shift. In diffusers a sigma is this time t.
 SIGMAS = {"uniform": _uniform, "matched": _uniform, "diffusers": _diffusers}
 
 
@@ -119,8 +119,8 @@ def integrate(
 ) -> Float[Array, "batch ..."]:
     """Integrates the ODE dz/dt = v (SD3 eq. 1) from `noise` at times[0], and returns z at times[-1].
 
-    `at` is a tree of arrays [times], by default the times. At step i, `velocity(z, at)` gets entry i of each array of
-    the tree.
+    `at` is a tree of arrays [times], by default the times. The velocity at times[i] is `velocity(z, entry)`, where
+    `entry` is the tree of the arrays' entries i.
     """
     step = METHODS[method]
 
@@ -219,5 +219,5 @@ def guided_share(
     if guidance_scale == 1.0:
         return 0.0
     inside = (times >= interval[0]) & (times <= interval[1])
-    ends = inside[:-1], inside[1:]  # where a step begins, and where Heun's evaluates again
+    ends = inside[:-1], inside[1:]  # at a step's beginning, and at its end, where Heun's method evaluates again
     return float(np.mean(ends[: EVALUATIONS_PER_STEP[method]]))

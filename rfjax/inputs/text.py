@@ -18,8 +18,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Three letters beyond ASCII in a row, or four such characters, are Cyrillic, Greek, Chinese or Japanese in an encoding
-# other than Unicode. Western European text has at most two such letters, or three characters: a letter in quotes.
+# Three letters beyond ASCII in a row, or four characters beyond ASCII, are Cyrillic, Greek, Chinese or Japanese in an
+# encoding other than Unicode. Western European text has at most two such letters in a row, and at most three such
+# characters (a letter between quotation marks).
 _OTHER_SCRIPT = re.compile(rb"[\xc0-\xff]{3}|[\x80-\xff]{4}")
 _MOSTLY = 0.75  # smallest share of Latin letters by which UTF-16 without a mark is recognised
 _MOST_NULS = 0.2  # largest share of zero characters inside a text that are removed; with more, the text is refused

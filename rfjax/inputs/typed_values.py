@@ -51,7 +51,7 @@ def parse_value(annotation: object, text: str, field: str) -> object:
             raise ConfigError(f"{field} is {text!r}, which names nothing; write () for an empty list")
         return parts
     literal = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
-    if annotation == tuple[int, ...]:  # 16,24 and 16 are lists too
+    if annotation == tuple[int, ...]:  # the texts 16,24 and 16 are lists, too
         literal = f"({text.strip('()[] ').rstrip(',')},)" if text.strip("()[] ,") else "()"
     try:
         return ast.literal_eval(literal)

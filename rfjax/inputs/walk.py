@@ -22,7 +22,7 @@ SYSTEM_FOLDERS = {
 }
 
 
-# Formats of pictures and clips that rfjax cannot read. Files in them are reported: no set of images shrinks unseen.
+# Formats of pictures and clips that rfjax cannot read. Files in these formats are reported, never left out silently.
 UNREAD_SUFFIXES = frozenset(
     ".apng .arw .avi .avif .cr2 .cr3 .dds .dng .eps .exr .hdr .heic .heif .ico .jxl .m4v .mkv .mov .mp4 .mpg "
     ".nef .pcx .pgm .pdf .pnm .psd .svg .tga .webm .xcf".split()
@@ -68,7 +68,7 @@ def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True
     passed_over: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     unread = UNREAD_SUFFIXES | set(others)
-    folders, links = [(str(root), "")], []  # (path, name) to read; links last, to read a folder by its own path
+    folders, links = [(str(root), "")], []  # (path, name) to read; links last, so that a folder has its own path
     while folders or links:
         path, inside = folders.pop() if folders else links.pop(0)
         try:

@@ -26,13 +26,14 @@ class Implementation:
     """A way to compute attention, and where it runs."""
 
     name: str
-    # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]; queries may be fewer or more
+    # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]. The number of queries may differ from
+    # the number of keys.
     function: Callable
     platforms: tuple[str, ...]
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
     head_size_multiple: int = 1
     largest_head_size: int | None = None
-    partitioned: bool = False  # whether the compiler can split it over a mesh; kernels are split by hand
+    partitioned: bool = False  # whether the compiler can split it over a mesh; else `sharding.by_head` does
 
     def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
         """The reason why an implementation does not run with these settings, or None."""
@@ -67,7 +68,8 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def platform_of(device: jax.Device) -> str:
-    """One of `ALL_PLATFORMS`. JAX calls every GPU `gpu`, but fused kernels need an NVIDIA GPU from Ampere on."""
+    """Returns the device's platform, one of `ALL_PLATFORMS`. These tell GPUs apart, as JAX does not: fused kernels need
+    an NVIDIA GPU of Ampere or later."""
     if device.platform not in ("gpu", "cuda", "rocm"):
         return device.platform
     if device.platform == "rocm" or "rocm" in device.client.platform_version.lower():
@@ -76,7 +78,8 @@ def platform_of(device: jax.Device) -> str:
 
 
 def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
-    """The implementation to use on `platform`: `requested`, or for `auto` the first of the table that runs there.
+    """Returns the name of the implementation to use on `platform`: `requested`, or for `auto` the first row of
+    `IMPLEMENTATIONS` that runs there.
 
     Raises `ConfigError` if `requested` is unknown or does not run there. The message names the implementations that do.
     """

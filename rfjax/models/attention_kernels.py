@@ -1,8 +1,9 @@
 """Attention by kernels that JAX ships for one kind of hardware: splash on TPUs, cuDNN's on GPUs.
 
-Neither is given a mask or a bias: cuDNN's gradients with a mask or bias have been wrong or not finite, and reading a
-mask from memory costs time. JAX's older TPU kernel, `flash_attention`, is left out: its backward pass makes an array of
-[tokens, tokens] in float32 for each head.
+Neither kernel gets an array with a mask or a bias: cuDNN's gradients with such an array have been wrong or not finite,
+and reading a mask from memory costs time. Splash gets a segment number for each token, to leave padding out. JAX's
+older TPU kernel, `flash_attention`, is not used: its backward pass makes an array of [tokens, tokens] in float32 for
+each head.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float
 
 from rfjax.models.attention_xla import scale
 
-LANES = 128  # the size of a TPU's vectors: tokens come in multiples of it
+LANES = 128  # the length of a TPU's vectors: the number of tokens is padded to a multiple of it
 LARGEST_BLOCK = 1024  # tokens: a kernel holds blocks of [tokens, tokens] in float32
 
 
@@ -32,7 +33,7 @@ def block_sizes(tokens: int) -> tuple[int, int]:
 
 @functools.cache
 def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # takes 0.25 s, needed on TPUs only
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # this import takes 0.25 s
 
     (rows, block), (columns, block_kv) = block_sizes(tokens), block_sizes(attended)
     sizes = splash.BlockSizes(
@@ -42,7 +43,7 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
         block_q_dkv=block,
         block_kv_dkv=block_kv,
         block_kv_dkv_compute=block_kv,
-        use_fused_bwd_kernel=True,  # one kernel for all three gradients recomputes the logits once
+        use_fused_bwd_kernel=True,  # one kernel computes all three gradients, so the logits are recomputed only once
     )
 
     def build():
@@ -51,13 +52,13 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
-            residual_checkpoint_name="attention",  # the name by which a policy saves it, as in attention_xla
+            residual_checkpoint_name="attention",  # the name by which a policy saves the residuals, as in attention_xla
             interpret=interpret,
         )
         return jax.tree.map(np.asarray, kernel)
 
-    # The kernel's tables are kept for later traces, on other devices too, so they must hold nothing of this trace. A
-    # new thread has no trace; `jax.ensure_compile_time_eval` would not shut out the trace of Flax's scan.
+    # The cache returns the kernel's tables to later traces, on other devices too. So the tables must not hold a tracer
+    # of the present trace. A new thread has no trace; `jax.ensure_compile_time_eval` would keep the one of Flax's scan.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
         return outside.submit(build).result()
 

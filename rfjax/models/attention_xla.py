@@ -46,7 +46,7 @@ def _forward(queries, keys, values):
     output = jnp.einsum(_OUTPUT, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
     # A division after the product touches head_size numbers a row instead of `tokens`.
     output = output / jnp.swapaxes(total, 1, 2)
-    # The backward pass takes these named values: a policy that saves "attention" spares it the whole forward pass.
+    # The backward pass reads these named values. A policy that saves "attention" keeps them, so `_forward` runs once.
     log_sum_exp = checkpoint_name(maximum + jnp.log(total), "attention")
     output = checkpoint_name(output.astype(queries.dtype), "attention")
     return output, (queries, keys, values, output, log_sum_exp)

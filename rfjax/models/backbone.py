@@ -8,10 +8,10 @@ that `make_backbone` gives, and has a static method `flops_by_part(model, shapes
   context's tokens.
 - The scanned stack is called `blocks`, and the program does not grow with the depth. Another stack needs a place in
   `_STACKS` of `watching.py`.
-- Every block calls `watching.attend` for its attention and `watching.note_streams` for its outputs; otherwise
-  `train.diagnostics_every` shows nothing of it.
-- A parameter called `kernel` has a rule in `sharding.py`. The rule names every axis but the layer axis of `blocks`, and
-  one of the names is "hidden". No other parameter has a rule.
+- Every block calls `watching.attend` for its attention and `watching.note_streams` for its outputs. The diagnostics of
+  `train.diagnostics_every` show only blocks that do.
+- A parameter called `kernel` has a rule in `sharding.py`, and no other parameter has one. The rule has a name or None
+  for each axis except the layer axis of `blocks`; one of its names is "hidden".
 - Every parameter has a kind in `parametrization.py`.
 - The backbone's row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by
   default); `results/tokens.py` counts tokens by this field.
@@ -53,7 +53,7 @@ class Backbone(NamedTuple):
     init: Callable
     apply: Callable
     activations: Callable | None = None  # the arguments of `apply` -> {name: mean |x|}
-    watched: Callable | None = None  # the arguments of `apply` -> (prediction, *`watching.by_layer`)
+    watched: Callable | None = None  # the arguments of `apply` -> (prediction, largest logits, mean squares)
 
 
 def make_backbone(
@@ -99,8 +99,8 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: the path of the module that returned it, "prediction" for the network itself. The
-    two indices at the end are cut off: a scanned block returns (its streams, None)."""
+    """The name of a captured output: the path of its module, or "prediction" for the network itself. Cut out of `path`
+    are `__call__/0`, which Flax adds, and the index 0 of the streams in what a block returns, (streams, None)."""
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 

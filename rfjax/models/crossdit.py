@@ -37,7 +37,8 @@ ZEROS = nn.initializers.zeros
 
 
 def _table(module, rows, width):
-    """A learnt table [rows, width] that a block adds to the modulation that all blocks share (adaLN-single)."""
+    """A learnt table [rows, width]. A block adds its table to the modulation that all blocks share (adaLN-single); the
+    last layer adds its table to the embedded conditions."""
     return module.param("modulation_table", nn.initializers.normal(1 / math.sqrt(width)), (rows, width))
 
 
@@ -45,7 +46,7 @@ class CrossBlock(nn.Module):
     """Self-attention, attention to the text, MLP; the scan calls it with (image tokens, (shared modulation, text,
     rotation)).
 
-    The attention to the text is neither normalised nor modulated nor gated nor rotated, as in PixArt's and Wan's code.
+    As in PixArt's and Wan's code, the attention to the text has no layer norm, modulation, gate or rotary positions.
     """
 
     config: ModelConfig
@@ -85,7 +86,8 @@ class CrossBlock(nn.Module):
 
 
 class CrossFinal(nn.Module):
-    """The last layer. The embedded time plus a learnt table modulates its norm, without a linear map."""
+    """The last layer: layer norm, modulation, linear map to the values of a patch. Shift and scale are the embedded
+    conditions (time plus pooled text) plus a learnt table; no linear map computes them."""
 
     config: ModelConfig
     dtype: jnp.dtype

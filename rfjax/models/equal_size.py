@@ -33,9 +33,11 @@ MEASURES: dict[str, Callable[[ModelConfig, BatchShapes], int]] = {"parameters": 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
+    """The network that `match_size` found, with its size and the reference's."""
+
     model: ModelConfig
     size: int  # parameters, or forward operations of one example
-    reference: int
+    reference: int  # the reference's size, in the same unit
 
     @property
     def mismatch(self) -> float:
@@ -43,8 +45,8 @@ class Match:
         return self.size / self.reference - 1
 
 
-# What is kept of the reference's heads -> (function: reference -> step of hidden sizes,
-# function: (reference, hidden size) -> head size)
+# A value of `hold`, which says what the match keeps of the reference -> two functions. From the reference, the first
+# computes the step between hidden sizes. From the reference and a hidden size, the second computes the head size.
 HOLDS: dict[str, tuple[Callable, Callable]] = {
     "head_size": (lambda model: model.head_size, lambda model, hidden: model.head_size),
     "heads": (lambda model: model.heads, lambda model, hidden: hidden // model.heads),
@@ -60,7 +62,7 @@ def match_size(
     The depth is kept. `hold` says whether the size of a head or the number of heads is kept; with few heads, a
     fixed number of heads gives finer steps of the hidden size. Hidden sizes are multiples of what is kept (the size
     of a head, or the number of heads), of 4 for the position embedding and, for `uvit`, of the patch size, because
-    its convolutional stages halve the channels. "Nearest" compares ratios. Raises `ConfigError` for another `by` or
+    its convolutional levels halve the channels. "Nearest" compares ratios. Raises `ConfigError` for an unknown `by` or
     `hold`, and if no hidden size up to eight times the reference's is large enough.
     """
     for name, value, table in (("by", by, MEASURES), ("hold", hold, HOLDS)):

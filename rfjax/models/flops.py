@@ -17,7 +17,7 @@ from rfjax.data.batch import BatchShapes
 from rfjax.limits import BACKBONES
 
 TRAINING_FACTOR = 3  # forward, and the gradients of inputs and of weights
-PARAMETER_BYTES = 8  # of a parameter and its average, both float32; the optimiser's state is training/optimizer.py's
+PARAMETER_BYTES = 8  # of a parameter and its average, both float32; training/optimizer.py counts the optimiser's state
 
 
 def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
@@ -60,8 +60,9 @@ def shared_blocks(model: ModelConfig, image: int, text: int) -> dict[str, int]:
     }
 
 
-# Forward parts that the backward pass recomputes, if the network has them. The attention logits are always among them,
-# since the log-sum-exp is kept, not the probabilities.
+# A remat policy -> the parts of the forward pass that the backward pass recomputes; a part that the network lacks
+# counts as zero. The gradient of attention always recomputes the logits, because the forward pass keeps the log-sum-exp
+# and not the probabilities. Under `full` the block's forward pass runs again as well, so the logits are listed twice.
 RECOMPUTED: dict[str, tuple[str, ...]] = {
     "none": ("attention_logits",),
     "dots": ("attention_logits", "modulation"),

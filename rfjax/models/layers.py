@@ -57,8 +57,8 @@ class Linear(nn.Module):
 
 
 def rounded_kernels(params, dtype: str | jnp.dtype):
-    """`params` with kernels already rounded to the type to which `Linear` rounds them; the network's output is the
-    same."""
+    """Returns `params` with the kernels rounded to `dtype`. A network that computes in `dtype` gives the same output,
+    because `Linear` rounds its kernel to that type anyway."""
 
     def rounded(path, leaf):
         return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
@@ -137,7 +137,8 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
 
 
 class ConditionMLP(nn.Module):
-    """Linear, SiLU, linear: the embedder of the timestep, and of the pooled text."""
+    """Linear, activation (SiLU by default), linear: embeds the timestep, the pooled text and, in CrossDiT, the
+    context."""
 
     source: int
     width: int
@@ -189,8 +190,8 @@ def added_positions(
 ) -> Float[np.ndarray | Array, "tokens hidden"] | None:
     """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
-    A token's position is that in its frame (`frame`, by default sine-cosine) plus that of its time, which is zero for
-    the first time. So one frame has the positions of an image.
+    A token's vector is the vector of its place in the frame (`frame`, by default sine-cosine) plus the vector of its
+    temporal position. The vector of the first one is zero, so a clip of one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None

@@ -34,8 +34,8 @@ class MatrixAxes(NamedTuple):
     apart: tuple[int, ...] = ()  # these count maps with factors of their own, such as queries, keys and values
 
 
-# (end of a kernel's path, its axes). The first match counts. Kernels are the linear maps among those that
-# `sharding.RULES` names; convolutions, and the patch embedding, have no row.
+# (end of a kernel's path, its axes). The first match counts. Each linear map that `sharding.RULES` names has a row,
+# except the patch embedding. Convolutions have no row.
 MATRICES: tuple[tuple[str, MatrixAxes], ...] = (
     (r"/(qkv2?|cross_kv)/kernel$", MatrixAxes((-4,), (-2, -1), (-3,))),
     (r"/cross_q/kernel$", MatrixAxes((-3,), (-2, -1))),
@@ -90,8 +90,8 @@ def rank_of(shape: MatrixShape, rank: int) -> int:
 def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
     """A new adapter of every linear map of `params` but the patch embedding; only the shapes of `params` are used.
 
-    `a` [maps..., inputs, rank] is uniform in +-1/sqrt(inputs), and `b` [maps..., rank, outputs] is zero. A leaf's
-    numbers depend on its path alone.
+    `a` [maps..., inputs, rank] is uniform in +-1/sqrt(inputs), and `b` [maps..., rank, outputs] is zero. The numbers in
+    `a` depend on `key` and on the kernel's path and shape, not on the other kernels.
     """
     adapter: dict = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -36,7 +36,7 @@ from rfjax.models.watching import attend, note_streams
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
-    """The text streams by name: one for all tokens, or two for 3 weight sets (SD3 section 5.2.3)."""
+    """{name of a text stream: its slice of the context's tokens}. Two streams for 3 weight sets (SD3 section 5.2.3)."""
     if config.weight_sets == 2:
         return {"context": slice(0, context_tokens)}
     return {
@@ -53,7 +53,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
-    times: int | None = None  # an example's times, if these stand in the batch and meet in `time_attention`
+    times: int | None = None  # an example's temporal positions, if folded into the batch for `TimeAttention` to join
 
     def setup(self):
         c = self.config
@@ -77,7 +77,7 @@ class StreamBlock(nn.Module):
             self.mlp_out = Linear((mlp,), (width,), self.dtype)
 
     def modulations(self, condition):
-        """The modulation: shift, scale and gate of the attention, then of the MLP, then of the second attention."""
+        """[chunks, batch, width]: shift, scale and gate of the attention, of the MLP and of the second attention."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):
@@ -205,7 +205,7 @@ class MMDiT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations of one example's forward pass, by part. If frames stand in the batch, everything is counted once
+        """Operations of one example's forward pass, by part. If frames are folded into the batch, all is counted once
         per frame, also texts, conditions and modulations. Only the attention over time is counted once per example."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
         whole, patch_values = flops.patches(model, shapes)

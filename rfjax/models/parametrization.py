@@ -47,15 +47,15 @@ class Kind:
     `forward_depth`."""
 
     rate: float = 0.0  # of Adam's rate, before the forward multiplier
-    muon_rate: float = 0.0  # of Muon's, whose updates have the root mean square of Adam's (optimizer.py)
+    muon_rate: float = 0.0  # of Muon's rate; its updates have the root mean square of Adam's (optimizer.py)
     decay: float = 0.0  # of the weight decay; its product with the rate is the same at every width
     epsilon: float = -1.0  # of Adam's epsilon: gradients shrink with width
     forward: float = 0.0  # of the forward multiplier
-    forward_depth: float = 0.0  # the same, of L: what a block adds to its stream
+    forward_depth: float = 0.0  # of the forward multiplier, as a power of L: for maps whose output joins the stream
 
 
-# Muon's update is orthogonal: with the root mean square of Adam's update its largest singular value grows as v^(1/2),
-# and must not grow (Yang, Simon and Bernstein 2023, arXiv 2310.17813).
+# Muon's update is orthogonal. Scaled to the root mean square of Adam's update, its largest singular value grows as
+# v^(1/2). It must not grow (Yang, Simon and Bernstein 2023, arXiv 2310.17813), so Muon's rate falls as v^(-1/2).
 KINDS: dict[str, Kind] = {
     "input": Kind(),
     "hidden": Kind(rate=-1.0, muon_rate=-0.5, decay=1.0),
@@ -66,9 +66,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
-# Powers of v by which the standard initialiser's deviation misses the wanted one, by name: hidden kernels want
-# v^(-1/2), all others a deviation that does not depend on the width.
+# Factors on a leaf's standard initial value, from its shape and v. With its factor, the standard deviation of a hidden
+# kernel falls as v^(-1/2), and that of every other leaf does not depend on the width.
 def _as_wanted(shape, v):
+    """For leaves whose standard initial value already behaves so."""
     return 1.0
 
 
@@ -80,10 +81,12 @@ def _xavier_input(shape, v):
 
 
 def _fixed_hidden(shape, v):
+    """For hidden kernels whose standard deviation is fixed: normal(0.02)."""
     return v**-0.5
 
 
 def _falling_table(shape, v):
+    """For tables whose standard deviation falls as v^(-1/2): normal(1 / sqrt(width))."""
     return v**0.5
 
 

@@ -49,8 +49,8 @@ def centre_crop(
 
 
 def time_positions(times: int, channels: int) -> Float[np.ndarray, "times channels"]:
-    """sincos(t) - sincos(0) at the times t = 0, 1, ..., to be added to an image's positions. It is zero at time 0, so
-    one frame has the positions of an image."""
+    """sincos(k) - sincos(0) for the temporal positions k = 0, 1, ..., to be added to an image's positions. For k = 0 it
+    is zero, so one frame has the positions of an image."""
     return (sincos(np.arange(times, dtype=np.float64), channels) - sincos(np.zeros(1), channels)).astype(np.float32)
 
 

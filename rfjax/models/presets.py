@@ -23,7 +23,7 @@ DIT_SIZES: dict[str, DiTSize] = {
 }
 DIT_PATCHES = (2, 4, 8)
 
-# Their training data: ImageNet's classes and latents of 256x256 images; no text.
+# The shapes of DiT's training data: latents of 256x256 images, ImageNet's 1,000 classes as `pooled`, and no text.
 IMAGENET = BatchShapes(latents=(32, 32, 4), context=(1, 1), pooled=1000, encoders=())
 
 

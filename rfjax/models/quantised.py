@@ -40,7 +40,7 @@ def _int8(params):
             return {name: stored(part, (*path, name)) for name, part in tree.items()}
         kernel, bias = tree["kernel"], tree["bias"]
         names = dimensions("/".join((*path, "kernel")))
-        if not names:  # no rule says which axes are its inputs
+        if not names:  # no rule says which of the kernel's axes are inputs
             return tree
         whole, scale = quantise(kernel, kernel.ndim - len(names), kernel.ndim - bias.ndim)
         return tree | {"kernel": whole, SCALE: scale}

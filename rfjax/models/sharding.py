@@ -115,7 +115,7 @@ def by_head(
         TENSOR if heads % mesh.shape[TENSOR] == 0 else None,
         None,
     )
-    # A kernel does not say over which axes its result varies, so that is not checked.
+    # `check_vma` is off, because a kernel does not declare over which mesh axes its result varies.
     return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
 
 

@@ -36,7 +36,7 @@ REMAT_POLICIES = {
 
 
 def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> type[nn.Module]:
-    """`length` blocks as one scan, with their parameters stacked on a leading layer axis.
+    """Returns a module that runs `length` blocks in one scan, with their parameters stacked on a leading layer axis.
 
     A block is called with (carry, inputs that all blocks share) and returns (carry, None). An iteration of the scan has
     `unroll` blocks. If one iteration has all blocks, there is no loop, and no value is copied into and out of stacks of
@@ -56,13 +56,13 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
 
 
 def single_block(block: type[nn.Module], *, remat: str) -> type[nn.Module]:
-    """A block outside a stack, under the same policy."""
+    """Returns `block` for use outside a stack, rematerialised by the policy that `remat` names."""
     return block if remat == "none" else nn.remat(block, policy=REMAT_POLICIES[remat])
 
 
 def loop_advice(config: Config, platform: str) -> str | None:
-    """A sentence for a run that would be faster without a loop over blocks; else None. `platform` is a name of
-    `models.attention`."""
+    """A sentence for a run that would be faster without a loop over blocks; else None. `platform` is one of
+    `attention.ALL_PLATFORMS`."""
     if platform != "cuda" or config.train.unroll != 1 or config.model.depth == 1:
         return None
     return (

@@ -1,10 +1,11 @@
-"""An attention over all frames' tokens, for blocks whose frames stand in the batch (SD3 section 5.3.3).
+"""An attention over the tokens of all frames, for blocks that see each frame as an image (SD3 section 5.3.3).
 
-SD3 starts its video study from the weights of images. Time goes into the batch, and in each block a full attention over
-all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The paper says no more.
+SD3 starts its video study from the weights of images. The axis of frames is folded into the batch, and in each block a
+full attention over all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The
+paper says no more.
 Chosen here: the new attention joins visual tokens only; it has its own queries, keys, values, output, QK-norm and
-modulation, whose gate is zero at the start; every frame has its own copy of the text; and only the new attention knows
-the time.
+modulation, whose gate is zero at the start; every frame has its own copy of the text; and a token's position in time
+enters the new attention alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from rfjax.models.watching import attend
 
 
 class Places(NamedTuple):
-    """The positions for the attention over time: either times that are added, or the rotation of the whole grid."""
+    """The positions for the attention over time: vectors to add, or the rotation of the whole grid; the other is
+    None."""
 
     added: Float[Array, "times hidden"] | None
     rotation: Rotation | None
@@ -55,7 +57,7 @@ class TimeAttention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     attention: str
-    times: int  # how many times an example has; they are adjacent in the batch
+    times: int  # the number of temporal positions of an example, which are adjacent in the batch
 
     @nn.compact
     def __call__(

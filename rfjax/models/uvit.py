@@ -93,13 +93,13 @@ class ResidualBlock(nn.Module):
 
 
 def _halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch half_height half_width channels"]:
-    """Means over 2x2 places."""
+    """Averages each square of 2x2 pixels."""
     b, h, w, c = x.shape
     return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 def _double(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_height twice_width channels"]:
-    """Repeats every place as 2x2 places (nearest neighbour)."""
+    """Repeats every pixel as 2x2 pixels (nearest neighbour)."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -154,7 +154,7 @@ class UViT(nn.Module):
         sizes = (*level_channels(model), h)
         levels = len(sizes) - 1
 
-        def convolution(level, source, target):  # 3x3: a place reads 3 places along an axis, and 2 at an end
+        def convolution(level, source, target):  # 3x3: along an axis a pixel reads 3 pixels, and 2 at the edges
             return 2 * source * target * (3 * (height >> level) - 2) * (3 * (width >> level) - 2)
 
         residual = [(level, sizes[level]) for level in range(levels)] * (2 * BLOCKS)  # down and up

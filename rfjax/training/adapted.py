@@ -22,7 +22,7 @@ from rfjax.training import checkpoint, run_folder
 from rfjax.training.processes import distributed
 from rfjax.training.run_folder import AdapterFacts
 
-KEYS = {"ema": "ema", "raw": "params"}  # weights -> their part of a checkpoint
+KEYS = {"ema": "ema", "raw": "params"}  # name of the weights -> key of their tree in a checkpoint
 
 
 def adapter_of(workdir: Path) -> AdapterFacts | None:
@@ -106,7 +106,7 @@ def read_adapter(workdir: Path, step: int, key: str) -> dict[str, dict[str, Floa
 def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
     """Yields (path, array) for each array of `params` or `ema` (`key`), one at a time in host memory.
 
-    For a tuned run the arrays are merged parameters; otherwise it is `checkpoint.read_arrays`.
+    For a tuned run these are the base run's arrays with the adapter merged; for any other run, the checkpoint's arrays.
     """
     facts = adapter_of(workdir)
     if facts is None:

@@ -25,8 +25,9 @@ from rfjax.training.optimizer import learning_rate
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run, Trunk
 
-# What may differ between a trunk and its branch: nothing that the steps before the departure depend on. Warm-up, rates
-# and the average's cadence are compared as they are computed.
+# The fields (or the beginnings of their names) that may differ between a trunk and its branch. Some of them decide the
+# learning rates and how often the average is updated. `check_fits` compares these results, not the fields. No other
+# field of this list changes a step before the departure.
 _MAY_DIFFER = (
     "name",
     "evaluation.",
@@ -104,7 +105,7 @@ class Departure(NamedTuple):
 
 
 def read_departure(text: str) -> Departure:
-    """The trunk and step that `RUN@STEP` names. Raises `ConfigError`, naming the runs or checkpoints that there are."""
+    """The trunk and step that `RUN@STEP` names. Raises `ConfigError` if there is no such run or checkpoint."""
     folder, step = lineage.parse_origin(text, "--branch")
     config = run_folder.read_config(folder)
     name = (run_folder.read_name(folder) or {}).get("run", folder.name)
@@ -164,7 +165,7 @@ def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
     if run.trunk and (held is None or held._replace(path=run.trunk.path) != run.trunk):
         left = f"left {_departure_text(held)}" if held else "left no trunk"
         raise ConfigError(f"the run in {run.workdir} {left}, not {_departure_text(run.trunk)}; use another --workdir")
-    return run.trunk or held  # the folder of the study may have moved since
+    return run.trunk or held  # the path in `held` is old if the study's folder has moved
 
 
 def _departure_text(trunk: Trunk) -> str:

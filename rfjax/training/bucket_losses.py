@@ -12,8 +12,8 @@ from rfjax.training.step import StepMetrics
 class BucketLosses:
     """Averages the loss of each bucket over its steps since the last row. Skipped steps do not count.
 
-    The run's step plus `stream_offset` is the step of the stream of batches. `memory` comes from the checkpoint that
-    the run resumes from, so that a resumed run writes the same rows.
+    The run's step plus `stream_offset` is the step of the stream of batches. `memory` is {bucket: [steps, sum of
+    losses]} from the checkpoint that the run resumes from, so that a resumed run writes the same rows.
     """
 
     def __init__(self, run: Run, stream_offset: int, memory: Mapping[str, list] | None = None):
@@ -29,7 +29,7 @@ class BucketLosses:
             self._sums[self._names[part]] = [steps + 1, total + float(metrics.loss)]
 
     def memory(self) -> dict[str, dict]:
-        """Returns what a checkpoint must hold for a resumed run; empty for a run of one latent shape."""
+        """Returns the facts for a checkpoint, from which a resumed run goes on; empty for a run of one latent shape."""
         return {"bucket_losses": dict(self._sums)} if len(self._names) > 1 else {}
 
     def close(self) -> dict[str, dict]:

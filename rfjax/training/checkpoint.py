@@ -3,7 +3,7 @@
 No other file uses Orbax. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON file of facts. The
 facts hold a checksum of every array, and everything else that resuming needs. Checksums are computed on device and do
 not depend on the sharding, so a checkpoint written on one mesh can be verified on any other. If the newest checkpoint
-is damaged, reading falls back to the one before, and says so.
+is damaged, a run resumes from the one before, and says so; any other reader of a damaged checkpoint raises an error.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
 def restore_newest(workdir: Path, abstract) -> Restored | None:
     """Restores the newest undamaged checkpoint; returns None if there is no checkpoint at all.
 
-    An imported checkpoint has weights but no optimiser state; its `tree` is None. Raises `RfjaxError` if there are
-    checkpoints but none can be restored.
+    For an imported checkpoint, which has weights but no optimiser state, the result's `tree` is None. Raises
+    `RfjaxError` if there are checkpoints but none can be restored.
     """
     messages, damaged = [], []
     for step in reversed(distributed.from_first(lambda: steps_saved(workdir))):
@@ -267,9 +267,9 @@ class SaveFailed(RfjaxError):
 def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> None:
     """Calls `save(again)` until it succeeds, with pauses between attempts. `again` is false only in the first attempt.
 
-    `note` is called with the text of each failure. After the last pause, or if trying again cannot help, the failure is
-    raised. It is raised at once if there are many processes: some may have saved their part, so all must start again
-    from the last complete checkpoint.
+    `note` is called with the text of each failure. The failure is raised after the last pause, or at once if trying
+    again cannot help. With many processes it is always raised at once: some processes may have saved their part, so all
+    must start again from the last complete checkpoint.
     """
     for tries, pause in enumerate((*SAVE_AGAIN_SECONDS, None)):
         try:
@@ -282,10 +282,10 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
 
 
 class Checkpoints:
-    """Writes the checkpoints of one run. It is a context manager, so that pending saves finish.
+    """Writes the checkpoints of one run. This is a context manager: at its end it waits for saves that are not done.
 
-    It keeps the last `keep_last` checkpoints, and those of steps for which `kept(step)` is true. It removes an older
-    checkpoint only once a newer one is complete.
+    The last `keep_last` checkpoints are kept, and also the checkpoints of steps for which `kept(step)` is true. An
+    older checkpoint is removed only once a newer one is complete.
     """
 
     def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):
@@ -320,7 +320,7 @@ class Checkpoints:
 
     def __exit__(self, kind, *_):
         if kind is not None and distributed.many():
-            return  # the others may never close theirs; a save that they do not finish is incomplete
+            return  # closing could wait for ever for other processes; the unfinished save stays incomplete
         try:
             with self._saving():
                 self._manager.close()
@@ -334,12 +334,12 @@ class Checkpoints:
     def save(self, state: State | Weights, step: int, facts: dict) -> None:
         """Starts saving; returns once the device may overwrite `state`.
 
-        Raises `SaveFailed` if this save cannot start, or if the save before it failed.
+        Raises `SaveFailed` if this save cannot start, or if the previous save failed.
         """
         facts = facts | {"checksums": checksums(state._asdict())}
         facts = checkpoint_facts.seal(facts, self._workdir, step)
         try:
-            with self._saving():  # waits until the save before is on disk
+            with self._saving():  # waits until the previous save is on disk
                 tree = state._asdict()
                 chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
                 items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}

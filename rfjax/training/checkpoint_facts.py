@@ -15,7 +15,7 @@ from rfjax.inputs import seals
 from rfjax.inputs.json_files import WrongJson, check_json, read_json
 from rfjax.training.spikes import Memory
 
-# The fields of run.json that tell one run from another. A run may be moved, renamed or copied.
+# The fields of run.json that tell one run from another. They stay the same if a run is moved, renamed or copied.
 OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
 
 

@@ -27,13 +27,13 @@ class Chip:
     peak_flops: float  # dense bf16, of the chip
     hbm_bytes: int = 0  # what a program may use
     hbm_bandwidth: float = 0.0
-    link_bandwidth: float = 0.0  # TPU: one link; GPU: its share of its node's network
-    node_bandwidth: float = 0.0  # GPU: to the others of its node; TPU: between the devices of a chip
-    slice_bandwidth: float = 0.0  # TPU: its share of the data centre's network, between slices; 0 if it is not known
+    link_bandwidth: float = 0.0  # TPU: one link; GPU: one GPU's share of the network between nodes
+    node_bandwidth: float = 0.0  # GPU: to the other GPUs of the node; TPU: between the devices of a chip
+    slice_bandwidth: float = 0.0  # TPU: one chip's share of the data centre's network between slices; 0 if unknown
     shapes: tuple[tuple[int, ...], ...] = ()  # TPU: the slices that exist; GPU: (nodes, GPUs per node)
-    node: str = "node"  # the word for what `node_bandwidth` joins
-    cores: int = 1  # TensorCores that the vendor's slice names count per chip; 1 where they count chips
-    torus_side: int = 1  # a slice's side that is a multiple of this closes into a ring
+    node: str = "node"  # what GPUs that are joined by `node_bandwidth` are called
+    cores: int = 1  # what one chip adds to the number in a slice's name: its TensorCores, or 1 if names count chips
+    torus_side: int = 1  # if a side of a slice is a multiple of this, its links form a ring
     topology: str = ""  # the TPU compiler's name of the family
     core_name: str = ""  # what the TPU compiler calls a chip whose cores are one device
     source: str

@@ -137,7 +137,8 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
     """Groups the members by the checkpoint that they resume from (None: no checkpoint yet), the earliest step first.
 
     If a kill came between the saves of two members, some members are one save ahead. They resume from their previous
-    checkpoint, if it still exists, so that all members stay in one group. No member goes back further.
+    checkpoint, if it still exists, so that all members stay in one group. No member goes back by more than
+    `train.checkpoint_every` steps.
     """
     saved = {member: checkpoint.steps_saved(member.workdir) or _departure(member) for member in members}
     reach = members[0].config.train.checkpoint_every
@@ -173,7 +174,7 @@ class _Cohort:
     """One attempt to train the members that resume from the same step."""
 
     def __init__(self, members: Sequence[Run], step: int | None, keep_steps: Collection[int]):
-        self.members, self.shared = list(members), members[0]  # the first has what all share
+        self.members, self.shared = list(members), members[0]  # `shared` stands for what all have in common
         self.config = self.shared.config
         self.mesh = cohort_mesh()
         self.first, self.step, self.failures, self.begun = step, step or 0, {}, False
@@ -228,7 +229,7 @@ class _Cohort:
                 return False
         for member in self.members:
             for step in checkpoint.steps_saved(member.workdir):
-                if step > self.first:  # training makes it again, with the rows up to it
+                if step > self.first:  # training will write this checkpoint again, and the curve's rows up to it
                     checkpoint.drop(member.workdir, step)
         trees, self.facts = zip(*restored, strict=True)
         self.states = stack([TrainState(**tree) for tree in trees], self.mesh)
@@ -270,7 +271,7 @@ class _Cohort:
                 progress.note(f"{title}: resumed at step {self.step} of {train.steps}")
             progress.note(f"{title}: compiling the training step")
             program, states = self._compile(), self.states
-            self.states = None  # donated from here on
+            self.states = None  # the program now owns these buffers (donation)
 
             def spending(seconds, share):
                 return Spending(train.batch_size, self.shared.flops_per_image, None, seconds, share)
@@ -379,7 +380,7 @@ class _Cohort:
         host = jax.device_get(states)
         for place in self.places:
             member = self.members[place]
-            monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
+            monitors[place].sync()  # rows first: a run that resumes from this checkpoint keeps the rows before it
             facts = monitors[place].facts(self.step)
             watch.beat()
             state = jax.device_put(jax.tree.map(lambda leaf, place=place: leaf[place], host), self.alone)

@@ -23,8 +23,8 @@ from rfjax.inputs.paths import local_path
 from rfjax.outputs import check_output_folder
 
 OFF = "off"  # the value of --compilation-cache that keeps nothing
-LIMIT = 10 * 2**30  # bytes of all that is kept below one folder
-_ENTRY, _USED = "-cache", "-atime"  # JAX's names: of a program, and of the time at which it was last used
+LIMIT = 10 * 2**30  # the most bytes that all programs below one folder may take
+_ENTRY, _USED = "-cache", "-atime"  # JAX's suffixes: of a program's file, and of the file with its time of last use
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -32,8 +32,9 @@ def turn_on(given: str | None, say: Callable[[str], None]) -> Path | None:
     """Turns the cache on for this process, and returns its folder; None if nothing is kept.
 
     `given` is the value of --compilation-cache: a folder, `OFF`, or None for the default. By default the cache is on
-    for accelerators and off on CPUs; JAX's own setting, if there is one, takes the place of this default. `say` gets a
-    line if the folder is new. This initialises JAX's devices. Raises `ConfigError` for a folder that cannot be used.
+    for accelerators and off on CPUs; JAX's own setting, if there is one, takes the place of this default. `say` is
+    called with a line of text if the folder is new, or if the default folder cannot be used. This function initialises
+    JAX's devices. Raises `ConfigError` if the folder in `given` cannot be used.
     """
     if given == OFF:
         jax.config.update("jax_enable_compilation_cache", False)

@@ -25,15 +25,15 @@ from rfjax.training.program import abstract_batch, abstract_state
 from rfjax.training.run import Run
 from rfjax.training.step import microbatches
 
-DEEP, LONG = 24, 1024  # from this depth on, and above this many tokens, bfloat16 attention needs QK-norm
+DEEP, LONG = 24, 1024  # from this depth on, or above this many tokens, bfloat16 attention may need QK-norm
 
 
 class Diagnostics(NamedTuple):
     """The measurements of a forward pass. A key names the layer, from 0, and the part of it: "3", "3/image"."""
 
-    loss: Float[Array, ""]  # that of the step
+    loss: Float[Array, ""]  # the step's training loss, before its update
     largest_logit: dict[str, Float[Array, ""]]
-    rms: dict[str, Float[Array, ""]]  # of a stream's values after the layer
+    rms: dict[str, Float[Array, ""]]  # root mean square of a stream's values after the layer
 
 
 def lower_diagnostics(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:

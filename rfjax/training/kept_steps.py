@@ -11,9 +11,9 @@ from rfjax.training.run import Run
 
 
 def images_before(stream: Stream, stream_offset: int, step: int, skips: Sequence[Skip] = ()) -> tuple[int, ...]:
-    """How many images of each bucket the first `step` steps take.
+    """Returns, for each bucket, the number of its images in the first `step` steps of a run.
 
-    The run's steps are those of the stream from `stream_offset` on, without the batches of the `skips`.
+    The run takes batches from step `stream_offset` of the stream on, and passes over the batches of `skips`.
     """
     total, begun = (0,) * len(stream.sizes), 0
     for ends, skipped in (*skips, Skip(step, 0)):

@@ -33,7 +33,7 @@ _MAY_BE_NEW = re.compile(r"(query|key)_norm2?/scale$|/time/")
 # Parameters with an axis for a patch's values: (that axis, whether they are divided by the number of frames).
 _SPREAD = {"patch_embed/kernel": (0, True), "final/linear/kernel": (1, False), "final/linear/bias": (0, False)}
 
-# Fields of config.model and config.data that no parameter's shape depends on.
+# Fields of config.model and config.data that decide no parameter's shape, except perhaps that of stored positions.
 _SHAPE_NOTHING = (
     "data.corpus",
     "data.prepared",
@@ -110,11 +110,11 @@ def read_parent(text: str, option: str = "--init") -> Parent:
 
 
 def check_fits(parent: Parent, run: Run) -> None:
-    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if the run's network would use them
-    differently.
+    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if the corpora of the run and of its
+    parent were made by different frozen models.
 
-    The error names the config keys in which the two networks differ, with both values. If the configs do not differ,
-    the error names a parameter that differs.
+    If the weights do not fit, the error names the config keys in which the two networks differ, with both values. If
+    the configs do not differ, the error names a parameter that differs.
     """
     given = _spread_shapes(_stored_shapes(parent), _frames(parent, run.config))
     asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))

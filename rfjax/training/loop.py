@@ -44,8 +44,8 @@ OnCheckpoint = Callable[[int, TrainState], None]
 class TrainResult(NamedTuple):
     step: int
     state: TrainState | None  # None if the run was done before
-    images: int  # seen, ancestors' included
-    flops: float  # spent on training, ancestors' included
+    images: int  # seen by the run and its ancestors
+    flops: float  # spent on training the run and its ancestors
     train_seconds: float
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
 
@@ -74,7 +74,7 @@ def train(
     """
     workdir, train = run.workdir, run.config.train
     with contextlib.ExitStack() as stack:
-        # Decided by process 0 for all processes, and refused before the folder is touched.
+        # Process 0 decides for all processes. It refuses another config before it touches the folder.
         done = distributed.from_first(lambda: claim(stack, run, init_from))
         if done:
             return _done_before(workdir, train.steps)
@@ -225,7 +225,7 @@ class _Attempt:
                         on_checkpoint(self.step, state)
 
             if first:
-                evaluate()  # an attempt may have ended between this save and its evaluation
+                evaluate()  # an earlier attempt may have ended after this save, before its evaluation
             pending, stopping = None, stop()
             for batch in () if stopping else self._batches(lambda: state):  # noqa: B023
                 batch = put(batch)
@@ -249,7 +249,7 @@ class _Attempt:
                     break
                 evaluate()
             self._until_saved(state, checkpoints, monitor)
-            stopping = stopping or stop()  # the last evaluation may have been told to stop
+            stopping = stopping or stop()  # a signal may have come during the last evaluation
         self.check_folder()
         if stopping and (self.step < steps or on_checkpoint):
             raise Preempted(
@@ -358,7 +358,7 @@ class _Attempt:
 
     def _save(self, state, checkpoints, monitor) -> None:
         self.check_folder()
-        monitor.sync()  # rows first: a resumed run keeps those up to its checkpoint
+        monitor.sync()  # rows first: a run that resumes from this checkpoint keeps the rows before it
         facts = monitor.facts(self.step)
 
         def save(again):

@@ -20,7 +20,7 @@ class ExampleLosses(NamedTuple):
 
     t: Float[Array, " batch"]
     losses: Float[Array, " batch"]
-    measures: dict[str, Float[Array, " batch"]] = {}  # shown beside the loss, as means
+    measures: dict[str, Float[Array, " batch"]] = {}  # other numbers of the examples; the curve has their means
 
 
 # (params, batch, step, places) -> (mean loss, ExampleLosses); `places` are the examples' places

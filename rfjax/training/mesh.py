@@ -78,7 +78,7 @@ def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
     in order: a slice is several consecutive processes, or a process holds several slices. Raises `ConfigError` for
     owners that cannot be grouped in this way.
     """
-    order = sorted(range(len(owners)), key=owners.__getitem__)  # keeps the order of an owner's devices
+    order = sorted(range(len(owners)), key=owners.__getitem__)  # a stable sort: an owner's devices keep their order
     each, names = len(order) // slices, set(owners)
     groups = [order[place * each : (place + 1) * each] for place in range(slices)]
     pairs = {(place, owners[device]) for place, group in enumerate(groups) for device in group}
@@ -115,7 +115,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if slices > 1:
         owners = [device.process_index if shown is None else _slice_of(device) for device in devices]
         groups = [[devices[place] for place in places] for places in slice_places(owners, slices)]
-    split = shown is not None  # an axis may take only part of a side of a TPU's slice
+    split = shown is not None  # a mesh axis may be part of one side of a TPU's slice
     blocks = [mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=split) for group in groups]
     return Mesh(np.concatenate(blocks, axis=AXES.index(SLICE_AXIS)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -21,7 +21,7 @@ from rfjax.outputs import open_to_append
 from rfjax.training.step import TIME_BINS, StepMetrics
 
 CURVE = "metrics.jsonl"
-DIAGNOSTICS = "diagnostics.jsonl"  # what diagnostics showed, and warnings; there only if there were any
+DIAGNOSTICS = "diagnostics.jsonl"  # rows of diagnostics and warnings; no file without any
 
 
 def _finite(value: float) -> float | None:

@@ -24,7 +24,7 @@ from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
 
-SKIPPED_BEYOND = 100  # batches that are passed over beyond the step of a warning
+SKIPPED_BEYOND = 100  # the way back of a warning passes over batches up to so many steps after the warning
 
 
 class Spending:
@@ -32,10 +32,10 @@ class Spending:
 
     Images and FLOPs include those of the run's ancestors. Seconds include those of earlier attempts at this run.
 
-    `batch_size` is a number, or a function from a step to the images of all earlier steps. `flops_per_image` is a
-    number, or a function from a step to a sum over all earlier steps: of all their images' FLOPs if `batch_size` is a
-    function too, else of the FLOPs of one image per step. If several runs are trained together, `share` is this run's
-    part of the time.
+    `batch_size` and `flops_per_image` are numbers, or functions of a step that return sums over all earlier steps.
+    `batch_size` returns the number of their images. If both are functions, `flops_per_image` returns the FLOPs of all
+    their images; if only `flops_per_image` is a function, it counts one image for each step. If several runs are
+    trained together, `share` is the fraction of the time that is counted for this run.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Rates:
 
 
 class Monitor:
-    """Takes the metrics of every step in turn.
+    """Turns the metrics of each step into rows of the curve, lines of progress and warnings.
 
     `writer` and `progress` are None except in process 0. `spikes` gives warnings of spikes and of a climbing loss. If
     the function `alarms` is given, it makes the warnings from each row of the curve instead. `buckets` averages the

@@ -32,8 +32,8 @@ def _cosine(config, step):
     return end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
-# By `config.train.decay_shape`: the share of the fall that is done after a share x of the decay's steps.
-# 1-sqrt is best in Haegele et al. 2024 (arXiv 2405.18392, section 4.1).
+# A name in `config.train.decay_shape` -> function from x, the share of the decay's steps that are done, to the share of
+# the rate's fall that is done. 1-sqrt is best in Haegele et al. 2024 (arXiv 2405.18392, section 4.1).
 DECAYS: dict[str, Callable] = {
     "linear": lambda x: x,
     "1-sqrt": jnp.sqrt,
@@ -99,10 +99,11 @@ MATRICES: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
     (r"(time|pooled|context)_embed/out/kernel$", (-2,), (-1,)),
     (r"/(conv_in|conv_out)/kernel$", (-4, -3, -2), (-1,)),
 )
-MUON_KINDS = ("hidden", "branch")  # of models/parametrization.py; inputs, outputs and vectors have AdamW
+MUON_KINDS = ("hidden", "branch")  # kinds of models/parametrization.py; AdamW updates the others
 MUON_MOMENTUM, MUON_STEPS = 0.95, 5
-# Muon's update has this root mean square times the square root of a matrix's longer side, which is that of AdamW's
-# (Liu et al. 2025, arXiv 2502.16982, section 2.2): one learning rate serves both.
+# The orthogonal update is multiplied by this number and by the square root of the matrix's longer side. Its root mean
+# square is then about this number, as that of AdamW's update is (Liu et al. 2025, arXiv 2502.16982, section 2.2). So
+# one learning rate serves both optimisers.
 MUON_RMS = 0.2
 
 
@@ -157,7 +158,7 @@ def _muon(train: TrainConfig):
     return optax.partition(parts, labels)
 
 
-# What makes a step's direction of clipped gradients, by `config.train.optimizer`.
+# A name in `config.train.optimizer` -> the optax transformation of clipped gradients into the direction of an update.
 OPTIMIZERS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = {"adamw": _adam, "muon": _muon}
 
 
@@ -177,7 +178,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _by_leaf(config: Config, direction: optax.GradientTransformation):
-    """Applies to `direction` the epsilon, the rate and the decay of each leaf."""
+    """Returns three transformations, to be chained: `direction` between two that apply each leaf's own epsilon, rate
+    and weight decay."""
     model, train = config.model, config.train
     by_muon = (lambda path: matrix_of(path) is not None) if train.optimizer == "muon" else (lambda path: False)
 
@@ -187,7 +189,8 @@ def _by_leaf(config: Config, direction: optax.GradientTransformation):
             lambda path, leaf, own: leaf * factor(path_name(path), own), tree, known
         )
 
-    # m / (sqrt(v) + f e) is what Adam with e makes of gradients divided by f. Muon's direction has no such epsilon.
+    # Adam with the epsilon e, given gradients divided by f, returns m / (sqrt(v) + f e) of the gradients themselves. So
+    # the division multiplies epsilon by f. Muon's direction does not change when gradients are divided.
     def raised(updates, params=None):
         return scale(updates, lambda path, own: 1.0 / own.epsilon)
 

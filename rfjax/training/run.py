@@ -127,7 +127,7 @@ class Run:
 
     @property
     def images_of_cycle(self) -> tuple[int, ...]:
-        """How many images of each latent shape a whole cycle of steps takes."""
+        """How many images of each latent shape one cycle of steps (`data/buckets.py`) takes."""
         return tuple(quota * size for quota, size in zip(self.stream.schedule.quotas, self.stream.sizes, strict=True))
 
     def on_part(self, part: int) -> Run:

@@ -19,7 +19,7 @@ DEVIATIONS = 6.0  # a spike is so many deviations above the median, in logarithm
 # gradient norm reached 4.2 times.
 SMALLEST_DEVIATION = 0.27
 CLIMB = 1.5  # the loss climbs where its level is so many times the lowest level so far
-QUIET = 128  # steps without another warning of the same kind
+QUIET = 128  # steps after a warning in which no other of the same kind is given
 
 
 class Memory(TypedDict):

@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     ema: Params  # exponential moving average of the parameters
     opt_state: OptState
     skipped: Int[Array, ""]  # steps whose loss or gradient was not finite
-    skipped_in_row: Int[Array, ""]  # those among the latest steps, in a row
+    skipped_in_row: Int[Array, ""]  # such steps in a row, up to the latest step; 0 if the latest step was finite
 
 
 def start_state(params: Params, ema: Params, optimizer: Optimizer) -> TrainState:

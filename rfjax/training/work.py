@@ -22,8 +22,8 @@ class Work:
 
     abstract: State  # shapes, dtypes and shardings of the state
     first_state: Callable[[], State]
-    compile: Callable[[Callable[[str], None]], Take]  # is given a function that shows a line
-    batches: Callable[[int, Callable[[], State]], Iterator]  # (first step, a function to the newest state)
+    compile: Callable[[Callable[[str], None]], Take]  # (a function that shows a line) -> the training step
+    batches: Callable[[int, Callable[[], State]], Iterator]  # (first step, a function that returns the newest state)
     flops_per_image: int | Callable[[int], int]  # as in `monitor.Spending`
-    facts: Mapping[str, object]  # of run.json
+    facts: Mapping[str, object]  # further fields of run.json
     alarms: Callable[[Mapping], Iterable[str]] = lambda row: ()  # (row of the curve) -> lines to show

@@ -63,11 +63,11 @@ FLAGS: tuple[Flag, ...] = (
             "xla_enable_async_all_gather": "gather weights beside the products",
             "xla_enable_async_collective_permute": "pass pieces on beside the products",
             "xla_tpu_enable_async_collective_fusion": "run an exchange inside the kernel of a product",
-            "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "so for gathered weights",
-            "xla_tpu_enable_async_collective_fusion_multiple_steps": "over several products, if one is too short",
-            "xla_tpu_overlap_compute_collective_tc": "let the TensorCore compute meanwhile",
+            "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "do the same for gathered weights",
+            "xla_tpu_enable_async_collective_fusion_multiple_steps": "use several products, if one is too short",
+            "xla_tpu_overlap_compute_collective_tc": "let the TensorCore compute during an exchange",
             "xla_tpu_enable_data_parallel_all_reduce_opt": "sum gradients between slices beside the products",
-            "xla_tpu_data_parallel_opt_different_sized_ops": "so for gradients of different sizes",
+            "xla_tpu_data_parallel_opt_different_sized_ops": "do the same for gradients of different sizes",
         },
     ),
 )
@@ -94,7 +94,7 @@ _PROBES = {
     "tpu": "from jax.experimental.topologies import get_topology_desc as get; get(platform='tpu', "
     "topology_name='v5e:2x2')",
 }
-# libtpu neither looks for this machine's TPU nor takes its lock.
+# The child's environment. With it libtpu neither looks for this machine's TPU nor takes the TPU's lock.
 _ALONE = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",

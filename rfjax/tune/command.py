@@ -14,7 +14,7 @@ OVERRIDES = (
 def add_arguments(parser) -> None:
     from rfjax.tune.config import CHOICES
 
-    run = "the run to tune, by its newest checkpoint; RUN@STEP takes another"
+    run = "the run to tune, from its newest checkpoint; RUN@STEP names another checkpoint"
     study = "or a study's folder: the longest run of each size is tuned"
     parser.add_argument("run", metavar="RUN", type=as_text("RUN"), help=f"{run}; {study}")
     folder = "the folder of the tuned run, or of a study's tuned runs; the same command resumes"

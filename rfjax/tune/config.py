@@ -33,7 +33,7 @@ class RolloutConfig:
     prompts: int = 48  # prompts in a round
     images_per_prompt: int = 8  # a group; an image is compared with the others of its group
     batch_size: int = 128  # images that are sampled at a time
-    steps_per_round: int = 10
+    steps_per_round: int = 10  # training steps on the images of a round
     sampler_steps: int = 0  # 0: those of the run's own sampler
     guidance_scale: float = -1.0  # -1: that of the run's own sampler
 
@@ -56,11 +56,10 @@ class DPOConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
-    """The preference study whose pairs of images, with the votes of people, a tuning learns from in place of sampled
-    images; for dpo alone."""
+    """A preference study. Its pairs of images, with people's votes, replace the sampled images; for dpo alone."""
 
-    folder: str = ""  # of `rfjax votes`: a study that `rfjax compare` made; "": pairs of a round's images
-    question: str = "prompt"  # whose votes decide
+    folder: str = ""  # the study's folder, as `rfjax compare` made it; "": no study, a round's images are sampled
+    question: str = "prompt"  # the question whose votes say which image of a pair is better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class NFTConfig:
     beta: float = 1.0  # beta in v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v
     clip: float = 5.0  # advantages are clipped to [-clip, clip]
     kl: float = 1e-4  # factor of the squared difference from the reference's prediction
-    error: str = "data"  # data: errors of x0, each divided by its mean size | prediction: the plain squared error
+    error: str = "data"  # data: squared error of x0 over its mean absolute error | prediction: squared error
     # After round k, the sampling policy keeps the share min(keep_growth * k, keep_most) of its own adapter.
     keep_growth: float = 0.001
     keep_most: float = 0.5

@@ -31,7 +31,7 @@ from rfjax.tune import losses
 from rfjax.tune.config import TuneConfig
 from rfjax.tune.method import Draws, Groups, Loss, Networks, mean_square
 
-NOISE_APART = 2**20  # the key of step i's noise is the image's number in its group plus i times this
+NOISE_APART = 2**20  # the noise of step i = 1, 2, ... is keyed by the image's number in its group plus i times this
 
 
 def check(tune: TuneConfig, sampler: SamplerConfig) -> None:
@@ -101,7 +101,7 @@ class Paths(NamedTuple):
     """
 
     states: Float[np.ndarray, "images levels frames height width channels"]
-    conditions: Conditions  # of each prompt
+    conditions: Conditions  # one row for each prompt
     prompt: Int[np.ndarray, " images"]
     advantage: Float[np.ndarray, " images"]
 

@@ -56,8 +56,8 @@ def change(before: Row, after: Row) -> tuple[float, float, float] | None:
 
 
 def add(workdir: Path, rows: Sequence[Row]) -> None:
-    """Adds the rows of a step, all of them or none: a step of which some rows are missing would never be measured
-    again."""
+    """Adds the rows of a step, all of them or none: a step that has any row is not measured again, so its other rows
+    would be missing for ever."""
     write_whole({Path(workdir) / FILE: "".join(json.dumps(row) + "\n" for row in [*read(workdir), *rows])})
 
 

@@ -127,11 +127,11 @@ class Source(Protocol):
     facts: Mapping[str, object]  # for run.json
 
     def examples(self, params: Callable, number: int):
-        """Returns the training examples of round `number`; `params()` gives the parameters of the sampling policy,
-        which samples its images."""
+        """Returns the training examples of round `number`. `params()` gives the parameters of the sampling policy, for
+        a source that samples images."""
 
     def rows(self, examples, step: int) -> Int[np.ndarray, " batch"]:
-        """Those of them that a step takes."""
+        """Returns the indices of the examples that a step takes."""
 
 
 class Learning:
@@ -227,17 +227,17 @@ def flops_per_example(run: Run, tune: TuneConfig) -> int:
     plain, trained = (count * (guided if method.stochastic else 1) for count in method.evaluations)
     evaluations = sampler.steps * guided * (1 if method.stochastic else EVALUATIONS_PER_STEP[sampler.method])
     images = rollout.prompts * rollout.images_per_prompt / (rollout.steps_per_round * tune.batch_size)
-    images *= not tune.votes.folder  # people voted on images that are there
+    images *= not tune.votes.folder  # people voted on images that exist already: none are sampled
     return round(plain * forward + trained * both + images * evaluations * forward)
 
 
-ALARM_ERRORS = 3.0  # standard errors by which the winners' rise must exceed zero
+ALARM_ERRORS = 3.0  # a rise of the error on winners gives a warning if it is more than this many standard errors
 
 
 def alarms(tune: TuneConfig, row: Mapping) -> Iterable[str]:
-    """Warnings for a row of DPO's curve: the policy's error on the winners exceeds the reference's.
+    """Yields a warning for a row of DPO's curve in which the policy's error on the winners exceeds the reference's.
 
-    The excess must be more than `ALARM_ERRORS` standard errors over the pairs of the row's steps.
+    The excess must be more than `ALARM_ERRORS` standard errors, computed over the pairs of the row's steps.
     """
     measures = row.get("measures", {})
     rise, square = measures.get("winner_rise"), measures.get("winner_rise_square")

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 Errors = Float[Array, " batch"]
 Latents = Float[Array, "batch frames height width channels"]
-SMALLEST_SIZE = 1e-5  # lower bound of the mean error of x0 by which DiffusionNFT's loss is divided
+SMALLEST_SIZE = 1e-5  # lower bound of the mean absolute error of x0 by which DiffusionNFT's loss is divided
 
 
 def error_change(prediction: Latents, reference: Latents, target: Latents) -> Errors:

@@ -29,13 +29,13 @@ class Groups(NamedTuple):
     ids: Int[np.ndarray, "prompts images 2"]  # keys of the noise that the images were sampled from
     conditions: Conditions  # one row for each prompt
     rewards: Float[np.ndarray, "prompts images"]
-    states: Float[np.ndarray, "prompts images levels frames height width channels"] | None = None  # of stochastic paths
+    states: Float[np.ndarray, "prompts images levels frames height width channels"] | None = None  # if stochastic
 
 
 class Networks(NamedTuple):
     """The three networks of a loss. Gradients flow only through the policy, the network that is trained.
 
-    The reference is the base run before tuning. The sampler is the policy that sampled the round's images.
+    The reference is the base run's network, before tuning. `sampler` is the sampling policy: it sampled the images.
     """
 
     policy: NetworkFn
@@ -54,8 +54,8 @@ class Draws(NamedTuple):
 class NetworkInputs(NamedTuple):
     """A network's inputs for noised latents, and the target and weight of its prediction."""
 
-    seen: Float[Array, "batch frames height width channels"]
-    condition: Float[Array, " batch"]
+    seen: Float[Array, "batch frames height width channels"]  # the noised latents, scaled as the network gets them
+    condition: Float[Array, " batch"]  # the network's time input
     target: Float[Array, "batch frames height width channels"]
     weight: Float[Array, " batch"] | float  # the formulation's factor on the squared error
 

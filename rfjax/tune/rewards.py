@@ -99,7 +99,7 @@ def _cleanness(corpus: Corpus) -> RewardFn:
 
     def reward(images, rows):
         images = np.asarray(images, np.float64)
-        backgrounds = np.median(images.reshape(len(images), -1, 3), axis=1)  # most pixels show it
+        backgrounds = np.median(images.reshape(len(images), -1, 3), axis=1)  # most pixels show the background
         start = backgrounds[:, None, None, None, :]
         towards = palette - start
         share = np.einsum(
@@ -169,7 +169,7 @@ def _own(name, field):
 
 
 def _range(module, path) -> tuple[float, float]:
-    """The RANGE of a user's file; all numbers without one."""
+    """Returns (low, high) from RANGE in a user's file; (-inf, inf) if the file has no RANGE."""
     given = getattr(module, "RANGE", (-np.inf, np.inf))
     try:
         low, high = map(float, given)

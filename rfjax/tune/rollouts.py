@@ -29,7 +29,8 @@ def noise_seed(tune: TuneConfig) -> np.uint32:
 
 
 def generator(run: Run, sampler: SamplerConfig, batch_size: int, programs: Programs) -> Callable:
-    """Returns `generate(params, seed, ids, conditions)`. Evaluations of the same batch size share its program."""
+    """Returns `generate(params, seed, ids, conditions)`, which samples latents. Evaluations with the same sampler and
+    batch size share its compiled program."""
     size = whole_batch(run, batch_size)
     if (sampler, size) not in programs:
         programs[sampler, size] = compile_sampler(
@@ -57,7 +58,7 @@ def path_generator(run: Run, tune: TuneConfig, programs: Programs) -> Callable:
 class Rollouts:
     """Samples the images of rounds. A round's images are a function of (config, number of the round, parameters)."""
 
-    facts: Mapping[str, object] = {}  # nothing that the config does not say
+    facts: Mapping[str, object] = {}  # none: the config says everything
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Rollouts:
         )
 
     def rows(self, examples, step: int) -> Int[np.ndarray, " batch"]:
-        """The examples that a step takes of its round's."""
+        """Returns the indices of the examples that a step takes, among the examples of its round."""
         return rows_of_step(self._tune, len(examples.latents), *divmod(step, self._tune.rollout.steps_per_round))
 
     def groups(self, params, number: int) -> Groups:

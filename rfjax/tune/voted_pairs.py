@@ -1,7 +1,7 @@
 """Pairs that people voted on, as examples of Diffusion-DPO in place of a round's images.
 
-The images are those of the study's sides as they were made, not the WebP of the pages. Each is checked against its
-blind id, a hash of its pixels. Pairs of prompts that are held out of tuning are left out.
+The images are the originals that the compared runs made, not the WebP copies on the raters' pages. Each original is
+checked against its blind id, a hash of its pixels. Pairs of prompts that are held out of tuning are left out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rfjax.votes.reading import read_votes, vote_files
 from rfjax.votes.study import KeyedStudy, read_keyed_study
 from rfjax.votes.winners import Won, find_winners
 
-FACTS = "voted_pairs"  # in run.json
-AT_A_TIME = 64  # images that are made latents at a time
+FACTS = "voted_pairs"  # the key in run.json
+AT_A_TIME = 64  # images that are encoded to latents at a time
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class VotedExamples:
         return self._pairs
 
     def rows(self, examples: Pairs, step: int) -> Int[np.ndarray, " batch"]:
-        """The pairs that a step takes."""
+        """Returns the indices of the pairs that a step takes."""
         return rows_of_pass(self._tune, len(examples.latents), step)
 
 

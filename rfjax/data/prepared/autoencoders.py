@@ -33,7 +33,7 @@ class Kind:
     channels: Callable
     encode: Callable  # (model, images in [-1, 1]) -> latents
     decode: Callable  # (model, latents) -> images in [-1, 1]
-    # of the loaded model: a clip's frames less one, divided by its latent's less one; None: it takes images
+    # (model) -> r, where clips of 1 + r k frames have latents of 1 + k frames; None for an autoencoder of images
     time_reduction: Callable | None = None
 
 
@@ -197,7 +197,8 @@ def load_autoencoder(folder: Path, model: str, place) -> Autoencoder:
 
 
 def _frame_by_frame(of_images: Callable) -> Callable:
-    """Makes a function of images one that also takes clips. It sees the frames of one clip at a time."""
+    """Wraps a function of images so that it also takes clips. It is then called with all frames of one clip at a
+    time."""
 
     def run(values):
         if values.ndim == 4:
@@ -208,7 +209,7 @@ def _frame_by_frame(of_images: Callable) -> Callable:
 
 
 def _with_time(of_clips: Callable) -> Callable:
-    """Makes a function of clips one that also takes images."""
+    """Wraps a function of clips so that it also takes images, as clips of one frame."""
 
     def run(values):
         return of_clips(values) if values.ndim == 5 else of_clips(values[:, :, None])[:, :, 0]

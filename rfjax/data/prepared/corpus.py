@@ -52,7 +52,7 @@ class PreparedCorpus:
     synthetic_captions: float
     models: str  # the folder of the frozen models; "": the manifest's
     name: str  # prepared:FOLDER
-    number: int = 0  # the number of the bucket
+    number: int = 0  # the bucket's index in the manifest
 
     @property
     def bucket(self) -> Bucket:
@@ -215,7 +215,7 @@ class PreparedCorpus:
             wanted, other = (synthetic, original) if mix < share else (original, synthetic)
             among = wanted or other
             number = among[int(which * len(among))] if among else -1
-            if not 0 <= number < captions.count(file):  # it would be in another file: another image's caption
+            if not 0 <= number < captions.count(file):  # a caption in another file is another image's
                 given = f"{self._where}: the image {facts['key']!r} has no caption number {number} in its shard"
                 raise RfjaxError(f"{given}; rfjax inspect finds what is damaged")
             rows.append(captions.first(file) + number)

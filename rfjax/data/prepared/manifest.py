@@ -37,8 +37,9 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
     """Returns ((tokens, size) of the context, size of pooled, slots). Encoders are joined as in SD3 (Esser et al. 2024,
     fig. 2).
 
-    The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; the tokens of all other
-    encoders follow. Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
+    The CLIP models are side by side along the channels of the first tokens, with zeros up to the widest encoder's
+    channels. The tokens of all other encoders follow. Pooled vectors are concatenated. Raises `ConfigError` for CLIP
+    models of different lengths.
     """
     clips = [encoder for encoder in encoders if encoder.kind == SIDE_BY_SIDE]
     if len({encoder.tokens for encoder in clips}) > 1:
@@ -63,8 +64,8 @@ class Bucket:
 
     pixels: tuple[int, ...]  # height, width; of clips (frames, height, width)
     latents: tuple[int, ...]  # frames, height, width, channels; may be given as (height, width, channels) of an image
-    images: Mapping[str, int]  # by split
-    captions: Mapping[str, int]  # stored captions, by split
+    images: Mapping[str, int]  # number of images, by split
+    captions: Mapping[str, int]  # number of stored captions, by split
 
     def __post_init__(self):
         object.__setattr__(self, "latents", latent_shape(self.latents))

@@ -1,5 +1,5 @@
-"""Where frozen models run: a device of PyTorch and a type of number. The caller passes the module torch; this module
-does not import it."""
+"""Where frozen models run, and in which precision: a device and a dtype of PyTorch. The caller passes the module torch;
+this module does not import it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def choose_device(torch, name: str | None):
 
 
 class Place:
-    """The device on which frozen models run, and the type of their numbers. The method `model` loads a model, from
-    safetensors files only."""
+    """The device on which frozen models run, and their dtype. The method `model` loads a model, from safetensors files
+    only."""
 
     def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch
@@ -38,7 +38,8 @@ class Place:
         self.loading["variant"] = variant or None
 
     def model(self, cls, folder, **options):
-        """Loads the model of a folder. Refuses missing weights, which transformers and diffusers would make up."""
+        """Loads the model of a folder. Raises `ConfigError` if weights are missing: transformers and diffusers would
+        initialise them at random."""
         try:
             model, info = cls.from_pretrained(folder, **self.loading, **options)
         except Exception as error:  # the libraries and safetensors raise their own kinds

@@ -64,7 +64,7 @@ class Shards:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def first(self, file: int) -> int:
-        """The place of a file's first record."""
+        """The index of a file's first record among the records of all files."""
         return int(self._ends[file - 1]) if file else 0
 
     def count(self, file: int) -> int:
@@ -72,8 +72,8 @@ class Shards:
         return int(self._ends[file]) - self.first(file)
 
     def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """Returns for each record, given by its index among the records of all files, the index of the file that holds
-        it."""
+        """Returns the index of the file that holds each record. `places` are records' indices among the records of all
+        files."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
 
     def read(self, places: Integer[np.ndarray, " n"]) -> list[bytes]:

@@ -62,7 +62,7 @@ def slots_of(folder: Path) -> dict[str, Slot]:
 
 def slot_of(folder: Path, name: str) -> Slot:
     """Finds the `Slot` of a text encoder by its name. The tokenizer of `text_encoder_NAME` is in `tokenizer_NAME`, or
-    beside the model."""
+    in the model's own folder."""
     if name in SLOTS:
         return SLOTS[name]
     apart = f"tokenizer_{name}"
@@ -74,9 +74,9 @@ class Kind:
     """One kind of text encoders. `features` gives context [n, tokens, channels] and pooled [n, size] or None."""
 
     classes: tuple[str, ...]  # of transformers, as config.json names them
-    loader: str = ""  # the class that loads it, if not the named one
+    loader: str = ""  # the class of transformers that loads the model, if it is not the class in config.json
     features: Callable  # (model, its class, ids, mask, settings) -> (context, pooled)
-    tokens: Callable  # (tokenizer, settings, SD3's number of T5's tokens) -> tokens of a caption
+    tokens: Callable  # (tokenizer, settings, tokens for T5) -> tokens to which a caption is padded or cut
     sizes: Callable  # (model, its class, settings) -> (channels, pooled size)
     pooled: str = "none"  # the default of `Settings.pooled`
     settings: bool = True  # whether `Settings` apply
@@ -154,7 +154,7 @@ KINDS = {
         pooled="last",
     ),
 }
-SIDE_BY_SIDE = "clip"  # encoders of this kind share their tokens; those of the others follow
+SIDE_BY_SIDE = "clip"  # encoders of this kind share the first tokens of the context; other encoders' tokens follow
 
 
 def kind_of(folder: Path, name: str, slot: Slot, model: str) -> str:

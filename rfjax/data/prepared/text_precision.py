@@ -1,6 +1,6 @@
 """The types in which captions' contexts are stored: float16, float32, or int8 with a scale for each token.
 
-In int8 a token's numbers are rounded to multiples of its scale, which is the largest magnitude among them over 127.
+In int8 a token's numbers are rounded to multiples of its scale, which is their largest magnitude divided by 127.
 Each token has a scale of its own, because a few tokens (CLIP's first, T5's last) are many times as large as the others.
 A number is off by at most half a scale: 1/254 of the largest number of its token.
 """

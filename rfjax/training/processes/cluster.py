@@ -1,7 +1,8 @@
 """Finds the job of many processes that this process belongs to, if any. Contacts nothing but a cluster's metadata.
 
-Flags come first. Otherwise JAX's own detection decides: SLURM, Kubernetes, TPU metadata or Open MPI. A job of one
-process counts as no job, since it has nobody to wait for.
+The command's options --coordinator, --processes and --process-id come first. Without them, JAX's own detection decides:
+SLURM, Kubernetes, TPU metadata or Open MPI. A job of one process counts as no job, since it has no other process to
+wait for.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def find_job(
     process_id: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Job | None:
-    """The job that the flags describe, else the job in which this process was started. None for a job of one process.
+    """The job that the options describe, else the job in which this process was started. None for a job of one process.
 
-    Raises `ConfigError` for flags that are incomplete or contradict each other, and `RfjaxError` if the cluster's
+    Raises `ConfigError` for options that are incomplete or contradict each other, and `RfjaxError` if the cluster's
     metadata cannot be read.
     """
     if (coordinator, processes, process_id) != (None, None, None):

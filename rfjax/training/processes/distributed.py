@@ -37,7 +37,7 @@ _REMEDY = "the same command goes on from the last checkpoint"
 
 _job: Job | None = None  # set by `join`
 _heartbeat = HEARTBEAT_SECONDS
-_numbers = itertools.count()  # of the exchanges, equal in all processes
+_numbers = itertools.count()  # the numbers of exchanges between processes; each process counts alike
 _lost: list[str] = []  # once a process is lost: which one and why, in words
 _leaving = threading.Event()
 _listener: threading.Thread | None = None
@@ -91,8 +91,8 @@ def join(
         except Exception as error:
             failed.append(error)
 
-    # In a thread of its own, because Python handles signals only between calls, and this call may last minutes. If the
-    # others do not come, JAX aborts instead of raising.
+    # `connect` runs in a thread of its own, because Python handles signals only between calls, and JAX's call may last
+    # minutes. If the other processes do not come, JAX aborts this process instead of raising an error.
     _on_abort(lambda: _end(f"{apart}. {remedy}", Apart.exit_status))
     thread = threading.Thread(target=connect, daemon=True, name="rfjax-connect")
     thread.start()
@@ -229,7 +229,7 @@ def point_ended(number: int, failure: Exception | None, *, patience_seconds: flo
             raise lost from failure
         raise RfjaxError(f"process {_job.process_id} of {_job.processes} failed alone: {failure or error}") from failure
     words = [json.loads(word) for _, word in sorted(coordination_client().key_value_dir_get(folder))]
-    _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed at different exchanges
+    _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed in different exchanges
     return next((word for word, _ in words if word is not None), None)
 
 
@@ -290,9 +290,7 @@ def _on_abort(do: Callable[[], None] | None) -> None:
     """Calls `do` once when C++ aborts the process. The process ends even if `do` returns."""
     global _kept
     libc = ctypes.CDLL(None)
-    install = getattr(
-        libc, "sysv_signal", None
-    )  # it resets the handler when it is called, so no second abort comes here
+    install = getattr(libc, "sysv_signal", None)  # an abort resets this handler, so a second abort does not call it
     if install is None:  # not glibc: the abort then ends the process, with JAX's own message
         return
     install.argtypes, install.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
@@ -379,7 +377,7 @@ def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -
         coordination_client().wait_at_barrier("rfjax/left", int(1000 * patience_seconds) if alone else _FOREVER_MS)
         _on_abort(None)
         jax.distributed.shutdown()
-        _listener.join()  # its wait ends with the service; Python must not exit while it is in C++
+        _listener.join()  # the thread's wait ends with the service; Python must not exit before
         return status
     except Exception:
         if status == 0 and _lost:

@@ -24,8 +24,8 @@ def cluster_kinds() -> dict[str, Any]:
     """The kinds of cluster that JAX recognises, by name and in JAX's order. Each is a class of static methods.
 
     `jax.distributed.initialize` asks these classes itself, but rfjax must know the number of processes before it joins.
-    A class that does not give its kind a name, such as Kubernetes's in JAX 0.10, names it by the class's own name:
-    `K8sCluster` becomes `k8s`.
+    If a class has no `name`, as JAX 0.10's class for Kubernetes, the key comes from the name of the class: `K8sCluster`
+    becomes `k8s`.
     """
     kinds = clusters.ClusterEnv._cluster_types
     return {kind.name or kind.__name__.removesuffix("Cluster").lower(): kind for kind in kinds}
