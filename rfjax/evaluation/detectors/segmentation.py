@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 MIN_PIXELS = 4
 _EIGHT_NEIGHBOURS = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # within an image
 # Background pixels are nearly grey and not bright. If their share is below GREY_SHARE, the image is taken to hold no
-# object; in the fullest scene it is a third.
+# object. In the fullest scene their share is a third.
 GREY_SPREAD = 0.15
 GREY_RANGE = (0.02, 0.5)
 GREY_SHARE = 0.2
