@@ -65,7 +65,9 @@ OPTIONS = {
     ),
     "i3d": dict(metavar="FILE.pt", type=as_path("--i3d"), help="FVD's I3D: i3d_pretrained_400.pt"),
     "vjepa": dict(metavar="DIR", type=as_path("--vjepa"), help="V-JEPA 2 with its probe: a transformers folder"),
-    "frames": dict(type=int, metavar="N", help="first N frames of each clip (default: all, if clips have equally many)"),
+    "frames": dict(
+        type=int, metavar="N", help="first N frames of each clip (default: all; then clips need equally many)"
+    ),
     "fps": dict(metavar="RATE", help="frames a second, such as 8 or 30000/1001 (default: the pictures as stored)"),
     "vqa": dict(metavar="DIR", type=as_path("--vqa"), help="a vision-language model: a transformers folder"),
     "questions": dict(
