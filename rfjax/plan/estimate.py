@@ -100,7 +100,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
     recomputed = RECOMPUTED[train.remat]
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
-    flops = examples * ((whole - unsplit) / tensor + unsplit) + optimizer  # every device may compute all of Muon's
+    flops = examples * ((whole - unsplit) / tensor + unsplit) + optimizer  # not divided: a device may do all of Muon's
 
     (count, length), *over_time = sequences = attended_sequences(model, shapes)
     tokens = count * length + OVER_TIME * sum(n * size for n, size in over_time)

@@ -116,8 +116,8 @@ class _Attempt(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """The ratio of the compiled program's memory to its estimate. Other layouts are expected to exceed their
-        estimates by the same ratio."""
+        """The ratio of the compiled program's memory to its estimate; 0 if nothing was compiled. Other layouts are
+        expected to exceed their estimates by the same ratio."""
         return self.compiled.peak_bytes / self.estimate.peak_bytes if self.compiled else 0.0
 
 

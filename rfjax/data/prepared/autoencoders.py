@@ -20,7 +20,7 @@ from rfjax.inputs.json_files import read_json
 
 FOLDER = "vae"
 IDENTITY = "identity"  # no model: latents are pixels
-LARGEST_SCALE = 1e6
+LARGEST_SCALE = 1e6  # a larger scale or shift in a config.json is taken for damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Kind:
     channels: Callable
     encode: Callable  # (model, images in [-1, 1]) -> latents
     decode: Callable  # (model, latents) -> images in [-1, 1]
-    # of the loaded model: a clip's frames less one, divided by its latent's less one; None: it takes images
+    # (frames of a clip - 1) / (frames of its latent - 1), from the loaded model; None: an autoencoder of images
     time_reduction: Callable | None = None
 
 
@@ -197,7 +197,8 @@ def load_autoencoder(folder: Path, model: str, place) -> Autoencoder:
 
 
 def _frame_by_frame(of_images: Callable) -> Callable:
-    """Makes a function of images one that also takes clips. It sees the frames of one clip at a time."""
+    """Returns a function of images [n, channels, h, w] or of clips [n, channels, frames, h, w]; `of_images` gets the
+    frames of one clip at a time."""
 
     def run(values):
         if values.ndim == 4:
@@ -208,7 +209,8 @@ def _frame_by_frame(of_images: Callable) -> Callable:
 
 
 def _with_time(of_clips: Callable) -> Callable:
-    """Makes a function of clips one that also takes images."""
+    """Returns a function of clips [n, channels, frames, h, w] or of images [n, channels, h, w]; `of_clips` gets an
+    image as a clip of one frame."""
 
     def run(values):
         return of_clips(values) if values.ndim == 5 else of_clips(values[:, :, None])[:, :, 0]
@@ -237,8 +239,13 @@ class Scaling(TypedDict):
 
 
 def read_scaling(folder: Path, model: str = "AutoencoderKL") -> Scaling:
-    """The shift and scale of an autoencoder's latents. Raises `ConfigError` if the scale is missing or not above 0. If
-    it is missing, diffusers would silently take the scale of Stable Diffusion 1."""
+    """Reads the shift (None: no shift) and the scale of the latents from the config.json of an autoencoder of the class
+    `model`. For a class that is not `scaled` (`Kind`), returns scale 1 and no shift, and reads no file: its latents are
+    stored as a network sees them.
+
+    Raises `ConfigError` if the scale is missing, because diffusers would silently take the scale of Stable Diffusion 1.
+    Also raises it if the scale is not above 0, or if scale or shift exceeds `LARGEST_SCALE` in size.
+    """
     if not KINDS[model].scaled:
         return {"scaling_factor": 1.0, "shift_factor": None}
     path = folder / FOLDER / "config.json"
