@@ -108,9 +108,8 @@ def train_autoencoder(
     """Trains a small AutoencoderKL on random crops of `images` [n, height, width, 3] bytes, and saves it as folder/vae.
     A side of 2^(levels - 1) pixels becomes one latent pixel, with levels = len(channels)."""
     torch.manual_seed(0)
-    torch.set_num_threads(
-        1
-    )  # layers are too small to share: on busy cores OpenMP's threads wait for each other, 80 times as long
+    # The layers are too small to share. On busy cores OpenMP's threads wait for each other: it took 80 times as long.
+    torch.set_num_threads(1)
     levels = len(channels)
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,

@@ -157,9 +157,9 @@ class TrainConfig:
     # `config_rules.READ_BY_SCHEDULES` says which schedules read the next two and `final_learning_rate_fraction`.
     decay_fraction: float = 0.2  # the rate falls over this last share of the steps
     decay_shape: str = field(default="linear", metadata=WRITTEN_WHERE_SET)  # how the rate falls
-    # Whole lengths of the runs that a study anneals from one trunk; the last is `steps`.
+    # The lengths, from the trunk's start, of the runs that a study anneals from one trunk; the last is `steps`.
     branches: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
-    final_learning_rate_fraction: float = 0.0  # the last rate over `learning_rate`
+    final_learning_rate_fraction: float = 0.0  # the rate at the end over `learning_rate`
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -266,7 +266,7 @@ class GenEvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig:
-    """The controls that variants are ranked under (SD3 section 5.1), at the last step."""
+    """The controls under which variants are ranked at the last step (SD3 section 5.1): samplers and weights."""
 
     prompts_per_task: int = 0  # 0 turns the evaluation off
     images_per_prompt: int = 2

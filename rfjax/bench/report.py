@@ -76,7 +76,7 @@ def _minus(first: float | None, *others: float | None) -> float | None:
 
 
 def _optimizer_line(record: Mapping) -> list[str]:
-    """The optimiser's matrix products and state, where it has matrix products."""
+    """Returns the line on the optimiser's matrix products and state; no line if it has no matrix products."""
     if not record["optimizer_flops_per_step"]:
         return []
     share = record["optimizer_flops_per_step"] / record["flops_per_step"]

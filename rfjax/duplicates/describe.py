@@ -50,7 +50,7 @@ class _Looked:
     key: str
     pixels: UInt8[np.ndarray, "height width 3"]
     digest: bytes  # hash of the file's bytes
-    done: float | int
+    done: float | int  # how much of the part has been read up to here
 
 
 def read(path: Path, recipe_hash: str) -> Described | None:

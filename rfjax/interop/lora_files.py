@@ -89,7 +89,7 @@ def tensors_of(
 
 
 def _filled(matrix, rank, axis):
-    """A matrix padded with zeros up to the file's rank."""
+    """Returns the matrix, padded with zeros along `axis` up to the file's rank."""
     width = [(0, 0), (0, 0)]
     width[axis] = (0, rank - matrix.shape[axis])
     return np.pad(np.asarray(matrix, np.float32), width)

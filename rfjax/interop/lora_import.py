@@ -199,7 +199,7 @@ def _read_map(reader, file, name, keys, alphas, settings, part: LeafPart, number
 
 
 def _scale(file, name, rank, alphas, settings) -> float:
-    """alpha / rank of a map; with PEFT's rank-stabilised LoRA, alpha / sqrt(rank)."""
+    """Returns alpha / rank of a map; with PEFT's rank-stabilised LoRA, alpha / sqrt(rank)."""
     alpha = alphas.get(name)
     if alpha is None:
         patterns = settings.get("alpha_pattern") or {}
@@ -219,8 +219,8 @@ def _without_filling(a: First, b: Second) -> tuple[Float[np.ndarray, "inputs use
 
 
 def _stack(shape, leaf, maps) -> Factors:
-    """The factors of a kernel, [maps..., inputs, rank] and [maps..., rank, outputs], at the largest rank of its maps. A
-    map that the file leaves alone has zeros."""
+    """Returns the factors of a kernel, [maps..., inputs, rank] and [maps..., rank, outputs], with the largest rank of
+    its maps. They are zero for a map that is not in the file."""
     whole = matrix_shape(shape, matrix_axes(leaf))
     rank = max(a.shape[1] for a, _ in maps.values())
     inputs, outputs = whole.sides
@@ -236,8 +236,8 @@ def _stack(shape, leaf, maps) -> Factors:
 
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object], str]:
-    """PEFT's settings of an adapter, without the names of a pipeline's parts, and where they stand. Raises
-    `ConfigError` for settings of an adapter that is more than two factors."""
+    """Returns (PEFT's settings of an adapter, where they were found, for messages). "transformer." before a setting's
+    name, as a pipeline writes it, is removed. Raises `ConfigError` if the adapter is more than two factors."""
     beside = file.parent / SETTINGS
     if METADATA in metadata:
         where = f"the metadata of {file}"

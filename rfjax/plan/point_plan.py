@@ -65,11 +65,11 @@ def plan_point(
     """Plans a point in its own layout. If that does not fit, or with `search`, in the cheapest layout that fits.
 
     With `compiles`, memory, operations and exchanges are the compiled program's; without it they are estimates. A
-    search tries only layouts that should fit, given how far earlier programs exceeded their estimates. It ends after
-    `attempts` layouts that did not fit.
+    search tries only layouts that should fit, given how far earlier programs exceeded their estimates. The search ends
+    after `attempts` layouts that did not fit.
     """
     size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
-    attention = attention_of(point.config, target)  # raises now, before compiling, if it cannot run there
+    attention = attention_of(point.config, target)  # raises now, before compiling, if the chip cannot run it
 
     def attempt(config, estimated):
         return _try_layout(point.id, config, estimated, target, optimisation if compiles else None, say, notes)

@@ -57,7 +57,7 @@ class Shown:
 
     key: str
     image: Image.Image
-    done: float | int
+    done: float | int  # how much of the part has been read up to here
 
 
 class PartJson(TypedDict):

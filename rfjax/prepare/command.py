@@ -280,8 +280,8 @@ def _check_scaled_alike(folder, scaling) -> None:
 def _load_models(args, ours):
     """Loads the frozen models.
 
-    Raises `ConfigError` for sides in pixels that the autoencoder's reduction does not divide, and for CLIP encoders of
-    different lengths.
+    Raises `ConfigError` for sides in pixels that the autoencoder's reduction does not divide, for a number of frames
+    that the autoencoder would cut or pad, and for CLIP encoders of different lengths.
     """
     from rfjax.data.prepared import frozen, manifest
 

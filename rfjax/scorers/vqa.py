@@ -29,7 +29,7 @@ KINDS = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES  # type in conf
 
 @dataclass(frozen=True, eq=False)
 class VisionLanguageModel:
-    """A model on a device. `name` is its folder's, and `sha256` the hash of the folder's files."""
+    """A model on a device. `name` is the name of its folder, and `sha256` the hash of the folder's files."""
 
     model: torch.nn.Module
     processor: object

@@ -1,9 +1,10 @@
-"""Floors: the scores of the same clips with their frames in another order. Only a score above its floors shows that a
-model can do the task.
+"""Floors: scores that a model gets without doing the task. Only a score above its floors shows that the model can do
+the task.
 
-If clips are judged correct as often backwards as forwards, they do not show that the model can do a task about order.
-The table `FLOORS` lists the floors of each task. It leaves out orders that change nothing: a still clip is the same in
-any order, and a bounce is the same backwards.
+There are three sorts: the model's clips with their frames in another order, its clips judged by another prompt, and
+clips made without a caption. For example, if clips are judged correct as often backwards as forwards, they do not show
+that the model can do a task about order. The table `FLOORS` lists the floors of each task. It leaves out orders that
+change nothing: a still clip is the same in any order, and a bounce is the same backwards.
 """
 
 from __future__ import annotations
