@@ -45,8 +45,8 @@ class VisionLanguageModel:
 
         `answers[i]` are the answers to question i. An answer is a sequence of spellings; its probability is the sum of
         the probabilities of the distinct first tokens of its spellings, and 0 for an answer without spellings. Raises
-        `ConfigError` if the model cannot read the question or gives numbers that are not finite, and if the tokenizer
-        has no first token for any spelling of an answer.
+        `ConfigError` if the model cannot read the question or gives numbers that are not finite, and if no spelling of
+        an answer has a first token that tells something (`_first_tokens`).
         """
         try:
             inputs = self._inputs(list(images), list(questions)).to(self.device, self.model.dtype)
