@@ -38,7 +38,7 @@ HOFFMANN = np.array([6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083])
 
 
 def read(path):
-    """(table of 240 runs, what was dropped)."""
+    """Returns (the table of 240 runs, the dropped runs)."""
     raw = pd.read_csv(path)
     table = pd.DataFrame(
         {
@@ -53,7 +53,8 @@ def read(path):
 
 
 def published_bootstrap(table, resamples):
-    """Their estimator: parameters [resamples, 5] as (log A, log B, log E, alpha, beta)."""
+    """Runs the estimator of Besiroglu et al. Returns parameters [resamples, 5], as (log A, log B, log E, alpha,
+    beta)."""
     log_n, log_d, log_loss = (np.log(table[name].to_numpy(float)) for name in ("params", "images", "loss"))
 
     def objective(theta, n, d, y):
@@ -85,7 +86,7 @@ def main():
     parser.add_argument("csv", type=Path)
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--published", action="store_true", help="their bootstrap too")
+    parser.add_argument("--published", action="store_true", help="also run the published bootstrap")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     args = parser.parse_args()
     table, dropped = read(args.csv)

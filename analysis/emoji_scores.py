@@ -7,7 +7,7 @@ which were fitted to the training images, judge the style and the name of each s
 that they find right. The ceiling is the score of the real held-out pictures. The floor is the score of the samples
 under captions of other samples. A sample counts as memorised if it is nearer to a training image than 95 % of the real
 held-out pictures are. The result is scores.csv, with a row for each run and Wilson's 95 % intervals, and for each run a
-sheet of samples of the styles whose licences permit it. A run that has both is not scored again.
+sheet of samples of the styles whose licences permit it. A run that has a row and a sheet is not scored again.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def nearest(images: Float[np.ndarray, "n side side 3"], among: Float[np.ndarray,
 
 
 def shares(judge_style, judge_name, images, truth: Pictures) -> dict[str, float]:
-    """The shares of images in their style, with their name, and both; and of the same under other images' captions."""
+    """Returns the shares of images that are judged to have the right style, the right name, and both; and, as floors,
+    the shares that have the style and the name of another image's caption."""
     style, name = judge_style(images), judge_name(images)
     order = np.random.default_rng(SEED).permutation(len(images))
     right = {"style": style == truth.styles, "name": name == truth.names}
@@ -122,7 +123,8 @@ def shares(judge_style, judge_name, images, truth: Pictures) -> dict[str, float]
 
 
 def with_intervals(found: dict[str, float], count: int) -> dict[str, float]:
-    """Shares of `count` images, and beside those that are no floors the ends of their intervals."""
+    """Returns the shares in `found`, which are of `count` images, with the ends of the intervals of those that are no
+    floors."""
     from scipy.stats import binomtest
 
     ends = {}
@@ -133,7 +135,8 @@ def with_intervals(found: dict[str, float], count: int) -> dict[str, float]:
 
 
 def draw(run, pairs: int, batch_size: int) -> tuple[list[str], Float[np.ndarray, "n side side 3"]]:
-    """(captions, images) of as many validation examples, by the run's newest checkpoint and its own sampler."""
+    """Returns (captions, images) for `pairs` random validation examples, sampled by the run's newest checkpoint and its
+    own sampler."""
     from rfjax.data.batch import Conditions
     from rfjax.evaluation.generate import generator_of, prompt_ids
 

@@ -149,7 +149,8 @@ def mean_and_error(values: np.ndarray) -> dict:
 
 
 def compare(runs: Path, corpus: Path) -> dict:
-    """Losses by bucket and of all, and the paired differences of the runs from nothing less the child."""
+    """Returns each run's loss, by bucket and over all images, and the paired differences: the loss of each run from
+    scratch minus the child's."""
     buckets = manifest.read(corpus).buckets
     counts = [bucket.images["validation"] for bucket in buckets]
     of = {name: losses(runs / name) for name in RUNS}

@@ -125,7 +125,7 @@ def _runs(folder: Path) -> dict[str, object]:
                     pass
         ends |= {
             f"{run.name}: state": checkpoint.read_facts(run, steps[-1])["checksums"],
-            # beside these the last but one stays, perhaps that of a stop
+            # the last checkpoint but one stays, too; its step may be one at which the run was stopped
             f"{run.name}: evaluated steps": [step for step in steps if step % EVERY == 0],
             f"{run.name}: curve": [{key: row[key] for key in row.keys() - TIMED_ROW} for row in rows],
             f"{run.name}: unreadable": sorted(path.name for path in run.glob("damaged/*")),

@@ -42,11 +42,11 @@ STATUSES = {
     143,
     -signal.SIGKILL,
     -signal.SIGTERM,
-}  # what a process may end with that was killed, or whose peer was
+}  # exit statuses allowed for a process that was killed, or whose peer was killed
 
 
 def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[subprocess.Popen]:
-    """The command in so many processes, two devices in all; what they say is appended to `said`."""
+    """Starts the command in `processes` processes with two devices in all; their output is appended to FOLDER.said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -95,8 +95,8 @@ def command_in(folder: Path, kind: Kind, config: Path, base: Path) -> list[str]:
 
 
 def total_kills() -> dict[str, int]:
-    """{kind: its kills in all records}. A record with problems starts its kind's count again, as what it found was
-    mended after it."""
+    """Returns {kind: number of its kills in all records}. A kind's count starts again after a record with problems,
+    because the fault was then mended."""
     totals: dict[str, int] = {}
     for path in sorted(RECORDS.glob("*.json")):
         record = json.loads(path.read_text())
@@ -109,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=KINDS, default="study", help="what is killed (default study)")
     parser.add_argument("--kills", type=int, default=50, help="at least so many (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the dice (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times and kinds of kills (default 0)")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder for the studies")
     args = parser.parse_args()
     args.folder = args.folder.absolute()
@@ -128,7 +128,7 @@ def main() -> int:
     dice, began = random.Random(args.seed), time.monotonic()
 
     calm, lengths = {}, {}
-    for processes in kind.processes:  # all in the same bits, and how long each takes
+    for processes in kind.processes:  # all must give the same bits; also measures how long each takes
         folder = args.folder / f"undisturbed{processes}"
         for name in ("filling the cache", "timed"):
             print(f"undisturbed, {processes} process{'es' * (processes > 1)}: {name}", flush=True)

@@ -35,7 +35,7 @@ STRIDES = (8, 16, 32)
 BINS = 11  # a distance from a cell's centre to a side of the box is a distribution over 0 ... 10 strides
 CELLS = tuple((SIDE // stride) ** 2 for stride in STRIDES)
 CLASSES = len(OBJECT_NAMES)
-LEAST, OVERLAP, MOST = 0.05, 0.6, 100  # a box's score; the IoU of two boxes of a class; boxes of an image
+LEAST, OVERLAP, MOST = 0.05, 0.6, 100  # least score of a box; largest IoU of a class's boxes; most boxes of an image
 
 _TFJS = {
     "tfjs-core": "e8f8aa285ad0237b901e7d79995a1450993cf11fb1b3cc02f09de167fdaf9496",
@@ -114,7 +114,8 @@ def _centres(stride):
 
 
 def suppress(boxes: Float[np.ndarray, "boxes 4"], scores: Float[np.ndarray, " boxes"]) -> Int[np.ndarray, " kept"]:
-    """The boxes that stay, best first: each that overlaps a better one that stays by more than `OVERLAP` goes."""
+    """Returns the indices of the boxes that stay, best first. A box is dropped if its IoU with a better box that stays
+    is above `OVERLAP`."""
     order, kept = np.argsort(-scores, kind="stable"), []
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], 1)
     while len(order):

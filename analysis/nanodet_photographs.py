@@ -74,7 +74,7 @@ def read_source(source: str, names: list[str], packages: Path) -> dict[str, byte
 
 
 def write(root: Path, labels: list[dict], packages: Path) -> None:
-    """Writes the photographs and the metadata. Exits before that if a photograph is another."""
+    """Writes the photographs and the metadata. Exits before writing if a photograph's SHA-256 is not the label's."""
     files = {}
     for source in sorted({label["source"] for label in labels}):
         names = [label["file"] for label in labels if label["source"] == source]

@@ -39,7 +39,7 @@ PROBES = (1, 2, 4, 8, 16)
 
 
 def originals():
-    """Photographs, quarters, scenes; and which of them are copied."""
+    """Returns (photographs, their quarters and scenes, in this order; the number of photographs and quarters)."""
     whole = [planted.photograph(name) for name in photographs.FILES]
     large = [planted.photograph(name, 2 * planted.SIDE) for name in photographs.FILES if name not in ALIKE_QUARTERS]
     quarters = [planted.crop(image, 0.5, x, y) for image in large for x in (0, 1) for y in (0, 1)]
@@ -84,7 +84,8 @@ def curve(name, views, group, kinds, counts):
 
 
 def clusters_lose(name, views, group, distractors, threshold):
-    """Rows: of the copies that one cluster finds among distractors, the share that some clusters find."""
+    """Returns rows with the share of the duplicates found in one cluster, among distractors, that are also found in
+    several clusters."""
     every = np.concatenate([views, distractors])
     rows, found = [], {}
     for clusters in (1, round(2 * np.sqrt(len(every)))):
@@ -150,7 +151,7 @@ def picture(rows, marked):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--distractors", type=int, default=5000, help="scenes beside, for what clusters lose (default 5000)"
+        "--distractors", type=int, default=5000, help="scenes added to measure what clustering misses (default 5000)"
     )
     args = parser.parse_args()
     first, pictures = originals()

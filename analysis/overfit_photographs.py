@@ -54,7 +54,8 @@ def get_config():
 
 
 class Clock:
-    """Seconds of each part, kept in a file, so that a part that is there already keeps its own."""
+    """The seconds of each part, kept in a file, so that a part that is skipped keeps the seconds of an earlier
+    command."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -104,12 +105,11 @@ def train_autoencoder(
     crop=32,
     every=100,
 ) -> None:
-    """A small AutoencoderKL of random crops of `images` [n, height, width, 3] bytes, saved as folder/vae;
-    2^(levels - 1) pixels become one of a latent."""
+    """Trains a small AutoencoderKL on random crops of `images` [n, height, width, 3] bytes, and saves it as folder/vae.
+    A side of 2^(levels - 1) pixels becomes one latent pixel, with levels = len(channels)."""
     torch.manual_seed(0)
-    torch.set_num_threads(
-        1
-    )  # layers are too small to share: on busy cores OpenMP's threads wait for each other, 80 times as long
+    # The layers are too small to share. On busy cores OpenMP's threads wait for each other: it took 80 times as long.
+    torch.set_num_threads(1)
     levels = len(channels)
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -149,7 +149,7 @@ def train_autoencoder(
 
 
 def rebuilt_by(folder: Path, images: np.ndarray) -> np.ndarray:
-    """What the autoencoder of a folder makes of images, bytes."""
+    """Returns the reconstructions of images [n, height, width, 3] bytes by the autoencoder of a folder, also bytes."""
     model = AutoencoderKL.from_pretrained(folder / "vae")
     data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():

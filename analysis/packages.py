@@ -31,7 +31,8 @@ class Package:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """The package's file. Fetches it if it is not in the folder; exits if its SHA-256 is another."""
+    """Returns the path of the package's file. Fetches the file if it is not in the folder; exits if its SHA-256 is not
+    the package's."""
     path = folder / package.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

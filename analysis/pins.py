@@ -38,13 +38,14 @@ def overrides(fields: str) -> list[str]:
 
 
 def two_at_a_time(act: Callable, things: Iterable) -> list:
-    """Does `act` to each thing, two of them at a time; gives what it gave."""
+    """Calls `act` with each thing, two at a time; returns the results in the order of the things."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(act, things))
 
 
 def shapes_run(runner: Runner, devices: int) -> Path:
-    """Trains and evaluates 30 steps on shapes, once for every pin that asks; gives the run's folder."""
+    """Trains and evaluates 30 steps on shapes; returns the run's folder. The first pin that asks for the run makes it,
+    the others use it."""
     begin = ["train", "--config=configs/shapes.py", *overrides(SMALL)]
     return runner.once(f"shapes-{devices}", lambda path: runner.must(*begin, f"--workdir={path}", devices=devices))
 
@@ -61,7 +62,8 @@ def shapes(runner: Runner, devices: int) -> dict:
 
 
 def exported(runner: Runner, run: Path, layout: str, dtype: str, name: str) -> dict[str, object]:
-    """Exports a run, and gives what is pinned of each file; of an export that is refused, its status."""
+    """Exports a run, and returns what is pinned of each file or, if the export is refused, its exit status and which of
+    the expected words are said."""
     out = runner.folder / f"exports/{name}"
     target = out / "model.safetensors" if layout == "sd3" else out
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -300,7 +302,8 @@ def wrong_rows(facts: Mapping[str, dict]) -> list[str]:
 
 
 def record(file: Path, checkout: Path, names: Sequence[str]) -> int:
-    """Writes the facts of a checkout, beside those of other pins that are in the file; 1 where a pin failed."""
+    """Writes the facts of a checkout to a file, and keeps the facts of other pins that the file has. Returns 1 if a pin
+    failed, else 0."""
     kept = recorded(file, []) if file.exists() and len(names) < len(PINS) else {}
     facts = gather(checkout, names)
     file.write_text(json.dumps({"machine": machine(), "pins": kept | facts}, indent=1) + "\n")
@@ -310,7 +313,7 @@ def record(file: Path, checkout: Path, names: Sequence[str]) -> int:
 
 
 def recorded(file: Path, names: Sequence[str]) -> dict[str, dict]:
-    """Reads the facts that a file has; exits where they were made elsewhere, or lack one of these pins."""
+    """Reads the facts that a file has; exits if they were made on another machine or lack one of the pins `names`."""
     kept, here = json.loads(file.read_text()), machine()
     if kept["machine"] != here:
         sys.exit(f"{file} was made elsewhere:\n  " + "\n  ".join(differences(kept["machine"], here)))

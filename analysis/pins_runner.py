@@ -63,7 +63,7 @@ class Runner:
         return self._made[name]
 
     def plain(self, value: object) -> object:
-        """Gives the value without clocks and places, and with long lists as their checksums."""
+        """Returns the value without times and paths of this run, and with long lists as their checksums."""
         if isinstance(value, Mapping):
             return {key: self.plain(item) for key, item in value.items() if not _is_clock(key, item)}
         if isinstance(value, list):
@@ -72,7 +72,7 @@ class Runner:
         return self.text(value) if isinstance(value, str) else value
 
     def text(self, words: str) -> str:
-        """Gives the words without the places of this run's files."""
+        """Returns the text with the paths of this run's folder and checkout replaced by {tmp} and {checkout}."""
         return words.replace(str(self.folder), "{tmp}").replace(str(self.checkout), "{checkout}")
 
     def _python(self, *words: str, devices: int = 1) -> Ran:

@@ -129,8 +129,9 @@ def _trunks(point: str) -> int:
 
 
 def expected_law() -> dict:
-    """How well the node's runs are expected to determine the loss at each target, beside the best choice of runs by
-    `rfjax design` for the same FLOPs, from the same sizes and lengths."""
+    """Returns the assumed law, the cost of the node's runs, and for each target two expected half widths of the loss's
+    interval: after the node's runs, and after the runs of equal cost that `rfjax design` chooses from the same sizes
+    and lengths."""
     study = load_study(ROOT / "configs/node_depth.py", {})
     sizes = sizes_of(study)
     lengths = sorted({length for point in study.points for length in point.config.train.branches})

@@ -33,7 +33,8 @@ FURTHER = 10.0  # the target, in budgets
 
 
 def candidates() -> list[Trunk]:
-    """Trunks of each size with up to four lengths that follow one another."""
+    """Returns the trunks of each size with each set of consecutive lengths of `STEPS` that a trunk may have
+    (`runs_of_lengths`)."""
     found = []
     for size, params in enumerate(SIZES):
         for branches in runs_of_lengths(STEPS.tolist()):
@@ -46,7 +47,8 @@ def candidates() -> list[Trunk]:
 
 
 def draw_laws(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 5"]:
-    """Laws about `LAW`, each term the same amid the sizes and lengths."""
+    """Draws random laws around `LAW`: E and the exponents vary by `DOUBT`. Each power term keeps its value at the
+    middle of the sizes and lengths, in logarithm."""
     rows = np.tile(LAW, (count, 1))
     rows[:, 0] *= np.exp(DOUBT * rng.standard_normal(count))
     for place, centre in ((2, np.log(SIZES).mean()), (4, np.log(STEPS * BATCH).mean())):
@@ -70,7 +72,8 @@ def study(rng: np.random.Generator, law: Float[np.ndarray, " 5"], chosen: Chosen
 
 
 def measure(law: Float[np.ndarray, " 5"], table: pd.DataFrame, target: float, new_loss: float, resamples: int) -> dict:
-    """What one study's fit says at the target and of its parameters, beside the truth."""
+    """Fits one study. Returns the half width of the interval at the target and the error there, both in log loss, and
+    which intervals cover the truth; or the reason of a refusal."""
     found = fit(table, PARAMETRIC, resamples=resamples, held_out=False)
     if not found.identifiable:
         return {"refused": found.reason}

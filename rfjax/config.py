@@ -37,8 +37,8 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 2
     temporal_patch_size: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # frames of a patch
-    # joint: one attention over the text and the tokens of all frames | factorised: each frame has its own with its copy
-    # of the text, and an attention over the tokens of all frames is added in every block (SD3 section 5.3.3)
+    # joint: one attention over the text and the tokens of all frames | factorised: each frame has an attention of its
+    # own with a copy of the text, and every block also has an attention over all frames' tokens (SD3 section 5.3.3)
     temporal_attention: str = field(default="joint", metadata=WRITTEN_WHERE_SET)
     qk_norm: bool = False  # RMSNorm with learnable scale on queries and keys, per head
     dual_attention_blocks: int = 0  # the first n blocks have a second, image-only attention (SD3.5-M: 13)
@@ -48,17 +48,20 @@ class ModelConfig:
     position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
     position_tokens: int = 16  # tokens a side at the training resolution
     position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
-    # formula: added to the tokens | stored: the same, but the checkpoint holds the grid, as imported, and it is not
-    # trained | rotary: queries and keys of visual tokens are rotated by time, row and column
+    # formula: sines and cosines are added to the tokens | stored: an imported grid is added; the checkpoint holds the
+    # grid, and training leaves it as it is | rotary: queries and keys of visual tokens are rotated by time, row, column
     positions: str = "formula"
-    # A head's channels that rotate with time, height and width; (): 2 * (head_size // 6) for a side, the rest for time
+    # How many of a head's channels rotate with time, with height and with width; (): 2 * (head_size // 6) for height
+    # and as many for width, the rest for time
     rotary_channels: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     rotary_theta: float = field(default=10_000.0, metadata=WRITTEN_WHERE_SET)
-    # mup and completep: the best learning rate of one width (completep: and depth) is that of the others
+    # mup and completep: the best learning rate of one width (completep: and depth) is also the best of the others
     parametrization: str = field(default="standard", metadata=WRITTEN_WHERE_SET)
-    base_width: int = field(default=0, metadata=WRITTEN_WHERE_SET)  # where hidden kernels have the learning rate itself
-    base_depth: int = field(default=0, metadata=WRITTEN_WHERE_SET)  # completep: where blocks add the whole of a branch
-    # The width at which all parameters have one rate, and the initial values of standard.
+    # The width at which the rate of hidden kernels is `train.learning_rate`.
+    base_width: int = field(default=0, metadata=WRITTEN_WHERE_SET)
+    # completep: the depth at which blocks add their branches with the factor 1.
+    base_depth: int = field(default=0, metadata=WRITTEN_WHERE_SET)
+    # The width at which all parameters have one rate, and the initial values of `standard`.
     balanced_width: int = field(default=256, metadata=WRITTEN_WHERE_SET)
 
     @property
@@ -88,8 +91,8 @@ class ModelConfig:
 
     def batch_frames(self, latents: Sequence[int]) -> int:
         """How many entries of the batch axis a clip takes inside the network, for latents of (frames, height, width,
-        ...). With factorised attention each temporal position of the tokens is an entry of its own; otherwise it is
-        1."""
+        ...). With factorised attention each temporal position of the tokens is an entry of its own; otherwise a clip
+        takes one entry."""
         return self.token_grid(latents)[0] if self.temporal_attention == "factorised" else 1
 
     def patch_values(self, channels: int) -> int:
@@ -138,13 +141,14 @@ class DataConfig:
 class TrainConfig:
     steps: int = 2000
     batch_size: int = 64  # examples; with tokens_per_batch, those of the bucket with the most tokens
-    # Tokens in a batch of any bucket, at most; -1: as many as the largest bucket's; 0: equally many examples instead
+    # Most tokens in a batch of any bucket; -1: as many as a batch of the largest bucket has; 0: no such limit, all
+    # buckets have equally many examples
     tokens_per_batch: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     accumulate: int = 1  # microbatches a step
     # Points of a study that are trained in one program; they may differ in formulation and learning rate.
     together: int = 1
     learning_rate: float = 1e-4
-    # muon: of hidden kernels; the others have AdamW
+    # muon: Muon for hidden kernels, and AdamW for the other parameters
     optimizer: str = field(default="adamw", metadata=WRITTEN_WHERE_SET)
     # run | sweep: it is trained to find a learning rate, and no law takes it
     role: str = field(default="run", metadata=WRITTEN_WHERE_SET)
@@ -153,9 +157,9 @@ class TrainConfig:
     # `config_rules.READ_BY_SCHEDULES` says which schedules read the next two and `final_learning_rate_fraction`.
     decay_fraction: float = 0.2  # the rate falls over this last share of the steps
     decay_shape: str = field(default="linear", metadata=WRITTEN_WHERE_SET)  # how the rate falls
-    # Whole lengths of the runs that a study anneals from one trunk; the last is `steps`.
+    # The lengths, from the trunk's start, of the runs that a study anneals from one trunk; the last is `steps`.
     branches: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
-    final_learning_rate_fraction: float = 0.0  # the last rate over `learning_rate`
+    final_learning_rate_fraction: float = 0.0  # the rate at the end over `learning_rate`
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -169,12 +173,12 @@ class TrainConfig:
     # Blocks in an iteration of the scan over the depth; 0: all of them. On a GPU that is faster, and compiles longer.
     unroll: int = field(default=1, metadata=WRITTEN_WHERE_SET)
     attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
-    # Each text encoder's output is zeroed independently. -1: so that all are in a tenth of the cases, as in the paper,
-    # which is 0.464 each for three encoders and 0.1 for one.
+    # The probability with which each text encoder's output is zeroed, independently. -1: so that all outputs together
+    # are zeroed in a tenth of the cases, as in the paper: 0.464 each for three encoders, 0.1 for one.
     condition_dropout: float = -1.0
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
-    # every so many steps a forward pass shows attention logits and sizes of activations; 0: never
+    # Every so many steps a forward pass measures attention logits and sizes of activations; 0: never
     diagnostics_every: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     checkpoint_every: int = 500
     keep_last: int = 2
@@ -217,7 +221,8 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
-    # Slices that the devices are in: `data` goes over them all, the others stay inside. -1: as TPUs show, else 1
+    # Number of slices that the devices are in. The axis `data` spans all slices, the other axes stay inside one. -1:
+    # the number that TPU devices show; 1 for other devices
     slices: int = field(default=-1, metadata=WRITTEN_WHERE_SET)
 
 
@@ -226,7 +231,7 @@ class SamplerConfig:
     method: str = "euler"
     steps: int = 50
     guidance_scale: float = 5.0
-    # Guidance where t lies between these, and none outside: an evaluation there costs half (Kynkaanniemi et al. 2024).
+    # Guidance is used for t between these two alone; outside, an evaluation costs half (Kynkaanniemi et al. 2024).
     guidance_from: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     guidance_to: float = field(default=1.0, metadata=WRITTEN_WHERE_SET)
     # RUN@STEP, a folder and a step: guidance is away from this weaker run's prediction for the same caption, in place
@@ -249,8 +254,9 @@ class ValidationConfig:
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
     prompts_per_task: int = 40  # a task with fewer prompts repeats them; 0 turns the evaluation off
-    # Scored by so few prompts of each task as well, under a sampler's name of its own. A study's branches but the
-    # longest are scored by these alone, so that many short branches cost little. 0: by `prompts_per_task` alone.
+    # Checkpoints are also scored by so few prompts of each task, in a record with a sampler's name of its own. All
+    # branches of a trunk but the longest are scored by these prompts alone, so that many short branches cost little.
+    # 0: by `prompts_per_task` alone.
     few_prompts_per_task: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     images_per_prompt: int = 4
     batch_size: int = 120
@@ -260,7 +266,7 @@ class GenEvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig:
-    """The controls that variants are ranked under (SD3 section 5.1), at the last step."""
+    """The controls under which variants are ranked at the last step (SD3 section 5.1): samplers and weights."""
 
     prompts_per_task: int = 0  # 0 turns the evaluation off
     images_per_prompt: int = 2
@@ -301,7 +307,8 @@ class Config:
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
     timestep_shift_by_area: bool = False  # if true, a latent of m pixels has timestep_shift * sqrt(m) / image_size
-    timestep_shift_frames: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)  # e: f frames have f^e times it
+    # The exponent e: latents of f frames have f^e times the shift
+    timestep_shift_frames: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -58,8 +58,9 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
 
 
 def check_file(values: Mapping | ConfigDict, configs: Sequence[Config], overrides: Mapping[str, object]) -> None:
-    """Raises `ConfigError` for a field of `train` that `get_config()` sets and that the learning-rate schedule of none
-    of the `configs` made from it reads. Nothing is checked if the command line chooses the schedule."""
+    """Checks the fields of `train` that `get_config()` returned in `values`. `configs` are all configs made from the
+    file. Raises `ConfigError` for a field that only some learning-rate schedules read, if none of `configs` has such a
+    schedule. Nothing is checked if the command line chooses the schedule."""
     if "train.schedule" not in overrides:
         check_is_read((f"train.{name}" for name in values.get("train", {})), (c.train.schedule for c in configs))
 

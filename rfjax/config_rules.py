@@ -70,12 +70,12 @@ RULES: tuple[Rule, ...] = (
     (
         ("data.buckets", "data.corpus"),
         lambda buckets, corpus: not buckets or corpus in CLIP_CORPORA,
-        f"only these corpora are drawn in the shapes asked for: {', '.join(CLIP_CORPORA)}; leave the former empty",
+        f"only these corpora are drawn in the shapes asked for: {', '.join(CLIP_CORPORA)}; leave the buckets empty",
     ),
     (
         ("data.buckets", "data.frames"),
         lambda buckets, frames: not buckets or frames == 1,
-        "buckets say their frames themselves; leave the latter at 1",
+        "buckets say their frames themselves; leave config.data.frames at 1",
     ),
     (
         ("evaluation.sampler.guide",),
@@ -290,7 +290,7 @@ def are_rotary(channels: tuple[int, ...], head_size: int) -> bool:
 
 
 def check(config) -> None:
-    """Raises `ConfigError` naming the first field outside its limits, its value, and what it may be."""
+    """Raises `ConfigError` for the first field that breaks a limit or a rule, with its value and what it may be."""
     for field in CHOICES:
         check_choice(field, attrgetter(field)(config))
     for field, allowed in RANGES.items():
@@ -342,7 +342,7 @@ def _check_unread(config, network: Network) -> None:
         raise ConfigError(f"{given}, which the corpus {config.data.corpus} does not read; {remedy}")
 
 
-# What is no field where another field, or the run's length, sets it.
+# How messages name values that are no fields, because several fields or the run's length may set them.
 _NAMES = {
     WIDTH: "the hidden size (config.model.hidden, or of the depth)",
     "train.warmup": "the warm-up (config.train.warmup_steps, or of the steps)",

@@ -31,7 +31,7 @@ class Network:
     rules: tuple[Rule, ...] = ()
 
 
-# What a run is to a study, and why no law, correlation or ranking takes it: "" if they do.
+# role of a run in a study -> why no law, correlation or ranking takes such a run; "" if they do
 ROLES: dict[str, str] = {
     "run": "",
     "branch": "",
@@ -99,7 +99,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`. An open end is not one of them."""
+    """The numbers from `low` to `high`. An open end does not belong to the range."""
 
     low: float | int
     high: float | int = math.inf
@@ -145,7 +145,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", Range(0, COUNT_END), "keep_every ema_every unroll diagnostics_every"),
     ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
     ("train", Range(1, BATCH_END), "batch_size accumulate together"),
-    ("train", Range(-1, COUNT_END), "warmup_steps tokens_per_batch"),  # -1, here and below: by other facts
+    ("train", Range(-1, COUNT_END), "warmup_steps tokens_per_batch"),  # -1: follows from other fields
     ("train", Range(0, 1, open_low=True), "eps"),
     ("train", SHARE, "decay_fraction final_learning_rate_fraction"),
     ("train", DECAY, "b1 b2 ema_decay"),

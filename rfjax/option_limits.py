@@ -6,7 +6,7 @@ from rfjax.errors import ConfigError
 from rfjax.limits import BATCH_END, COUNT_END, FEATURES_END, SIDE_END, format_number
 
 # The largest value of each numeric option of the command line, by its name or by VERB.NAME. The verbs check the low
-# ends; here, as above, a larger number is a slip.
+# ends. A larger number is taken for a slip, as in the ranges of `limits`.
 OPTION_ENDS: dict[str, float | int] = {
     "batch": BATCH_END,
     "batch_size": BATCH_END,

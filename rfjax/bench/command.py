@@ -12,7 +12,7 @@ from pathlib import Path
 from rfjax.inputs.paths import as_path, as_text
 from rfjax.plan.sample_options import add_sample_options, check_sample_options, read_sample_options
 
-MADE_BY = "rfjax bench --coordinates"  # in the pictures that it drew
+MADE_BY = "rfjax bench --coordinates"  # stored in the pictures that the command draws, to recognise them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     widths, depths = "widths of the copies (with --coordinates)", "depths of the copies (with --coordinates)"
     parser.add_argument("--widths", metavar="W,W,...", type=as_text("--widths"), help=widths)
     parser.add_argument("--depths", metavar="D,D,...", type=as_text("--depths"), help=depths)
-    seeds = "initial values of each copy (with --coordinates; default 3)"
+    seeds = "number of random initialisations of each copy (with --coordinates; default 3)"
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help=seeds)
     figure = "draw the sizes of activations here (with --coordinates)"
     parser.add_argument("--figure", metavar="FILE.png", type=as_path("--figure"), help=figure)

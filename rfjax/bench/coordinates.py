@@ -5,7 +5,7 @@ depth, at the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, a
 a part whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the sizes are taken
 at step 10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the largest singular
 value of an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon and Bernstein
-2023, arXiv 2310.17813), and does not depend on width either.
+2023, arXiv 2310.17813). Under a right parametrisation this size does not depend on width either.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BOUND = 0.15  # the largest |slope| of log mean |x| in log width or log depth th
 LEAF_BOUND = 0.5  # the same for the size of a kernel's update; a rate that misses its power of the width has 1
 FIRST = 10  # the first step at which sizes are taken
 UPDATE = "update of "
-EXAMPLES = 64  # whose activations are measured
+EXAMPLES = 64  # number of validation examples whose activations are measured
 
 
 def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:

@@ -35,7 +35,7 @@ class Loop(NamedTuple):
     step: list[float]
     waiting_for_data: list[float]
     placing: list[float]  # copying a batch onto the devices
-    waiting_for_metrics: list[float]  # the previous step's; the devices are busy meanwhile, so it is no stall
+    waiting_for_metrics: list[float]  # of the previous step; no stall, since the devices are busy meanwhile
 
 
 def _first_state(run: Run) -> TrainState:
@@ -60,7 +60,7 @@ def loader_seconds(run: Run, steps: int) -> float:
 
 
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
-    """Times `steps` training steps as the trainer runs them: it reads batches ahead, and metrics one step late.
+    """Times `steps` training steps, run as by the trainer: batches are read ahead, and metrics one step late.
 
     `trace` is a folder to write a profile of these steps to.
     """
@@ -131,7 +131,7 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     measure("forward_backward", parts.gradients, (state.params, batch, state.step), out_shardings=outputs)
     gradients = jax.tree.map(lambda p: 1e-3 * p, state.params)
     bins = (np.zeros(TIME_BINS, np.float32), np.zeros(TIME_BINS, np.float32))
-    held = [state]  # each call donates it and stores the new state, as in the step
+    held = [state]  # each call donates the state and stores the new one, as in the step
 
     def optimise(program, _, *rest):
         held[0], metrics = program(held[0], *rest)

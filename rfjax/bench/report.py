@@ -6,9 +6,7 @@ import statistics
 from collections.abc import Mapping
 
 COLLECTIVES_ALONE = "one device exchanges nothing"
-COLLECTIVES_UNKNOWN = (
-    "the compiler overlaps exchanges with computation, so no difference of times is theirs; see --profile"
-)
+COLLECTIVES_UNKNOWN = "the compiler overlaps exchanges with computation, so their time is not measured; see --profile"
 
 
 def summary(
@@ -29,7 +27,8 @@ def summary(
     the rates that are returned.
 
     `achieved_flops_per_second` counts the model's own operations (three forward passes, `models/flops.py`), without
-    recomputation. `floor_seconds` is the time that all operations, recomputed ones included, would take at the peak.
+    recomputation. `floor_seconds` is the time that the network's operations, recomputed ones included, would take at
+    the peak; the optimiser's operations are not counted.
     """
     step = statistics.median(loop["step"])
     flops, repeated = batch_size * flops_per_image, batch_size * recomputed_per_image
@@ -77,7 +76,7 @@ def _minus(first: float | None, *others: float | None) -> float | None:
 
 
 def _optimizer_line(record: Mapping) -> list[str]:
-    """The optimiser's matrix products and state, where it has matrix products."""
+    """Returns the line on the optimiser's matrix products and state; no line if it has no matrix products."""
     if not record["optimizer_flops_per_step"]:
         return []
     share = record["optimizer_flops_per_step"] / record["flops_per_step"]

@@ -139,9 +139,9 @@ def sample_lines(record: Mapping) -> list[str]:
 def measure_samples(
     run: Run, shapes: BatchShapes, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say
 ) -> dict:
-    """Measures sampling. Returns the numbers for a benchmark's record, with a row for each number
-    type of `weights` (such as int8) in which the network's weights are stored. `peak` is what
-    `matmul_flops_per_second` returns."""
+    """Measures sampling. Returns the numbers for a benchmark's record, with a row for each number type of `weights`
+    (such as int8) in which the network's weights are stored. `batch` is the number of images at once over all devices;
+    None: the fewest that can be split over them. `peak` is what `matmul_flops_per_second` returns."""
     latents, config = shapes.latents, run.config
     batch = run.batch_ways if batch is None else batch
     sampler, devices = config.evaluation.sampler, run.mesh.devices.flatten().tolist()

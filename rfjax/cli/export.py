@@ -43,7 +43,7 @@ def run(args, overrides) -> int:
     )
     print(f"exported: {path}")
     if args.pipeline:
-        print(f"what samples as rfjax sample --sigmas diffusers does:\n\n{how_to_call(args.run, path)}")
+        print(f"code that samples as `rfjax sample --sigmas diffusers` does:\n\n{how_to_call(args.run, path)}")
     return 0
 
 

@@ -43,7 +43,7 @@ def add_scoring(parser, texts, options, things) -> None:
 
 
 def given(args, options) -> dict[str, object]:
-    """The values of the options that were given."""
+    """Returns {name: value} of those `options` that were given."""
     return {name: getattr(args, name) for name, _, _ in options if getattr(args, name) is not None}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PCI = Path("/sys/bus/pci/devices")
-NVIDIA = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))  # the last one: Windows' Linux
+NVIDIA = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))  # the last: Linux in Windows
 GOOGLE = "0x1ae0"  # the PCI vendor id of TPUs, and of Google Cloud's disks and network cards
 _STORAGE_OR_NETWORK = ("0x01", "0x02")  # the first digits of a PCI device's class
 _NAMES = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu", "rocm": "rocm", "cpu": "cpu"}  # in JAX_PLATFORMS

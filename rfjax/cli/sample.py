@@ -24,12 +24,13 @@ def add_arguments(parser) -> None:
     negative = 'negative prompt to encode; "" is one, too (default: the null condition, zeros)'
     parser.add_argument("--negative", metavar="TEXT", help=negative)
     sigmas = (
-        "times of the steps: equal, or as in diffusers' Euler scheduler (default: config.evaluation.sampler.sigmas)"
+        "times of the steps: evenly spaced, or as in diffusers' Euler scheduler (default: "
+        "config.evaluation.sampler.sigmas)"
     )
     parser.add_argument("--sigmas", choices=("uniform", "diffusers"), help=sigmas)
     encoders = "for a prepared corpus: encode prompts with these alone, such as clip_l,clip_g; the others give zeros"
     parser.add_argument("--encoders", metavar="NAMES", help=encoders)
-    size = "sides of images in latent pixels, such as 40x24, that the positions reach (default: training's first shape)"
+    size = "height and width of images in latent pixels, such as 40x24, for stills (default: training's first shape)"
     parser.add_argument("--latent-size", metavar="HxW", help=size)
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images or clips per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")

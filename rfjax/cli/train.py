@@ -10,7 +10,7 @@ def add_arguments(parser) -> None:
     config, folder = "a file with get_config()", "the run's folder; the same command resumes it"
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE.py|NAME", type=as_text("--config"), help=config)
-    branch = "leave that run at this step, with its config and whole state; give --config.train.steps, the length"
+    branch = "branch off RUN at STEP, with its config and whole state; --config.train.steps gives the whole length"
     which.add_argument("--branch", metavar="RUN@STEP", type=as_text("--branch"), help=branch)
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
     init = "start a new run from this checkpoint's weights"

@@ -29,7 +29,7 @@ def add_arguments(parser) -> None:
     size = "side of the images that the model sees, if its input leaves it open"
     descriptor.add_argument("--model-size", type=int, metavar="PIXELS", help=size)
     mean, std = (
-        "mean that is subtracted from RGB in [0, 1] (default: ImageNet's; not for a model of bytes)",
+        "mean that is subtracted from RGB in [0, 1] (default: ImageNet's); not for a model whose input is bytes",
         "standard deviation by which the result is divided (default: ImageNet's)",
     )
     descriptor.add_argument("--model-mean", metavar="R,G,B", help=mean)

@@ -50,8 +50,8 @@ class _Looked:
 
     key: str
     pixels: UInt8[np.ndarray, "*frames height width 3"]
-    digest: bytes
-    done: float | int
+    digest: bytes  # hash of the file's bytes; of a clip, of its pixels
+    done: float | int  # how much of the part has been read up to here
 
 
 def read(path: Path, recipe_hash: str) -> Described | None:

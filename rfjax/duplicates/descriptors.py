@@ -20,9 +20,9 @@ class Descriptor(Protocol):
     """Describes each image by one or more rows of numbers (views): the first row for the image itself, any others for
     its mirrored or cropped versions. Only first rows are in the search index; all rows are queries."""
 
-    height: int  # of the images that it takes, in pixels
+    height: int  # of the images that the descriptor takes, in pixels
     width: int
-    facts: dict  # all that decides its numbers, for JSON
+    facts: dict  # everything that decides the descriptor's numbers, for JSON
     threshold: float  # default: images at least this similar are duplicates
 
     def describe(self, pixels: UInt8[np.ndarray, "n height width 3"]) -> Shaped[np.ndarray, "n views size"]:

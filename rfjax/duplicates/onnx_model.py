@@ -26,8 +26,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 @dataclass(frozen=True)
 class Input:
-    """A model's input: its name and type, whether channels are the last axis, and its sizes. A size is None if the
-    model leaves it open."""
+    """A model's input: its name and type, whether channels are the last axis, the batch size (None if the model leaves
+    it open), and the sides in pixels (--model-size where the model leaves them open)."""
 
     name: str
     dtype: type

@@ -12,7 +12,7 @@ from rfjax.files import write_whole
 from rfjax.prepare.libraries import versions
 from rfjax.prepare.part import list_counts
 
-REASON = "near-duplicate"  # `rfjax prepare --drop-keys` counts them under this reason in its manifest
+REASON = "near-duplicate"  # under this reason the manifest of `rfjax prepare --drop-keys` counts the dropped images
 LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -73,4 +73,4 @@ def summary(found: Found, facts: Mapping, out: Path) -> list[str]:
     if found.repeated:
         lines.append(f"{found.repeated:,} more stay, because an image that stays has the same key")
     use = f"leave them out with: rfjax prepare ... --drop-keys {out}"
-    return [*lines, f"which of which, and how similar: {names(out)['pairs']}; {use}"]
+    return [*lines, f"which image each duplicates, and how similar it is: {names(out)['pairs']}; {use}"]

@@ -24,7 +24,7 @@ class Found:
 
     pairs: tuple[tuple[str, str, float | None], ...]
     not_compared: tuple[tuple[str, str], ...]  # (key, reason), including `left_out`
-    left_out: tuple[tuple[str, str], ...]  # (key, reason) of those that `images` does not count
+    left_out: tuple[tuple[str, str], ...]  # (key, reason) of images without a descriptor, which `images` does not count
     curve: tuple[tuple[float, int], ...]  # (threshold, number of images that it drops)
     images: int
     clusters: int

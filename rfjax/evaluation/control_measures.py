@@ -33,7 +33,7 @@ EVALUATION = "ranking"
 ALIGNMENT, DISTANCE = "ranking_geneval", "ranking_frechet_distance"
 REPLICATES = {ALIGNMENT: "geneval", DISTANCE: "frechet_distance"}  # metric -> its name among a record's replicates
 RESAMPLES = 200
-TRUTH = "ground_truth"  # item of DISTANCE: that of pictures drawn for the same prompts, as many as the samples
+TRUTH = "ground_truth"  # item of DISTANCE: the distance of as many pictures that the corpus draws for the same prompts
 TRUTH_SETS = 8  # the item is the mean over this many sets
 
 

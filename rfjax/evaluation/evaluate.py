@@ -73,8 +73,8 @@ class Evaluator:
         """Measures and records evaluations.
 
         `params` is {"ema" or "raw": the network's parameters}; by default parameters are read from checkpoints. `stop`
-        is called before each evaluation. If it returns true, this raises `Preempted`, and the next attempt does the
-        rest.
+        is called before each evaluation. If `stop` returns true, `Preempted` is raised; the next attempt makes the
+        evaluations that are left.
         """
         with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda evaluation: evaluation.step):

@@ -63,9 +63,10 @@ def sampling_program(
 ) -> Callable:
     """The jitted program that samples one batch by a backbone's `apply`, for any formulation.
 
-    It is `program(params, levels, at, seed, ids, conditions, negative)`. `levels` [steps + 1] are those of the sampler,
-    and `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`). With `weaker`, the `apply` of
-    a weaker network, `params` are a pair (the network's, the weaker network's), and `negative` is not used.
+    It is `program(params, levels, at, seed, ids, conditions, negative)`, and returns latents [batch, *latent_shape] or,
+    with `path_length`, (latents, the length of each latent's path). `levels` [steps + 1] are those of the sampler, and
+    `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`). With `weaker`, the `apply` of a
+    weaker network, `params` are a pair (the network's, the weaker network's), and `negative` is not used.
     """
     solve = integrate_with_length if path_length else integrate
 
@@ -104,13 +105,15 @@ def make_generator(
     path_length: bool = False,
     program: Callable | None = None,
 ) -> Callable:
-    """`generate(params, seed, ids, conditions, negative=None) -> latents`, compiled once.
+    """Returns `generate(params, seed, ids, conditions, negative=None, progress=None)`, which is compiled once and
+    returns latents [n, *latent_shape].
 
     `apply` is that of a backbone trained on the formulation; the sampler uses the formulation's timestep shift. `ids`
     [n, 2] are (prompt index, sample). The images are made in batches of `batch_size`, and the last batch is padded.
     `negative` has one row, used for every prompt; by default it is the null condition, zeros. With `path_length` the
-    generator returns (latents, length of each latent's path). `program` is the result of `compile_sampler` for the same
-    arguments; formulations may share it. With a `guide`, a negative raises `ConfigError`: it would have no effect.
+    generator returns (latents, length of each latent's path). `progress(images done, n)` is called after each batch.
+    `program` is the result of `compile_sampler` for the same arguments; formulations may share it. With a `guide`, a
+    negative raises `ConfigError`, because it would have no effect.
     """
     program = program or compile_sampler(
         apply, sampler, latent_shape, guide=guide, batch_sharding=batch_sharding, path_length=path_length
@@ -152,7 +155,7 @@ def generator_of(
 ) -> Callable:
     """The generator (`make_generator`) of a run's network, with batches split over the run's mesh.
 
-    It makes latents of the given shape, by default the first of the corpus's own shapes.
+    The generator makes latents of `latent_shape`, by default the first of the corpus's own shapes.
     """
     latent_shape = latent_shape or run.corpus.shapes.latents
     return make_generator(

@@ -155,7 +155,7 @@ def assigned_loss(
 def measure_assigned(
     workdir: Path, overrides: Mapping[str, object], levels_file: Path, *, step: int | None, weights: str
 ) -> list[dict]:
-    """Measures one checkpoint by MLPerf's protocol, records it, and returns the record."""
+    """Measures one checkpoint by MLPerf's protocol, writes the record, and returns it in a list."""
     began = time.monotonic()
     assigned = read_levels(levels_file)
     run = open_run(workdir, overrides)

@@ -13,14 +13,14 @@ from PIL import Image
 from rfjax.files import write_whole
 
 TILE = 64  # the least side in pixels
-FRAME_MILLISECONDS, LAST_MILLISECONDS = 300, 900  # of a clip that plays
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 300, 900  # how long an animation shows a frame, and its last frame
 
 
 def strip(
     images: Float[np.ndarray, "n h w 3"], gap: int = 0, side: int = TILE
 ) -> tuple[Float[np.ndarray, "height width 3"], int]:
-    """Puts images side by side into one picture, each enlarged by a whole factor to a tile at least `side` pixels wide.
-    Returns (the picture, the side of a tile in pixels)."""
+    """Puts images side by side into one picture, each enlarged by a whole factor to a tile at least `side` pixels high,
+    with `gap` white pixels to the right of each tile. Returns (the picture, the height of a tile in pixels)."""
     scale = max(1, -(-side // images.shape[1]))
     large = np.clip(images, 0.0, 1.0).repeat(scale, axis=1).repeat(scale, axis=2)
     if gap:

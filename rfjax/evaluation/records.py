@@ -5,7 +5,7 @@ same key. The results table is merged from the records. Nothing here needs JAX.
 
     {"schema": 1,
      "key": {"run", "step", "weights", "evaluation", "corpus", "sampler", "grid", "seed"},
-     "images": seen in training so far, lineage included (null where it does not apply),
+     "images": images seen in training so far, lineage included (null where this does not apply),
      "flops": training FLOPs so far, lineage included,
      "seconds": wall time of this evaluation, "train_seconds": wall time of training so far,
      "values": [{"metric", "item", "value", "stderr", "low", "high", "n"}, ...],
@@ -35,8 +35,8 @@ from rfjax.outputs import check_place
 
 SCHEMA = 1
 FLOAT_MAX = sys.float_info.max
-LAG = 0.05  # the average's validation loss may exceed that of the raw weights by this share of the latter
-FLOOR = "_floor_"  # in the metric of a value that stands beside the one that it is a floor of
+LAG = 0.05  # a warning is given if the loss of the averaged weights is above 1 + LAG times the loss of the raw weights
+FLOOR = "_floor_"  # METRIC_floor_NAME is the metric of the floor NAME of METRIC, in the same record
 KEY_FIELDS = {
     "run": str,
     "step": int,
@@ -65,12 +65,12 @@ class Measured:
 
     @classmethod
     def within(cls, *, value: float, stderr: float, **more) -> Measured:
-        """The number with the interval of a normal distribution."""
+        """Returns the number with the 95 % interval of a normally distributed estimate, `value` ± 1.96 `stderr`."""
         low, high = normal_interval(value, stderr)
         return cls(value=value, stderr=stderr, low=low, high=high, **more)
 
     def to_json(self) -> dict:
-        """The number as a record's value."""
+        """Returns the number as an entry of a record's `values`, with None for a float that is not finite."""
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self).items()}
 
 

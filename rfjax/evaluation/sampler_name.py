@@ -33,7 +33,7 @@ class SamplerName:
     steps: int
     guidance_scale: float
     timestep_shift: float
-    guide: str = ""  # the weaker run's checkpoint that guidance is away from (`guide.label`); empty: no caption
+    guide: str = ""  # label of the weaker checkpoint that guidance leads away from (`guide_label`); "": null condition
     guidance_from: float = 0.0  # the interval of t with guidance
     guidance_to: float = 1.0
     by_area: bool = False  # the shift holds at config.data.image_size, and changes with the area of the latents
@@ -42,7 +42,7 @@ class SamplerName:
     encoders: tuple[str, ...] = ()  # text encoders of the prompts; empty: the run's
     latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's
     images: tuple[int, int] | None = None  # prompts (of each task, where there are tasks), images of each prompt
-    reference: int | None = None  # steps of the samples with which these are compared
+    reference: int | None = None  # number of steps of the samples with which these samples are compared
 
     @classmethod
     def of(cls, config: Config, sampler: SamplerConfig, **more) -> SamplerName:

@@ -2,7 +2,7 @@
 
 After SD3 table 6. Every count has the same prompts and the same noise, so that differences between counts are paired.
 The largest count is the reference, with which the smaller counts are compared. Each count has a record of the
-evaluation "sampling_steps". Its sampler's name ends in `-of<the reference's steps>`.
+evaluation "sampling_steps", in which the sampler's name ends in `-of<the reference's steps>`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ def parse_steps(text: str) -> tuple[int, ...]:
 def measure_sampling_steps(
     workdir: Path, overrides: Mapping[str, object], counts: Sequence[int], *, step: int | None, weights: str
 ) -> list[dict]:
-    """Measures one checkpoint at each count of sampling steps, records it, and returns the records.
+    """Measures one checkpoint at each count of sampling steps. Writes a record for each count, and returns the records,
+    the smallest count first.
 
     The metrics are "sampling" (GenEval, overall and per task), "sampling_path_length" and "sampling_distance". A
-    latent's path length takes norms over all its elements. A latent's distance is the root mean square, over its
-    elements, of the difference from the latent at the most steps. Both are means over images.
+    latent's path length is the sum over steps of the norm of the step, over all elements. A latent's distance is the
+    root mean square, over its elements, of the difference from the latent at the most steps. Both are means over
+    images.
     """
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))

@@ -38,7 +38,8 @@ def _rectified_flow(config, shapes) -> str:
     return config.formulation if is_rectified else "rf, with any density of t"
 
 
-# The layouts hold a text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
+# `diffusers` and `sd3` hold an MM-DiT with two weight sets that predicts a rectified flow's velocity for single images;
+# `plain` holds any MM-DiT.
 _IN_CHECKPOINTS = "there is no PyTorch module for another backbone; its weights are in the run's checkpoints"
 _PREDICTION = (
     "use --format plain, whose PyTorch module returns the formulation's prediction; docs/formulations.md says how data "

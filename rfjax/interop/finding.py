@@ -67,9 +67,10 @@ class FoundCheckpoint(NamedTuple):
 
 
 def find(path: Path) -> FoundCheckpoint:
-    """Finds the files of a checkpoint in `path`: its folder, a pipeline's, a folder with one pipeline, or a file.
+    """Finds the files of a checkpoint. `path` is the checkpoint's folder, a pipeline's folder, a folder that holds one
+    pipeline, or a file of weights.
 
-    Raises `ConfigError`, naming what is there, if it holds no checkpoint or more than one. Raises `RfjaxError` for
+    Raises `ConfigError`, naming what is there, if `path` holds no checkpoint or more than one. Raises `RfjaxError` for
     damaged JSON.
     """
     if path.suffix.lower() in names.PICKLES:
@@ -93,8 +94,9 @@ def find(path: Path) -> FoundCheckpoint:
 
 
 def _one_file(path: Path) -> FoundCheckpoint:
-    """Finds the checkpoint of a file that the user named. If the file is one of several shards, or has a config or a
-    manifest beside it, that is the checkpoint in its folder; else it is the file alone."""
+    """Finds the checkpoint of a file that the user named. The checkpoint is that of the file's folder if the file has a
+    usual name (`names.WEIGHTS`) and is one of several shards or has a config or a manifest beside it. Otherwise it is
+    the file alone."""
     folder = path.parent
     for stem in names.WEIGHTS.values():
         parsed = _parse(path.name, stem)

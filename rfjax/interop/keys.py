@@ -20,7 +20,7 @@ SHOWN = 8  # names in an error message
 # What torch.compile, FSDP and activation checkpointing insert anywhere into a name.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE = re.compile(r"(^|[._])ema([._]|$)")  # model_ema.x, ema.x, ema_model.x
-_FLAT = "model_ema."  # prefix of latent-diffusion's averages, which it names without dots
+_FLAT = "model_ema."  # prefix of latent-diffusion's averages; their names have no dots after it
 _FLAT_PREFIX = re.compile(r"^(_orig_mod|module|diffusion_model|transformer|model)")
 _COUNTERS = ("decay", "num_updates", "initted", "step")  # scalars that tools store beside averaged weights
 _BLOCKS = 128  # more than any network's depth

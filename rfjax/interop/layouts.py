@@ -43,7 +43,7 @@ class LeafPart(NamedTuple):
     """A whole leaf of rfjax's parameters, or one layer of a stacked leaf, and the layout's tensors that hold it."""
 
     leaf: str  # blocks/image/qkv/kernel
-    layer: int | None
+    layer: int | None  # index in a stacked leaf; None: the whole leaf
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     transform: Transform

@@ -26,14 +26,14 @@ from rfjax.models.lora import MatrixAxes, matrix_axes, matrix_shape
 from rfjax.outputs import check_output
 from rfjax.training import adapted
 
-PREFIX = "transformer."  # of the network's keys, among those of a pipeline's parts
+PREFIX = "transformer."  # prefix of the network's keys; a file may also have keys of a pipeline's other models
 Factors = Mapping[str, Float[np.ndarray, " ..."]]
 
 
 def export_adapter(
     workdir: Path, *, out: Path, step: int | None = None, weights: str = "ema", dtype: str = "f32"
 ) -> Path:
-    """Writes the adapter of a tuned run to the file `out`, and returns it.
+    """Writes the adapter of a tuned run to the file `out`, and returns `out`.
 
     Raises `ConfigError` for a run that was not tuned, for a network that diffusers does not have, and if `out` exists.
     """
@@ -71,7 +71,7 @@ def export_adapter(
 def tensors_of(
     part: LeafPart, factors: Factors, shape: tuple[int, ...], scale: float, rank: int
 ) -> dict[str, Float[np.ndarray, "rows columns"]]:
-    """{name: tensor} of the factors of one layer of a kernel. The given shape is that of the whole kernel, stacked
+    """Returns {name: tensor} of the factors of one layer of a kernel. `shape` is that of the whole kernel, stacked
     layers included."""
     axes: MatrixAxes = matrix_axes(part.leaf)
     apart = matrix_shape(shape, axes).apart  # queries, keys and values: a name for each
@@ -89,7 +89,7 @@ def tensors_of(
 
 
 def _filled(matrix, rank, axis):
-    """A matrix padded with zeros up to the file's rank."""
+    """Returns the matrix, padded with zeros along `axis` up to the file's rank."""
     width = [(0, 0), (0, 0)]
     width[axis] = (0, rank - matrix.shape[axis])
     return np.pad(np.asarray(matrix, np.float32), width)

@@ -43,7 +43,7 @@ PREFIXES = r"(?:base_model\.model\.)?(?:transformer\.)?"
 KEY = re.compile(PREFIXES + r"(?P<map>.+?)\.(?P<part>lora_A|lora_B|lora\.down|lora\.up)(?:\.default)?\.weight")
 ALPHA = re.compile(PREFIXES + r"(?P<map>.+?)(?:\.lora(?:_A|_B)?)?\.alpha")
 PARTS = {"lora_A": "a", "lora.down": "a", "lora_B": "b", "lora.up": "b"}
-PLAIN = {"use_dora": False, "bias": "none"}  # PEFT's settings without which a product of two factors is not all
+PLAIN = {"use_dora": False, "bias": "none"}  # PEFT's settings of an adapter that is only a product of two factors
 First, Second = Float[np.ndarray, "inputs rank"], Float[np.ndarray, "rank outputs"]  # a and b of a map
 Factors = dict[str, np.ndarray]
 
@@ -55,7 +55,7 @@ class ImportedAdapter:
     base: Path
     step: int
     maps: int
-    of: int  # linear maps that the network has, but the patch embedding
+    of: int  # number of the network's linear maps, without the patch embedding
     ranks: tuple[int, ...]
     alphas: str
 
@@ -109,7 +109,7 @@ def read_factors(
     reader: Reader, file: Path, model: ModelConfig, shapes: BatchShapes, settings: Mapping[str, object]
 ) -> tuple[dict, int, tuple[int, ...], str | None]:
     """Returns (the adapter with scale 1, the number of maps in the file, the ranks of the adapter's kernels, where the
-    alphas come from; None stands for PEFT's settings)."""
+    alphas come from). The last is None if the file has no keys of alphas: then `_settings` says where."""
     known = dict(_maps(model, shapes))
     names, alphas = _sort(reader, file, known)
     leaves: dict[str, dict[tuple, tuple[First, Second]]] = {}
@@ -199,7 +199,7 @@ def _read_map(reader, file, name, keys, alphas, settings, part: LeafPart, number
 
 
 def _scale(file, name, rank, alphas, settings) -> float:
-    """alpha / rank of a map; with PEFT's rank-stabilised LoRA, alpha / sqrt(rank)."""
+    """Returns alpha / rank of a map; with PEFT's rank-stabilised LoRA, alpha / sqrt(rank)."""
     alpha = alphas.get(name)
     if alpha is None:
         patterns = settings.get("alpha_pattern") or {}
@@ -211,16 +211,16 @@ def _scale(file, name, rank, alphas, settings) -> float:
 
 
 def _without_filling(a: First, b: Second) -> tuple[Float[np.ndarray, "inputs used"], Float[np.ndarray, "used outputs"]]:
-    """Cuts off the last columns of a and rows of b that are all zero: files fill all factors with zeros up to one
-    rank."""
+    """Cuts off the last columns of a and the last rows of b if both are zero: some files fill all factors with zeros up
+    to one rank."""
     used = np.flatnonzero(np.any(a, axis=0) | np.any(b, axis=1))
     rank = max(1, int(used[-1]) + 1) if len(used) else 1
     return a[:, :rank], b[:rank]
 
 
 def _stack(shape, leaf, maps) -> Factors:
-    """The factors of a kernel, [maps..., inputs, rank] and [maps..., rank, outputs], at the largest rank of its maps. A
-    map that the file leaves alone has zeros."""
+    """Returns the factors of a kernel, [maps..., inputs, rank] and [maps..., rank, outputs], with the largest rank of
+    its maps. They are zero for a map that is not in the file."""
     whole = matrix_shape(shape, matrix_axes(leaf))
     rank = max(a.shape[1] for a, _ in maps.values())
     inputs, outputs = whole.sides
@@ -236,8 +236,8 @@ def _stack(shape, leaf, maps) -> Factors:
 
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object], str]:
-    """PEFT's settings of an adapter, without the names of a pipeline's parts, and where they stand. Raises
-    `ConfigError` for settings of an adapter that is more than two factors."""
+    """Returns (PEFT's settings of an adapter, where they were found, for messages). "transformer." before a setting's
+    name, as a pipeline writes it, is removed. Raises `ConfigError` if the adapter is more than two factors."""
     beside = file.parent / SETTINGS
     if METADATA in metadata:
         where = f"the metadata of {file}"

@@ -30,9 +30,9 @@ def has_released_sizes(network: Network | None) -> bool:
 def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network:
     """Infers the network from its tensors in a layout. `shapes` maps names without prefix to shapes.
 
-    `head_size` is used only if the tensors do not tell it: QK-norm tells it, and in the single file it is 64. Raises
-    `ConfigError`, naming the tensor, if one is missing or has a shape that no MM-DiT has. Raises it also if the head
-    size is unknown, because a wrong one would run and compute something else.
+    With QK-norm the tensors tell the head size, and in the single file (`sd3`) it is 64; otherwise it is `head_size`.
+    Raises `ConfigError`, naming the tensor, if a tensor is missing or has a shape that no MM-DiT has. Also raises it if
+    the head size is unknown, because a network with a wrong head size would run and compute something else.
     """
 
     def shape(module, rank, suffix="weight", block=None):

@@ -167,8 +167,8 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
     """Returns the JobSet of a point: one Job for each slice, with one pod for each of its machines, all restarted
     together. GKE tells each pod which slice it is in, and where the first is.
 
-    If a pod was told to stop (exit status 75) or lost its node, a policy fails its Job, and the JobSet restarts without
-    counting it. Every other failure counts towards `max_restarts`.
+    If a pod was told to stop (exit status 75) or lost its node, a policy fails the pod's Job, and the JobSet restarts
+    without counting the restart. Every other failure counts towards `max_restarts`.
     """
     count = accelerators.machines(target)
     # Rules are matched in order. The whole JobSet restarts: pods left running would wait for a lost coordinator.
@@ -206,8 +206,8 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
 def _collect(launch: Launch, gke: Gke, volume) -> dict:
     """Returns the Job that waits until every JobSet has completed or failed, then collects.
 
-    If the Job's pod is lost, the Job starts again. If collecting itself fails, it does not: a run that cannot be read
-    would be unreadable again.
+    If the Job's pod is lost, the Job starts again. If collecting itself fails, the Job does not start again, because a
+    run that cannot be read would be unreadable again.
     """
     wait = ["wait", "--for=jsonpath={.status.terminalState}", "--timeout=8760h"]
     waiting = {"name": "wait", "image": KUBECTL, "args": [*wait, *(f"jobset/{task.name}" for task in launch.points)]}

@@ -162,7 +162,7 @@ def _beside(found, grid, said) -> str:
     """Says, for comparison with the design, how well the best grid of sizes (evenly spaced in logarithm) within the
     same budget would predict the loss at the target."""
     if grid is None:
-        return "no grid of equal seeds and lengths fits into that budget and the seeds, and decides a law"
+        return "no log grid of equal seeds and lengths keeps to that budget and to --seeds and decides a law"
     text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"
     ratio = 1 - found.half_width / grid.half_width
     if ratio >= 0.005:

@@ -24,7 +24,7 @@ LAW_SPREAD = 0.2  # relative standard deviation of E and the exponents of a law 
 RESAMPLES = 200
 SAME_SIZE = 0.01  # relative difference of the parameters of one size, which tables print to three digits
 SAME_COST = 8.0  # factor by which FLOPs an image may differ from what the config's sizes take
-_SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters do nothing: it has no optimum
+_SMALLEST_EXPONENT = 0.01  # below it more images or parameters do nothing, and the draw has no optimum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class SoFar:
     between: float
     within: float
     typed: tuple[float, ...] = ()  # E, A, alpha, B, beta
-    draws: Float[np.ndarray, "draws 5"] | None = None  # of results; in the law's own order
+    draws: Float[np.ndarray, "draws 5"] | None = None  # resampled parameters, in the law's order; None for a typed law
     known: tuple[Known, ...] = ()
-    seeds: Mapping[int, tuple[int, ...]] | None = None  # that each size was trained on, by its number
+    seeds: Mapping[int, tuple[int, ...]] | None = None  # number of a size -> seeds that it was trained on
     most_flops: float = 0.0  # of the largest run so far
     lines: tuple[str, ...] = ()  # what the results leave out, and how they were read
 
@@ -124,7 +124,7 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
     """Estimates the noise between and within trunks (`Scatter`) from the residuals of a fit.
 
-    This is for a fit with many trunks: it resamples whole trunks, and so makes no such estimate of its own.
+    If the fit has its own estimate, that is returned. A fit of many trunks has none, because it resamples whole trunks.
     """
     if found.scatter is not None:
         return found.scatter
@@ -221,7 +221,8 @@ def _other_settings(of_trunk, size) -> list[str]:
 def _doubted(typed, log_params, log_images):
     """Draws random laws around a law from the command line, to represent its uncertainty.
 
-    E and the exponents vary. Each term keeps its value at the middle of the sizes and lengths.
+    E and the exponents vary by `LAW_SPREAD`. Each power term keeps its value at the middle of the sizes and lengths.
+    Returns [DRAWS, 5] with rows E, log A, alpha, log B, beta; the first row is the law itself.
     """
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))

@@ -14,8 +14,8 @@ from rfjax.study.size import size_of
 from rfjax.study.study import Study
 from rfjax.training.branches import steps_taken
 
-DECAY_SHAPE = "1-sqrt"  # where the config has another schedule than wsd
-PARTS = (8, 4, 2, 1)  # of the most steps: the lengths of branches where none are given
+DECAY_SHAPE = "1-sqrt"  # the shape that a design sets if the config has another schedule than wsd
+PARTS = (8, 4, 2, 1)  # if no lengths of branches are given, they are the most steps divided by these
 HEADER = "# Written by rfjax design; "
 # What points of one size may differ in: the design sets these.
 _MAY_DIFFER = (
@@ -42,8 +42,8 @@ class Size:
 def sizes_of(study: Study) -> list[Size]:
     """The distinct sizes of a study's points, the smallest first.
 
-    Raises `ConfigError` if two points of one size differ in more than their length and seed, because the design could
-    not say which of the two it means.
+    Raises `ConfigError` if two points of one size differ in more than their length and seed, because a design has one
+    config for each size.
     """
     found: dict[tuple, Size] = {}
     first: dict[tuple, str] = {}
@@ -101,7 +101,8 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
     found, overrides = [], {}
     for number, size in enumerate(sizes):
         batch, train = size.config.train.batch_size, size.config.train
-        # By a run's length, the average of one branch would be updated at another cadence in another trunk.
+        # One cadence for all trunks. The default cadence follows from a trunk's longest length, so equal branches of
+        # two trunks would have different averages.
         cadence = replace(train, steps=max(lengths)).average_every
         for branches in runs_of_lengths(lengths):
             changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.ema_every": cadence}

@@ -1,6 +1,7 @@
 """Counts the operations, bytes and exchanges in one run of a compiled program, from its HLO text.
 
-The compiler's own cost analysis counts a loop's body once; this module counts it as often as it runs. No JAX here.
+The compiler's own cost analysis counts a loop's body once; this module counts the body as often as the loop runs it.
+No JAX here.
 """
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ def plan_point(
     """Plans a point in its own layout. If that does not fit, or with `search`, in the cheapest layout that fits.
 
     With a `compiler`, memory, operations and exchanges are the compiled program's; with None they are estimates. A
-    search tries only layouts that should fit, given how far earlier programs exceeded their estimates. It ends after
-    `attempts` layouts that did not fit.
+    search tries only layouts that should fit, given how far earlier programs exceeded their estimates. The search
+    ends after `attempts` layouts that did not fit.
     """
     size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
-    attention = attention_of(point.config, target)  # raises now, before compiling, if it cannot run there
+    attention = attention_of(point.config, target)  # raises now, before compiling, if the chip cannot run it
 
     def attempt(config, estimated):
         return _try_layout(point.id, config, estimated, target, compiler, say, notes)
@@ -115,8 +115,8 @@ class _Attempt(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """The ratio of the compiled program's memory to its estimate. Other layouts are expected to exceed their
-        estimates by the same ratio."""
+        """The ratio of the compiled program's memory to its estimate; 0 if nothing was compiled. Other layouts are
+        expected to exceed their estimates by the same ratio."""
         return self.compiled.peak_bytes / self.estimate.peak_bytes if self.compiled else 0.0
 
 

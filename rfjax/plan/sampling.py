@@ -33,7 +33,7 @@ from rfjax.training.run import plan_run
 ALIVE = 36  # arrays of [tokens, hidden] at a block's peak: queries, keys, values, the MLP's channels, some in float32
 LOGITS_ALIVE = 1.5  # arrays of [heads, tokens, tokens] in float32, if the attention keeps them in memory
 TRAFFIC = 40  # times that each block reads or writes an array of [tokens, hidden] in an evaluation
-LOGITS_TRAFFIC = 4  # times that it reads or writes an array of logits
+LOGITS_TRAFFIC = 4  # times that each block reads or writes an array of logits
 
 
 @dataclass(frozen=True)

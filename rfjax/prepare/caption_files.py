@@ -64,7 +64,7 @@ class Shown:
 
     key: str
     images: tuple[Image.Image, ...]
-    done: float | int
+    done: float | int  # how much of the part has been read up to here
 
 
 class PartJson(TypedDict):

@@ -28,7 +28,7 @@ MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of one picture: PIL's own limit
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions (ITU-T H.273) whose range 8 bits of RGB do not hold
 TURNS = {0: None, -90: Image.Transpose.ROTATE_270, 90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
 TURNS[-180] = TURNS[180]
-LEAST_DELAY, USUAL_DELAY = Fraction(2, 100), Fraction(1, 10)  # browsers show a GIF's shorter delays as the usual one
+LEAST_DELAY, USUAL_DELAY = Fraction(2, 100), Fraction(1, 10)  # seconds: a GIF's delay below the least is shown as usual
 NO_VIDEO, SIZE_CHANGES, NO_TIMES, BRIGHT = "no video", "size that changes", "pictures without times", "HDR"
 
 Made = tuple[Image.Image, tuple[str, ...]]  # an upright RGB picture, and the names of its conversions
@@ -49,7 +49,7 @@ class Shown:
     start: Fraction
     lasts: Fraction | None  # seconds by the file; None: it does not say
     tick: Fraction  # seconds; times are stored as whole numbers of it
-    make: Callable[[], Made]  # to be called before the picture after the next is asked for
+    make: Callable[[], Made]  # makes the picture; at most one later picture may have been asked for before the call
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from rfjax.prepare.images import FILTERS, Picture, crop_unscaled, name_changes, 
 from rfjax.prepare.options import check_range
 
 FASTEST = 1000  # frames a second
-EARLY = Fraction(1, 4)  # share of a frame's time by which a picture may come late: times are stored rounded
+EARLY = Fraction(1, 4)  # share of a frame's duration by which a picture may come late: times are stored rounded
 VARIABLE, SLOW = "variable frame rate", "fewer pictures than half the frames"
 LONGER, REPEATED = "longer than its clips", "pictures shown in several frames"
 
@@ -33,7 +33,7 @@ class ClipRule:
 
     frames: int
     rate: str = ""  # frames a second, as a fraction; "": the pictures as stored
-    most: int = 1  # clips of one file
+    most: int = 1  # largest number of clips that are cut from one file
 
     def __post_init__(self):
         check_range(self, ("frames",), 2)
@@ -178,8 +178,8 @@ def _cut(file, rule: ClipRule, fit: Callable[[Shown, int], _Frame]):
 def at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:
     """Yields (time, the picture on the screen at that time) at 0, 1/rate, 2/rate, ... seconds.
 
-    A picture that begins less than `EARLY` of a frame's time later counts as already on the screen. The last picture
-    stays as long as the file says, or else as long as the picture before it.
+    A picture that begins less than `EARLY` of a frame's duration later counts as already on the screen. The last
+    picture stays as long as the file says, or else as long as the picture before it.
     """
     number, current, lasted = 0, None, 1 / rate
     for each in shown:
@@ -196,7 +196,8 @@ def at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, 
 
 
 def as_stored(shown: Iterator[Shown]) -> Iterator[tuple[Fraction, Shown]]:
-    """Yields (time, picture) of all pictures. Raises `Unfit` if two of their distances differ by more than rounding."""
+    """Yields (time, picture) of all pictures. Raises `Unfit` if the times between neighbouring pictures differ by more
+    than the rounding of stored times."""
     before = least = most = None
     for each in shown:
         if before is not None:

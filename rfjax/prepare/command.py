@@ -58,9 +58,9 @@ def add_arguments(parser) -> None:
     whose = "shift and scale: the autoencoder's (default), the training latents', or those of another corpus"
     scaling = as_text("--latent-scaling")
     output.add_argument("--latent-scaling", default="autoencoder", metavar=kinds, type=scaling, help=whose)
-    share = "share of the images set aside, by a hash of their keys (default 0.01)"
+    share = "share of the images for validation, chosen by a hash of their keys (default 0.01)"
     output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help=share)
-    keys = "keys of the images to set aside, one a line; instead of a share"
+    keys = "keys of the validation images, one a line; instead of a share"
     output.add_argument("--validation-keys", metavar="FILE", type=as_path("--validation-keys"), help=keys)
     work = parser.add_argument_group("work")
     add_options(work, "--shard-size", "--task", "--merge", "--threads")
@@ -167,9 +167,10 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 
 
 def _given_keys(args, source, ours) -> dict:
-    """Returns {option: keys that it gives}, to be compared with the source's keys.
+    """Returns {option: keys that the user gave with it}, to be compared with the source's keys.
 
-    Leaves out the keys of captions if the source does not know its keys, or if they were written for this very source.
+    Leaves out the keys of captions if the source does not know its keys, or if the captions were written for exactly
+    this source.
     """
     given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
     if ours.validation_keys:
@@ -272,8 +273,8 @@ def _check_scaled_alike(folder, scaling) -> None:
 def _load_models(args, ours):
     """Loads the frozen models.
 
-    Raises `ConfigError` for sides in pixels that the autoencoder's reduction does not divide, and for CLIP encoders of
-    different lengths.
+    Raises `ConfigError` for sides in pixels that the autoencoder's reduction does not divide, for a number of frames
+    that the autoencoder would cut or pad, and for CLIP encoders of different lengths.
     """
     from rfjax.data.prepared import frozen, manifest
 

@@ -39,7 +39,7 @@ class Filter:
         return self.column in MEASURED
 
     def refuses(self, columns: Mapping[str, object]) -> str | None:
-        """Returns why a record is dropped; None if it is kept. A record without the column is dropped as "lacks"."""
+        """Returns why a record is dropped, such as "lacks width"; None if it is kept."""
         value = column(columns, self.column)
         if is_missing(value):
             return f"lacks {self.column}"

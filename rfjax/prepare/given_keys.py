@@ -46,10 +46,10 @@ def known_before(
 
 
 def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys: Collection[str]) -> tuple[str, ...]:
-    """Returns those of `dropped_keys` that named no image of any part, as is known once all parts are finished. Empty
-    for a source that knows its keys before parts are read.
+    """Returns those of `dropped_keys` that named no image of any part, which is known once all parts are finished.
 
-    `parts` are the names of the finished parts in `folder`. Empty also if a part's list of drops is missing.
+    `parts` are the names of the finished parts in `folder`. The result is empty for a source that knows its keys before
+    parts are read, and if a part's list of drops cannot be read.
     """
     if getattr(source, "keys", None) is not None or not dropped_keys:
         return ()
@@ -65,9 +65,10 @@ def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys
 
 
 def captions_known_after(source: Source) -> tuple[str, ...]:
-    """Returns the keys of joined captions that no image has. Empty for a source that knows its keys beforehand.
+    """Returns the keys of joined captions that no image has.
 
-    Empty also if another command read some of the parts, and for captions written for exactly this source.
+    The result is empty for a source that knows its keys beforehand, if another command read some of the parts, and for
+    captions written for exactly this source.
     """
     if not isinstance(source, JoinedSource) or source.keys is not None:
         return ()

@@ -71,9 +71,10 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) 
 
 
 def name_changes(width: int, height: int, bucket: tuple[int, int]) -> list[str]:
-    """Names what fitting an image to a bucket (height, width) does to it, beyond a reduction and a narrow crop.
+    """Returns the names of what is lost when an image is fitted to a bucket (height, width): "enlarged" if a side of
+    the image is smaller than the bucket's, and `CUT` if the crop leaves less than half of the image's area.
 
-    The crop leaves min(wH, hW) / max(wH, hW) of the image's area; `CUT` says that this is less than a half.
+    The crop leaves min(wH, hW) / max(wH, hW) of the area.
     """
     rows, columns = bucket
     shares = sorted((width * rows, height * columns))

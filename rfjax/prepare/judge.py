@@ -26,7 +26,7 @@ class Kept:
     picture: Picture
     original: tuple[str, ...]
     synthetic: tuple[str, ...]
-    done: float | int
+    done: float | int  # how much of the part has been read up to here
     notes: tuple[str, ...] = ()  # what was done to read its captions; counted together with conversions of pictures
     record: str = ""  # the record's key, which decides the split: clips of one file are never in two splits
 

@@ -44,9 +44,9 @@ def write_manifest(
 
     `buckets` are (height, width) in pixels, or (frames, height, width) for clips. A latent has the bucket's sides
     divided by `reduction`, and 1 + (frames - 1) / `time_reduction` frames. If `scaling` is "measured", the given
-    `shift` and `scale` are replaced by the mean and 1 / standard deviation of the training latents over all channels
-    (Rombach et al. 2022 measure only the scale). Raises `RfjaxError` if no image is left, if the latents to measure are
-    all equal, and for facts that contradict each other.
+    `shift` and `scale` are replaced by the mean and 1 / standard deviation, over all channels, of the training latents
+    or, if there are none, of the validation latents (Rombach et al. 2022 measure only the scale). Raises `RfjaxError`
+    if no image is left, if the latents to measure are all equal, and for facts that contradict each other.
     """
     dropped = _total(shard["dropped"] for shard in shards)
     units = [unit for shard in shards for unit in shard["units"]]

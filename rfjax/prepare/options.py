@@ -64,9 +64,9 @@ OPTIONS = {
     ),
     "--caption-column": dict(metavar="NAME", help="column of captions (default: caption; for tfds, what it has)"),
     "--synthetic-column": dict(metavar="NAME", help="column of captions made by a model, which training mixes in"),
-    "--label-column": dict(metavar="NAME", help="column of classes to make captions of; or folder, the folder's name"),
+    "--label-column": dict(metavar="NAME", help="column of classes, for captions; folder: the image's folder's name"),
     "--class-names": dict(
-        metavar="FILE", type=as_path("--class-names"), help="names of each class, as LOC_synset_mapping.txt or JSON"
+        metavar="FILE", type=as_path("--class-names"), help="names of each class: LOC_synset_mapping.txt, or JSON"
     ),
     "--shard-size": dict(
         type=int, default=1024, metavar="N", help="images of a part; each tar is a part (default 1024)"

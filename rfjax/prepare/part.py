@@ -27,8 +27,8 @@ Tell = Callable[[float | int, int, int], None]  # (how much of the part is done,
 
 
 def listed(reason: str) -> str:
-    """Returns the reason under which images of --drop-keys are counted: the one in the user's list, marked as the
-    user's if rfjax has a reason of its own in the same words."""
+    """Returns the reason under which images of --drop-keys are counted: the reason in the user's list, with " (listed)"
+    after it if one of rfjax's own reasons has the same words."""
     return f"{reason} (listed)" if reason in OWN_REASONS else reason
 
 
@@ -84,9 +84,10 @@ class LeftOut:
     kept: int = 0
 
     def sift(self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0) -> Iterator[Looked]:
-        """Yields everything but the drops, which it records; calls `tell` after each image.
+        """Yields everything but the drops, which are recorded here; calls `tell` after each image.
 
-        Raises `RfjaxError` if the share of corrupt images is above `corrupt_limit`.
+        Raises `RfjaxError` if more than `SPARED` images and a share above `corrupt_limit` are corrupt: at the end, and
+        from the hundredth image on at each drop.
         """
         for item in looked:
             if isinstance(item, Drop):

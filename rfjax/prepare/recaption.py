@@ -1,4 +1,4 @@
-"""`rfjax recaption`: a model writes captions for a source's images or clips. They are stored beside the source, by key.
+"""`rfjax recaption`: a model writes captions for a source's images or clips. They are stored by these items' keys.
 
 The result is a folder with a file of JSON lines for each part of the source. Each file depends on one part alone and is
 written completely or not at all, so the same command resumes the work. `rfjax prepare --synthetic-captions` joins the

@@ -30,14 +30,14 @@ NAME = "recipe.json"
 class LatentForm(TypedDict):
     """The form of the latents, and the autoencoder's scaling."""
 
-    reduction: int  # an image's side over its latent's
+    reduction: int  # an image's side in pixels divided by its latent's side
     channels: int
     shift: float
     scale: float
-    time_reduction: NotRequired[int]  # a clip's frames less one, over its latent's less one; left out if it is 1
+    time_reduction: NotRequired[int]  # (frames of a clip - 1) / (frames of its latent - 1); left out if this is 1
 
 
-DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it decides when to stop, not what is made until then
+DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # the limit decides when to stop, not what is made until then
 # Written only where set, so that older folders keep their recipe.
 WRITTEN_WHERE_SET = ("validation_keys", "autoencoder", "text_settings", "text_precision", "clips")
 _WORDS = {"source.listing": "the hash of the source's file names and sizes (source.listing)"}
@@ -184,7 +184,8 @@ class MadeWith(TypedDict, total=False):
 
 
 def keys_facts(dropped_keys: Mapping[str, str]) -> dict:
-    """Returns the number and the hash of the keys to drop, for JSON: there may be millions of keys."""
+    """Returns for JSON the number and the hash of keys, each with its reason ({key: reason}), since there may be
+    millions of keys."""
     keys = json.dumps(sorted(dropped_keys.items()))
     return {"count": len(dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
 

@@ -1,4 +1,5 @@
-"""Says what a prepared corpus will take on disk, before any work: bytes by type of its features, and shards."""
+"""Estimates what a prepared corpus will take on disk, before any work: bytes for each type of its features, and the
+number of shards."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Source
 
 FRAME = 140  # bytes that ArrayRecord adds to a record, measured
-FILE = 98_304  # bytes that it adds to a file: its records' places, and the rest of the last blocks of 64 KiB
-A_CAPTION = "a" * 60  # a caption's text as long as CC12M's are in the middle
+FILE = 98_304  # bytes that ArrayRecord adds to a file: the places of its records, and unused rests of 64 KiB blocks
+A_CAPTION = "a" * 60  # a caption of the median length of CC12M's captions
 A_THUMBNAIL = 2_000  # bytes of a preview in JPEG
 MILLION = 1_000_000
 IN_RECORDS = ("folder", "parquet", "tfds")  # kinds of sources whose sizes are numbers of images
@@ -36,7 +37,8 @@ def caption_bytes(encoders: Sequence[StoredEncoder], context: str, pooled: str) 
 
 
 def image_bytes(recipe: Recipe, reduction: int, channels: int) -> int:
-    """Returns the bytes of an image's record: of the first bucket, with the latent and its preview."""
+    """Returns the bytes of the record of an image in the first bucket, with its latent and its preview. The latent has
+    one frame, also if the corpus is of clips."""
     height, width = recipe.buckets[0]
     latent = np.zeros((height // reduction, width // reduction, channels), recipe.precision)
     facts = {"key": "0" * 24, "width": 1000, "height": 1000, "original": [1000], "synthetic": []}

@@ -18,7 +18,7 @@ from rfjax.errors import RfjaxError
 from rfjax.inputs import seals
 
 AT_ONCE = {"images": 256, "captions": 32}  # records read together: a caption's features may be megabytes
-MOMENTS_AGREE = 0.02  # share of a deviation: the manifest's moments are those of latents before rounding
+MOMENTS_AGREE = 0.02  # in standard deviations: the manifest's moments are those of latents before rounding
 Say = Callable[[str], None]
 
 

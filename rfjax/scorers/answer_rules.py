@@ -21,7 +21,8 @@ def right_probability(prompt: Prompt, answers: Answers) -> dict[str, float]:
 
 def soft_tifa(prompt: Prompt, answers: Answers) -> dict[str, float]:
     """Soft-TIFA of GenEval 2, from the probabilities of the right answers. `am` is their arithmetic mean, a score of
-    single atoms; `overall` is their geometric mean, a score of whole prompts (the paper's AM and GM)."""
+    single atoms; `overall` is their geometric mean, a score of whole prompts (the paper's AM and GM). `atoms_N` is the
+    same geometric mean under the number N of the prompt's atoms."""
     right = [answer[0] for answer in answers]
     # exp of the mean log, not a root of the product, which would underflow
     logs = [math.log(value) if value > 0 else -math.inf for value in right]
@@ -32,7 +33,8 @@ def soft_tifa(prompt: Prompt, answers: Answers) -> dict[str, float]:
 def gated(prompt: Prompt, answers: Answers) -> dict[str, float]:
     """DPG-Bench: the share of questions answered yes. A question counts as no if one of its parents does.
 
-    Questions are gone through in the file's order, so a no also reaches the children of children that follow.
+    Questions are gone through in the file's order. So a no also reaches grandchildren that come later in the file than
+    their parents.
     """
     counts = {}
     for question, answer in zip(prompt.questions, answers, strict=True):

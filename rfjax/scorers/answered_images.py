@@ -1,8 +1,9 @@
 """Asks a model questions about the images of a folder, and sums up its answers. No torch here: the caller provides the
 model.
 
-    OUT/settings.json   the benchmark, and what the answers depend on: hashes of the model and of the question file
-    OUT/rows.jsonl      one line per image: its prompt, its questions' hash, and the probabilities of its answers
+    OUT/settings.json   the benchmark, and what the answers depend on: the model's hash and its type of numbers
+    OUT/rows.jsonl      one line per image: its name, the hashes of its file and of its questions, and the
+                        probabilities of its answers
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Similarity:
     metric: str
     title: str
     scores: Callable  # (Clip, embeddings of images [n, d], of texts [n, d]) -> [n]
-    prefix: str = ""  # of the caption
+    prefix: str = ""  # is put before the caption
     settings: Mapping[str, object] = field(default_factory=dict)
 
 

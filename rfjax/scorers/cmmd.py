@@ -16,8 +16,8 @@ BLOCK = 2048  # rows at once; 2048 x 2048 kernel values take 32 MB
 
 
 def cmmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """Computes the CMMD of two sets of unit vectors, which is 0 for equal sets. It needs float64, because it subtracts
-    terms that differ only in the fourth digit."""
+    """Computes the CMMD of two sets of unit vectors, which is 0 for equal sets. The sums are in float64, because terms
+    that differ only in the fourth digit are subtracted."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return float(SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)))
 

@@ -41,7 +41,8 @@ class ColorClassifier:
         masks: Sequence[Bool[np.ndarray, "h w"]],
         name: str,
     ) -> tuple[str, ...]:
-        """Returns the colour of each object of the class `name`. It embeds the object on grey, cropped to its box."""
+        """Returns the colour of each object of the class `name`. An object is embedded on a grey background, cropped to
+        its box. The rows of `boxes` begin with x1, y1, x2, y2, in pixels."""
         cuts = [cut_out(image, box, mask) for box, mask in zip(boxes, masks, strict=True)]
         crops = [clip_transform(cut, self.clip.size) for cut in cuts]
         found = []

@@ -65,13 +65,15 @@ OPTIONS = {
     ),
     "i3d": dict(metavar="FILE.pt", type=as_path("--i3d"), help="FVD's I3D: i3d_pretrained_400.pt"),
     "vjepa": dict(metavar="DIR", type=as_path("--vjepa"), help="V-JEPA 2 with its probe: a transformers folder"),
-    "frames": dict(type=int, metavar="N", help="first frames of each clip (default: all, equally many in all clips)"),
+    "frames": dict(
+        type=int, metavar="N", help="first N frames of each clip (default: all; then clips need equally many)"
+    ),
     "fps": dict(metavar="RATE", help="frames a second, such as 8 or 30000/1001 (default: the pictures as stored)"),
     "vqa": dict(metavar="DIR", type=as_path("--vqa"), help="a vision-language model: a transformers folder"),
     "questions": dict(
         metavar="FILE", type=as_path("--questions"), help="the benchmark's file: geneval2_data.jsonl, dpg_bench.csv"
     ),
-    "compute_dtype": dict(choices=("float32", "bfloat16", "float16"), help="type of its numbers (default float32)"),
+    "compute_dtype": dict(choices=("float32", "bfloat16", "float16"), help="the model's type (default float32)"),
     "images_per_prompt": dict(
         type=int, metavar="N", help="images that each prompt should have (default: the largest image number + 1)"
     ),

@@ -1,5 +1,5 @@
-"""Computes distances between the features of two sets: of images FID on Inception's or CLIP's features, and CMMD; of
-clips FVD, and JEDi's distance on V-JEPA 2's features.
+"""Computes distances between two sets, from their features. For images: FID on Inception's or CLIP's features, and
+CMMD. For clips: FVD, and JEDi's distance on V-JEPA 2's features.
 
 `rfjax.evaluation.frechet` computes the Frechet distance from means and covariances (divisor n - 1) in float64.
 No torch here: the caller provides the network.
@@ -27,7 +27,8 @@ MODELS = {
     "fvd": "i3d-kinetics-400",
     "mmd-vjepa2": "vjepa2-vitl-fpc16-256-ssv2",
 }
-# metric -> its distance from two arrays of features, where it is not Frechet's of their means and covariances
+# metric -> function that computes its distance from two arrays of features, [n, d] and [m, d]. The other metrics are
+# Frechet distances, computed from means and covariances.
 OF_FEATURES: dict[str, Callable] = {
     "cmmd": lambda a, b: cmmd(folder_features.unit(a), folder_features.unit(b)),
     "mmd-vjepa2": polynomial_mmd,
@@ -66,9 +67,9 @@ def measure(
     batch_size: int,
     list_items: Callable[[Path], Listed] = list_images,
 ) -> Distance:
-    """Computes the distance between `folder` and `reference`, each a folder of images or a file of features.
+    """Computes the distance between `folder` and `reference`, each a folder of images or clips, or a file of features.
 
-    `embed` computes the features of image files, and `model` names its network. Neither is needed if both sets are
+    `embed` computes the features of these files, and `model` names its network. Neither is needed if both sets are
     files of features. Features of folders are stored under `out`. Raises `ConfigError` for sets that cannot be
     compared.
     """

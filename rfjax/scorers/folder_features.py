@@ -70,7 +70,7 @@ class Listed(NamedTuple):
 
 
 def list_images(folder: Path) -> Listed:
-    """`images_of`, each with its name and its content's hash."""
+    """Lists the images of a folder (`images_of`); an image's line is its name and its content's hash."""
     paths, left_out = images_of(folder)
     return Listed(paths, left_out, lambda path: f"{path.relative_to(folder).as_posix()} {content_hash(path)}")
 

@@ -23,7 +23,7 @@ from rfjax.scorers.weight_files import fill
 FILE = "i3d_pretrained_400.pt"
 OFFICIAL_SHA256 = "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343"
 OFFICIAL = "i3d-kinetics-400"
-LEAST_FRAMES = 9  # the last average is over two of the frames that three halvings leave
+LEAST_FRAMES = 9  # the frames are halved three times, and the last average is over two of those that are left
 SIDE = 224
 
 ONE, TWO, THREE, SEVEN = (1, 1, 1), (2, 2, 2), (3, 3, 3), (7, 7, 7)
@@ -65,7 +65,8 @@ class Pool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four parallel branches: 1x1x1; twice 1x1x1 and 3x3x3; pooling and 1x1x1. `channels` are those of each unit."""
+    """Four parallel branches: 1x1x1; twice 1x1x1 and 3x3x3; pooling and 1x1x1. `channels` are the output channels of
+    the six units, branch by branch."""
 
     def __init__(self, channels_in: int, channels: Sequence[int]):
         super().__init__()

@@ -212,7 +212,7 @@ def _config_of(state):
         encoder_feedforward_dim=state[f"{DECODER}.encoder.layers.0.fc1.weight"].shape[0],
         dim_feedforward=state[f"{TRANSFORMER}.decoder.layers.0.fc1.weight"].shape[0],
         encoder_layers=_count(state, f"{DECODER}.encoder.layers"),
-        decoder_layers=1 + _count(state, f"{TRANSFORMER}.decoder.layers"),  # it counts the first prediction as a layer
+        decoder_layers=1 + _count(state, f"{TRANSFORMER}.decoder.layers"),  # transformers counts one more
         num_attention_heads=sampled // (LEVELS * POINTS),
         num_queries=state[f"{TRANSFORMER}.queries_features.weight"].shape[0],
         num_labels=classes - 1,

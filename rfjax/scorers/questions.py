@@ -58,7 +58,7 @@ class GenEval2Row(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A row of the table."""
+    """A row of `BENCHMARKS`."""
 
     title: str
     published: str  # the model that the published scores are by
@@ -77,7 +77,8 @@ def of_caption(caption: str) -> Prompt:
 
 
 def answer_spellings(question: str, answer: str) -> tuple[str, ...]:
-    """Returns the spellings of a right answer that GenEval 2 counts: of a number, its word and its digits."""
+    """Returns the spellings of a right answer that GenEval 2 counts: small and capitalised, each with and without a
+    blank before it; of a number that a question "How many" asks for, also its digits."""
     answer = answer.strip()
     words = (answer.lower(), answer.capitalize())
     if question.startswith("How many") and answer.lower() in NUMBERS:

@@ -140,8 +140,8 @@ class Bar:
             self._bar.close()
 
     def found_done(self, images: int) -> None:
-        """Adds `images` images that an earlier command scored to those done. The speed from which the time left is
-        predicted does not count them."""
+        """Counts `images` images as done that an earlier command scored. They do not enter the speed from which the
+        time left is predicted."""
         self._first += images
         self._done += images
         if self._bar is not None:

@@ -35,7 +35,7 @@ def of_clips(
 def fvd_transform(frames: Frames, size: int = i3d.SIDE) -> Float32[torch.Tensor, "3 frames size size"]:
     """Applies FVD's published preprocessing: TensorFlow 1's `resize_bilinear` to `size` x `size`, scaled to [-1, 1].
 
-    Output pixel i is at i (before / size), without half-pixel centres; the aspect is not kept.
+    Output pixel i is taken from position i * (input side / size), without half-pixel centres; the aspect is not kept.
     """
     values = torch.from_numpy(np.moveaxis(frames, -1, 0).astype(np.float32))
     for axis in (2, 3):
@@ -49,8 +49,8 @@ def fvd_transform(frames: Frames, size: int = i3d.SIDE) -> Float32[torch.Tensor,
 
 
 def vjepa_transform(frames: Frames, size: int) -> Float32[torch.Tensor, "3 frames size size"]:
-    """Applies V-JEPA 2's published preprocessing of clips that are scored: the shorter side becomes size * 256 // 224,
-    the middle of `size` x `size` is kept, and channels are normalised as ImageNet's."""
+    """Applies V-JEPA 2's published preprocessing for evaluation: the shorter side becomes size * 256 // 224 pixels, the
+    middle of `size` x `size` is kept, and channels are normalised by ImageNet's mean and deviation."""
     height, width = frames.shape[1:3]
     scale = size * 256 // 224 / min(height, width)
     sides = round(width * scale), round(height * scale)

@@ -29,7 +29,7 @@ KINDS = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES  # type in conf
 
 @dataclass(frozen=True, eq=False)
 class VisionLanguageModel:
-    """A model on a device. `name` is its folder's, and `sha256` the hash of the folder's files."""
+    """A model on a device. `name` is the name of its folder, and `sha256` the hash of the folder's files."""
 
     model: torch.nn.Module
     processor: object
@@ -41,10 +41,12 @@ class VisionLanguageModel:
     def probabilities(
         self, images: Sequence[Image.Image], questions: Sequence[str], answers: Sequence[Sequence[Sequence[str]]]
     ) -> list[list[float]]:
-        """Returns for each pair of an image and a question the probability of each of its answers.
+        """Returns for each pair of an image and a question a list: the probability of each of the question's answers.
 
-        An answer is a sequence of spellings; an answer without spellings has probability 0. Raises `ConfigError` if the
-        model cannot read the question, or gives numbers that are not finite.
+        `answers[i]` are the answers to question i. An answer is a sequence of spellings; its probability is the sum of
+        the probabilities of the distinct first tokens of its spellings, and 0 for an answer without spellings. Raises
+        `ConfigError` if the model cannot read the question or gives numbers that are not finite, and if no spelling of
+        an answer has a first token that tells something (`_first_tokens`).
         """
         try:
             inputs = self._inputs(list(images), list(questions)).to(self.device, self.model.dtype)
@@ -74,8 +76,8 @@ class VisionLanguageModel:
         return self.processor(images=images, text=questions, padding=True, return_tensors="pt")
 
     def _first_tokens(self, spellings) -> list[int]:
-        """The distinct first tokens of an answer's spellings, in order. A spelling whose first token is only blanks is
-        left out, because this token says nothing about the answer."""
+        """Returns the distinct first tokens of an answer's spellings, in rising order. A spelling is left out if its
+        first token is unknown or only blanks, because such a token says nothing about the answer."""
         tokenizer, found = self.processor.tokenizer, []
         for spelling in spellings:
             ids = tokenizer.encode(spelling, add_special_tokens=False)

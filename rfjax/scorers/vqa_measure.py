@@ -63,7 +63,8 @@ def measure_pick_score(args, out):
 
 
 def _captions(args, prompts):
-    """Returns {image: its prompt} and what was left out. Images named by DPG's item ids need no captions."""
+    """Returns {image: the text of its prompt} and {reason: number of files left out}. Images that are named by DPG's
+    item ids need no captions."""
     texts = {prompt.key: prompt.text for prompt in prompts.values() if prompt.key}
     if texts and args.captions is None:
         paths, left_out = images_of(args.folder)

@@ -1,4 +1,4 @@
-"""Fills a network of ours with the tensors of a file."""
+"""Fills one of rfjax's networks with the tensors of a file."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from rfjax.inputs.json_files import read_json
 
 FOLDER = "vae"
 IDENTITY = "identity"  # no model: latents are pixels
-LARGEST_SCALE = 1e6
+LARGEST_SCALE = 1e6  # a larger scale or shift in a config.json is taken for damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +238,13 @@ class Scaling(TypedDict):
 
 
 def read_scaling(folder: Path, model: str = "AutoencoderKL") -> Scaling:
-    """The shift and scale of an autoencoder's latents. Raises `ConfigError` if the scale is missing or not above 0. If
-    it is missing, diffusers would silently take the scale of Stable Diffusion 1."""
+    """Reads the shift (None: no shift) and the scale of the latents from the config.json of an autoencoder of the class
+    `model`. For a class that is not `scaled` (`Kind`), returns scale 1 and no shift, and reads no file: its latents are
+    stored as a network sees them.
+
+    Raises `ConfigError` if the scale is missing, because diffusers would silently take the scale of Stable Diffusion 1.
+    Also raises it if the scale is not above 0, or if scale or shift exceeds `LARGEST_SCALE` in size.
+    """
     if not KINDS[model].scaled:
         return {"scaling_factor": 1.0, "shift_factor": None}
     path = folder / FOLDER / "config.json"

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 MIN_PIXELS = 4
 _EIGHT_NEIGHBOURS = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # within an image
 # Background pixels are nearly grey and not bright. If their share is below GREY_SHARE, the image is taken to hold no
-# object; in the fullest scene it is a third.
+# object. In the fullest scene their share is a third.
 GREY_SPREAD = 0.15
 GREY_RANGE = (0.02, 0.5)
 GREY_SHARE = 0.2
@@ -113,7 +113,8 @@ def _windows(own, labels, image, keep, origin, side):
 
 
 def estimate_background(images: Float[np.ndarray, "n h w 3"]):
-    """Returns the median colour of each image's dark grey pixels [n, 3], and whether there are enough of them [n]."""
+    """Returns two arrays: the median colour of each image's dark grey pixels, or 0 if there are too few [n, 3]; and
+    whether there are enough [n]."""
     pixels = images.reshape(len(images), images.shape[1] * images.shape[2], 3)
     level = pixels.mean(axis=-1)
     grey = (np.ptp(pixels, axis=-1) < GREY_SPREAD) & (GREY_RANGE[0] <= level) & (level <= GREY_RANGE[1])

@@ -1,8 +1,8 @@
 """The detector of `shapes`: blobs matched against the six shapes by least squares.
 
 A blob's area gives the radius of each candidate shape, and its centroid gives the place. So one template per shape is
-compared, without a search. The score is a softmax over the six errors and a constant error for "none of these". So it
-is low both for a blob that resembles no shape and for a blob that resembles two.
+compared, without a search. The score is a softmax over the six errors and a constant error for "none of these". So the
+score is low both for a blob that resembles no shape and for a blob that resembles two.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from rfjax.data.shapes import CLASSES, RADII, VOCABULARY, coverage
 from rfjax.evaluation.detectors.segmentation import Blobs, collect, find_blobs
 
 MASK_ALPHA = 0.5
-REJECT_ERROR = 0.25  # the squared error, per unit of area, at which a match is worth nothing
+REJECT_ERROR = 0.25  # the error of "none of these", per unit of area: a match with this error scores one half at most
 TEMPERATURE = 0.035
 SIZE_TOLERANCE = 1.15  # the factor by which a radius may lie outside the drawn sizes without a penalty
-SIZE_WEIGHT = 4.0
+SIZE_WEIGHT = 4.0  # factor on the squared logarithm of the radius over the nearest radius without a penalty
 SMALLEST_SCORE = 0.05
 
 
@@ -33,7 +33,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
 def find(
     images: Float[np.ndarray, "n h w 3"],
 ) -> tuple[Blobs, Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """(blobs, the best class of each, its score in [0, 1])."""
+    """Returns (the blobs of the images, the best class of each blob, the score of that class in [0, 1])."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)

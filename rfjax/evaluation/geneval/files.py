@@ -176,7 +176,8 @@ def summary_text(summary: Mapping[str, object]) -> str:
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """Reads and checks a metadata file; returns its rows, in the official schema with the key `held_out` added.
+    """Reads and checks a metadata file; returns its rows, in the official schema. A row may also have the key
+    `held_out`, true or false.
 
     Raises `ConfigError`, naming the line, for a row of another form.
     """
@@ -250,7 +251,7 @@ def missing(found, prompts, expected):
     return missing_prompts, [image for image in images if image not in found]
 
 
-THROUGH = "images are numbered through the prompts; in each prompt they were counted in their order"
+THROUGH = "images are numbered through the prompts, so within each prompt they were numbered anew, in their order"
 
 
 def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:

@@ -42,7 +42,8 @@ class _Answer(TypedDict):
 
 
 class Category(NamedTuple):
-    """The mean score of a category's images. The standard error is over prompts; nan if the prompts are unknown."""
+    """The mean score of a category's images. The standard error is over prompts; it is nan if the prompts are unknown
+    or if there is only one."""
 
     score: float
     stderr: float

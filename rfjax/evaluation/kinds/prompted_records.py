@@ -22,7 +22,7 @@ def null_condition(
     ids: Int[np.ndarray, "images 2"], conditions: Conditions
 ) -> tuple[Int[np.ndarray, "prompts 2"], Conditions]:
     """Returns (ids, conditions) that sample one image for each prompt under the null condition, from the noise of the
-    prompt's first image. Their score is the floor of a model that ignores its prompt.
+    prompt's first image. The score of these images is a floor: the score of a model that ignores its prompt.
 
     Guidance away from the null condition then changes nothing, so the sampler that is already compiled can be used.
     """
@@ -31,7 +31,7 @@ def null_condition(
 
 
 def place_of(evaluation: Evaluation) -> str:
-    """The name of an evaluation's files in a run's folder."""
+    """Returns the name, without a suffix, of an evaluation's folder and files in a run's folder."""
     return f"{evaluation.step}-{evaluation.weights}-{evaluation.key['sampler']}-seed{evaluation.key['seed']}"
 
 
@@ -48,8 +48,8 @@ def write_detections(
 def first_of_tasks(
     prompts: Sequence[Mapping], ids: Int[np.ndarray, "images 2"], each: int
 ) -> tuple[list[str], list[int]]:
-    """Returns (the texts of the first `each` prompts of each task, the row of `ids` that has each prompt's first
-    sample)."""
+    """Returns (the texts of the first `each` prompts of each task, for each of these prompts the index of the row of
+    `ids` that is its first sample)."""
     chosen: list[int] = []
     for tag in dict.fromkeys(row["tag"] for row in prompts):
         chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:each]
@@ -58,7 +58,8 @@ def first_of_tasks(
 
 
 def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping) -> None:
-    """Writes the record of pictures to look at; `extra` has their path, prompts and tile."""
+    """Writes the record of pictures to look at. `extra` has the path of the file, the prompts, and `tile`: the side of
+    one picture in pixels."""
     write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
 
 
@@ -70,8 +71,8 @@ def write_ceiling(
     each: int,
     record: Callable[[dict, np.ndarray, list[int]], dict],
 ) -> Mapping:
-    """Records the scores of ground truth, with `each` pictures or clips per prompt, unless the run already has them. No
-    model can score higher. Returns the record.
+    """Records the scores of ground truth, with `each` pictures or clips per prompt, unless the run already has them. A
+    model scores higher only by chance. Returns the record.
 
     `record(key, pictures, prompts)` makes the record; `prompts[i]` is the index of picture i's prompt.
     """

@@ -35,7 +35,8 @@ CEILING_CLIPS = 2  # per prompt
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
-    """The config's sampler, at each multiple of `evaluation.temporal.every`."""
+    """Returns [(the config's sampler, fields of the record's key)] at each multiple of `evaluation.temporal.every` and
+    at the last step; [] at other steps, and if the config asks for no prompts."""
     settings = config.evaluation.temporal
     if not settings.prompts_per_task or not is_due(settings.every, step, last):
         return []
@@ -95,8 +96,8 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
 
 
 def _write_pictures(run, evaluation, prompts, ids, clips, spent):
-    """Writes the first clip of the first prompts of each task twice: as an animation in a row, and as a still with its
-    frames below each other.
+    """Writes the first clip of the first prompts of each task, with the clips side by side, in two files: an animation,
+    and a still that shows the frames of a clip below each other.
 
     All runs that share prompts and sampler show the same prompts from the same noise.
     """

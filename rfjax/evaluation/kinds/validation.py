@@ -18,7 +18,8 @@ from rfjax.training.run import Run
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[None, dict]]:
-    """The config's grid of levels, at each multiple of `evaluation.every`."""
+    """Returns [(None, {"grid": its name})] for the config's grid of levels, at each multiple of `evaluation.every` and
+    at the last step; [] at other steps, and if the config asks for no examples."""
     settings = config.evaluation.validation
     if not settings.examples or not is_due(config.evaluation.every, step, last):
         return []

@@ -34,7 +34,7 @@ FACTS = geneval_folder.GENERATION
 class Layout(NamedTuple):
     """A layout of a folder of images: functions that read the prompts, name an image's path, and write images."""
 
-    # (file of prompts) -> (prompts, rows of GenEval's metadata, if it has them)
+    # (file of prompts) -> (prompts, rows of GenEval's metadata; [] if the file has plain prompts)
     read: Callable[[Path], tuple[list[str], list[dict]]]
     # (folder, prompts, index of the prompt, sample, samples of each prompt) -> path of the image
     path: Callable[[Path, Sequence[str], int, int, int], Path]

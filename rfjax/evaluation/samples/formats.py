@@ -23,7 +23,7 @@ class Format(NamedTuple):
     """How samples are written to a file."""
 
     write: Callable[[Samples, Fraction], bytes]  # (samples, frames a second) -> the file
-    moves: bool  # it is of clips alone
+    moves: bool  # True: the format holds clips alone
 
 
 def rows(samples: Samples) -> list[Float[np.ndarray, "height width 3"]]:
@@ -38,7 +38,7 @@ def rows(samples: Samples) -> list[Float[np.ndarray, "height width 3"]]:
 
 
 def _png(samples: Samples, rate: Fraction) -> bytes:
-    """Frames are below each other, those of a prompt together."""
+    """Makes a PNG: the frames of a prompt's samples below each other, then those of the next prompt."""
     return png_bytes(np.concatenate([frame for prompt in samples for frame in rows(prompt[None])]))
 
 
@@ -64,7 +64,7 @@ def _mp4(samples: Samples, rate: Fraction) -> bytes:
 
 
 def _npy(samples: Samples, rate: Fraction) -> bytes:
-    """Bytes, [prompts, samples, frames, height, width, 3]; images have no frames."""
+    """Makes an .npy of uint8 [prompts, samples, frames, height, width, 3]; for images without the axis of frames."""
     values = np.round(255 * np.clip(samples, 0.0, 1.0)).astype(np.uint8)
     buffer = io.BytesIO()
     np.save(buffer, values[:, :, 0] if values.shape[2] == 1 else values, allow_pickle=False)
@@ -95,5 +95,6 @@ def find_format(out: Path) -> Format:
 
 
 def frame_rate(corpus: Corpus) -> Fraction:
-    """Frames a second of a corpus's clips. If the corpus has no rate, the rate at which a run's own clips are shown."""
+    """Returns the frames a second of a corpus's clips; without such a rate, the rate at which evaluations show clips
+    (`FRAME_MILLISECONDS`)."""
     return getattr(corpus.parts[0], "frame_rate", None) or Fraction(1000, FRAME_MILLISECONDS)

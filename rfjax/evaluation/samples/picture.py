@@ -15,14 +15,14 @@ from rfjax.files import write_whole
 from rfjax.outputs import check_output, is_json_with
 from rfjax.training.processes import distributed
 
-AT_ONCE = 64
+AT_ONCE = 64  # images or clips of a batch, at most
 
 
 def sample_picture(
     workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts: Sequence[str], out: Path
 ) -> Path:
-    """Writes a file with a row per caption (`formats`), and its settings as JSON beside it. A run on clips gives clips,
-    unless a size of stills is wanted.
+    """Writes a file with a row per caption (`formats`), and a JSON file with the settings beside it; returns `out`. A
+    run on clips gives clips, unless `wanted.latent_size` asks for stills.
 
     Raises `ConfigError` for settings that cannot be used."""
     written = find_format(out)

@@ -5,7 +5,7 @@ Metadata: JSON lines, one prompt a line, as `data.motion_captions` writes them. 
     {"prompt_index": 0, "sample": 0, "size": 256,
      "frames": [{"detections": {"square": [[x1, y1, x2, y2, score], ...]}, "colors": {"square": ["red", ...]}}, ...]}
 
-with the height and width of frames as `size`, in the boxes' unit.
+where `size` is the side of the square frames, in the boxes' unit.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def score_files(
 ) -> dict:
     """Scores a file of clips (`options`: a `TemporalOptions`), and returns the summary.
 
-    With `world`, the name of the world whose speeds the prompts ask for, also measures the velocity error. The file
-    `truth_path` has detections in ground-truth clips of the same prompts, from which it measures the detector's own
-    error.
+    With `world`, the name of the world whose speeds the prompts ask for, the summary also has the velocity error.
+    `truth_path` is a file of detections in ground-truth clips of the same prompts; the velocity error of these clips is
+    the detector's own error.
 
     Writes a line for each clip to `out_path`, with every clause of its prompt, and the summary beside it. Each prompt
-    is expected to have as many clips as the one with most; missing ones are an error, or with `allow_missing` listed.
-    Raises `ConfigError`, which names file, line and remedy.
+    must have as many clips as the largest sample in the file plus one. Missing clips are an error; with `allow_missing`
+    they are left out and listed in the summary. Raises `ConfigError`, which names file, line and remedy.
     """
     from rfjax.data.motion_worlds import WORLDS
     from rfjax.evaluation.temporal.rules import TemporalOptions, judge
@@ -227,8 +227,8 @@ def summary_text(summary: Mapping[str, object]) -> str:
 
 
 def _velocity_lines(velocity: Mapping) -> list[str]:
-    """Says the velocity errors in lines for the console. Each has the number of clips, in how many of these an
-    object was not found (so that the error is unknown), and the detector's own error on ground truth."""
+    """Returns lines for the console with the velocity errors. A line also has the number of clips, the number of clips
+    in which an object was not found (their error is unknown), and the detector's own error on ground truth."""
     if not velocity["clips"]:
         return [f"velocity error: no prompt determines a velocity in the world {velocity['world']}"]
     lines = []

@@ -1,9 +1,10 @@
-"""Floors: the scores of the same clips with their frames in another order. Only a score above its floors shows that a
-model can do the task.
+"""Floors: scores that a model gets without doing the task. Only a score above its floors shows that the model can do
+the task.
 
-If clips are judged correct as often backwards as forwards, they do not show that the model can do a task about order.
-The table `FLOORS` lists the floors of each task. It leaves out orders that change nothing: a still clip is the same in
-any order, and a bounce is the same backwards.
+There are three sorts: the model's clips with their frames in another order, its clips judged by another prompt, and
+clips made without a caption. For example, if clips are judged correct as often backwards as forwards, they do not show
+that the model can do a task about order. The table `FLOORS` lists the floors of each task. It leaves out orders that
+change nothing: a still clip is the same in any order, and a bounce is the same backwards.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ def _shuffled(frames: int, clip: int) -> np.ndarray:
     return np.arange(frames)[::-1]
 
 
-# floor -> the order of a clip's frames, from their number and the clip's
+# floor -> function of (number of frames, the clip's number) that gives the order of the frames
 ORDERS: dict[str, Callable[[int, int], np.ndarray]] = {
     "reversed": lambda frames, clip: np.arange(frames)[::-1],
     "shuffled": _shuffled,
     "first_held": lambda frames, clip: np.zeros(frames, int),
 }
 OTHER_PROMPTS = "other_prompts"  # the clip as it is, judged by the next other prompt of its task
-NOTHING = "null"  # a clip that a model makes of the null condition, judged by a prompt
+NOTHING = "null"  # a clip that a model makes under the null condition, judged by a prompt
 
 FLOORS: dict[str, tuple[str, ...]] = {
     task: (
@@ -45,7 +46,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     for task in TASKS
 }
 
-# Scored apart: a model that makes stills does well in the second, whatever it was asked for.
+# The two groups are scored apart, because a model that only makes stills does well in "still", whatever the prompt.
 GROUPS: dict[str, tuple[str, ...]] = {
     "moving": tuple(task for task in TASKS if task not in AT_REST),
     "still": AT_REST,

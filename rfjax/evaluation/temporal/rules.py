@@ -3,8 +3,8 @@
 A prompt is a row of `data.motion_captions`: a row of GenEval's with more fields, which say what happens. Each field
 asks for clauses (the table `CLAUSES`), and a clip is correct if all of them hold. So every failure has a name, such as
 "direction" or "color". The rules see only boxes, from any detector. Tolerances are shares of an object's own size, as
-in GenEval's relations (Ghosh et al. 2023), but for the bins of speed and the wall of a bounce, which are shares of the
-picture's side.
+in GenEval's relations (Ghosh et al. 2023). Only the bins of speed and the distance from the wall of a bounce are shares
+of the picture's side.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class TemporalOptions:
 
     threshold: float = DEFAULT_OPTIONS.threshold  # an object counts where its score is above this
     position_threshold: float = DEFAULT_OPTIONS.position_threshold
-    moved: float = 0.1  # an object has moved where it is further away than this share of its summed sizes
-    slow: float = 0.2  # sides of the picture a clip, by the typical step: slow is at most this,
-    fast: float = 0.28  # and fast at least this
+    moved: float = 0.1  # places further apart than this share of the object's summed sizes count as different
+    slow: float = 0.2  # a speed up to this is slow; in sides of the picture per clip, from the typical step
+    fast: float = 0.28  # a speed from this on is fast; in the same unit
     same_speed: float = 0.35  # share by which the speeds before and after a bounce may differ
-    wall: float = 0.08  # sides of the picture between the wall and what touches it
-    whole: float = 0.8  # share of the area in the first frame from which an object behind a screen is wholly visible
-    hidden: float = 0.5  # and below which it is hidden
+    wall: float = 0.08  # an object this near to the wall touches it; in sides of the picture
+    whole: float = 0.8  # an object behind a screen is wholly visible from this share of its area in the first frame on
+    hidden: float = 0.5  # and hidden below this share
 
 
 DEFAULT = TemporalOptions()
@@ -141,15 +141,16 @@ def _rests(track: Track) -> bool:
 
 
 def _goes(track: Track) -> bool:
-    """Whether the object's last position lies from its first position in the asked direction, within 45 degrees. For a
-    bounce the furthest position is taken in place of the last."""
+    """Whether the object's last position lies from its first position in the asked direction, within 45 degrees and
+    further than `allowed`. For a bounce the furthest position is taken in place of the last."""
     along, across, allowed = track.way
     end = int(np.argmax(along)) if track.item.get("then") == "bounces" else -1
     return bool(along[end] > allowed and abs(across[end]) <= along[end])
 
 
 def _goes_on(track: Track) -> bool:
-    """Whether the object never moves back from the furthest position that it has reached in the asked direction."""
+    """Whether the object never moves back, by more than half of `allowed`, from the furthest position that it has
+    reached in the asked direction."""
     along, _, allowed = track.way
     return bool((np.maximum.accumulate(along) - along <= allowed / 2).all())
 
@@ -169,7 +170,7 @@ def _has_speed(track: Track) -> bool:
 
 
 def _stops(track: Track) -> bool:
-    """Whether the object moves first, and rests in the last third of the clip."""
+    """Whether the object has moved in the asked direction, and rests in the last third of the clip."""
     late = track.times >= np.ceil(2 / 3 * (len(track.boxes) - 1))
     still = np.abs(track.centres[late] - track.centres[-1]) <= track.allowed / 2
     return bool(late.sum() > 1 and still.all() and track.way[0][-1] > track.way[2])
@@ -299,5 +300,5 @@ def _related(track, target, before, after):
 
 
 def _geneval(options):
-    """GenEval's options, with the threshold of these options."""
+    """Returns GenEval's default options with the `threshold` of `options`."""
     return replace(DEFAULT_OPTIONS, threshold=options.threshold)

@@ -44,7 +44,7 @@ def floor_metric(floor: str) -> str:
 
 
 OF_PROMPTS = (METRIC, *(f"{METRIC}_{part}" for part in PARTS))  # of all prompts and of each part
-# The least velocity error that the detector can show: that of ground truth. It stands beside the error of a model.
+# metric of a model's velocity error -> metric of the detector's own error: the velocity error of ground-truth clips
 DETECTOR = {metric: f"{metric}{FLOOR}ground_truth" for metric in OF_PROMPTS}
 # The metrics of a record.
 METRICS = (*OF_PROMPTS, *map(floor_metric, ALL_FLOORS), *DETECTOR.values())
@@ -106,8 +106,8 @@ def truth_scores(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """Computes all scores and errors of ground-truth clips, without floors: the highest value that a score can reach,
-    or the lowest that an error can reach, with this detector."""
+    """Computes all scores and errors of ground-truth clips, without floors: the values that a perfect model would have
+    with this detector."""
     return _values_of_parts(_Scorer(seed, replicates, world), seen, own, rows)
 
 
@@ -181,10 +181,10 @@ class _Scorer:
     world: World | None
 
     def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-        """The soft measures and the velocity error of a clip, judged by its prompt's `row` or by the row `by` of
-        another prompt. With `by`, the motion asked for is the other prompt's, but the object that is followed is still
-        the one that the clip's own prompt names: the other prompt's colour may be absent from the clip, and would then
-        score below chance."""
+        """Returns the soft measures and the velocity error of a clip, whose prompt has the `row`. If `by`, the row of
+        another prompt, is given, the clip is judged by `by`: by its classes and colours for "frames_right", and by its
+        motion for all other measures. But these follow the object that `row` names, because the colour in `by` may be
+        absent from the clip, which would then score below chance."""
         by = row if by is None else by
         fields = ("motion", "then", "speed")
         asked = [

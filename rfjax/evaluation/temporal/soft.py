@@ -82,8 +82,8 @@ def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[s
 
 
 def _is_right(found, row):
-    """Whether a frame has the objects of a row in their colours, at any place. An object that changes colour may have
-    either colour."""
+    """Whether a frame has the objects of a row in their colours, at any position. If the row has a single object and it
+    changes colour, either colour counts."""
     first = [{key: item[key] for key in ("class", "count", "color") if key in item} for item in row["include"]]
     colors = [[item["color"], *([item["becomes"]] if "becomes" in item else [])] for item in row["include"]]
     choices = [[{**item, "color": hue} for hue in hues] for item, hues in zip(first, colors, strict=True)]

@@ -57,9 +57,9 @@ def velocity_summary(
     """The velocity error of all clips ("all"), and of clips whose prompt has a held-out triple or has none ("held_out",
     "seen"), as plain values for JSON. `clips` are by (index of their prompt in `rows`, sample).
 
-    Each has "error", an estimate in pixels a frame (None if no clip has an error), "asked", the number of clips whose
-    prompt determines a velocity, and "not_found", the number of those without an error, since an object was not found.
-    "held_out" and "seen" are left out if one of them would have no clip.
+    Each of these entries has "error", an estimate in pixels a frame (None if no clip has an error); "asked", the number
+    of clips whose prompt determines a velocity; and "not_found", the number of these clips that have no error because
+    an object was not found. "held_out" and "seen" are left out if one of them would have no clip.
     """
     found = {place: velocity_measures(*clip, rows[place[0]], world, options) for place, clip in sorted(clips.items())}
     found = {place: measures for place, measures in found.items() if measures}

@@ -2,7 +2,7 @@
 
     from mmdit import load
     model = load("the folder of this file")
-    velocity = model(latents, t, context, pooled)  # t in [0, 1]; 1 is noise
+    velocity = model(latents, t, context, pooled)  # of a rectified flow; t in [0, 1], 1 is noise
     latents = latents + (t_next - t) * velocity    # one Euler step towards t = 0
 
 Latents of clips are [batch, channels, frames, height, width]; those of images have no frames.
@@ -223,7 +223,8 @@ class MMDiT(nn.Module):
             raise ValueError(f"latents of {frames} frames: they must be 1 or a multiple of {self.patch_frames}")
 
     def forward(self, latents, t, context, pooled):
-        """Returns the velocity, in the latents' shape [batch, channels, (frames,) height, width].
+        """Returns the prediction of the run's formulation, for rectified flow the velocity, in the latents' shape
+        [batch, channels, (frames,) height, width].
 
         Times `t` in [0, 1] are [batch] or one number; `context` is [batch, tokens, size], `pooled` is [batch, size].
         """

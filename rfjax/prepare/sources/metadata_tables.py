@@ -105,7 +105,7 @@ def read_table(text: str, table: str, images: Collection[str]) -> Table:
     return Table(found, unread, tuple(map(str, header)))
 
 
-_HEADER = "header"  # replaces the line in the row of the header
+_HEADER = "header"  # stands for the header's row in place of its line's number
 
 
 def _json_rows(text: str) -> Iterator[tuple[str, dict | str]]:
