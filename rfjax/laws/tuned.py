@@ -96,7 +96,7 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
         slopes = [float(np.polyfit(x, y, 1)[0]) for y in (before, after)]
         fitted = line(x, after - before) or (None, None)
         laws = [(line(x, y) or (None, None))[1] for y in (before, after)]
-        found.append(Shift(measure, len(rows), *slopes, *fitted, *laws))
+        found.append(Shift(measure, len({row.flops for row in rows}), *slopes, *fitted, *laws))
     return found
 
 

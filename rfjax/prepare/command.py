@@ -101,7 +101,8 @@ def run(args, overrides) -> int:
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
     scaling = _scaling(args, made)  # raises before the folder is claimed
     if models is not None:
-        form = {"reduction": models.reduction, "channels": models.latent_channels}
+        form = {name: getattr(models, name) for name in ("reduction", "time_reduction")}
+        form["channels"] = models.latent_channels
         takes = storage.storage_lines(source, ours, models.encoders, **form, out=folder)
         if args.estimate:
             print("\n".join(map(printable, takes)))

@@ -13,6 +13,7 @@ from rfjax.data.prepared.manifest import StoredEncoder
 from rfjax.data.prepared.manifest_facts import KINDS, SPLITS
 from rfjax.data.prepared.records import pack
 from rfjax.data.prepared.text_precision import to_stored
+from rfjax.prepare.images import STRIP_FRAMES
 from rfjax.prepare.options import TEXT_PRECISIONS
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Source
@@ -36,41 +37,54 @@ def caption_bytes(encoders: Sequence[StoredEncoder], context: str, pooled: str) 
     return len(pack(arrays, {"caption": A_CAPTION})) + FRAME
 
 
-def image_bytes(recipe: Recipe, reduction: int, channels: int) -> int:
-    """Returns the bytes of the record of an image in the first bucket, with its latent and its preview. The latent has
-    one frame, also if the corpus is of clips."""
+def image_bytes(recipe: Recipe, reduction: int, channels: int, time_reduction: int = 1) -> int:
+    """Returns the bytes of the record of an image or clip in the first bucket, with its latent and its preview. A
+    clip's preview is a strip of some of its frames."""
     height, width = recipe.buckets[0]
-    latent = np.zeros((height // reduction, width // reduction, channels), recipe.precision)
+    frames, shown = (), 1
+    if recipe.clips is not None:
+        frames, shown = (1 + (recipe.clips.frames - 1) // time_reduction,), min(recipe.clips.frames, STRIP_FRAMES)
+    latent = np.zeros((*frames, height // reduction, width // reduction, channels), recipe.precision)
     facts = {"key": "0" * 24, "width": 1000, "height": 1000, "original": [1000], "synthetic": []}
-    return len(pack({"latents": latent, "thumbnail": np.zeros(A_THUMBNAIL, np.uint8)}, facts)) + FRAME
+    return len(pack({"latents": latent, "thumbnail": np.zeros(shown * A_THUMBNAIL, np.uint8)}, facts)) + FRAME
 
 
-def image_count(source: Source) -> int | None:
-    """Returns the number of a source's images; None for tars, which are not read before the work."""
-    return int(sum(source.sizes)) if source.kind in IN_RECORDS else None
+def image_count(source: Source, recipe: Recipe) -> int | None:
+    """Returns the number of a source's images, or the most clips that its files can give; None for tars, which are not
+    read before the work."""
+    most = 1 if recipe.clips is None else recipe.clips.most
+    return most * int(sum(source.sizes)) if source.kind in IN_RECORDS else None
 
 
 def storage_lines(
-    source: Source, recipe: Recipe, encoders: Sequence[StoredEncoder], *, reduction: int, channels: int, out: Path
+    source: Source,
+    recipe: Recipe,
+    encoders: Sequence[StoredEncoder],
+    *,
+    reduction: int,
+    channels: int,
+    time_reduction: int = 1,
+    out: Path,
 ) -> list[str]:
-    """Returns lines on what the corpus takes, with one caption an image, no caption twice and no image dropped."""
+    """Returns lines on what the corpus takes, with one caption for each image or clip, no caption twice, no image
+    dropped, and as many clips of each file as the recipe allows."""
+    what, most = ("images", "") if recipe.clips is None else ("clips", "at most ")
     chosen = recipe.text_precision or recipe.precision
     features = {each: caption_bytes(encoders, each, recipe.pooled_precision) for each in TEXT_PRECISIONS}
-    image = image_bytes(recipe, reduction, channels)
+    image = image_bytes(recipe, reduction, channels, time_reduction)
     choices = ", ".join(
         f"{_gigabytes(MILLION * size)} in {each}{' (chosen)' if each == chosen else ''}"
         for each, size in features.items()
     )
-    latents = f"latents and previews of a million images: {_gigabytes(MILLION * image)}"
+    latents = f"latents and previews of a million {what}: {_gigabytes(MILLION * image)}"
     lines = [f"features of a million captions: {choices}; {latents}"]
-    count, shards = image_count(source), f"{len(source.sizes):,} shard{'s' * (len(source.sizes) != 1)}"
+    count, shards = image_count(source, recipe), f"{len(source.sizes):,} shard{'s' * (len(source.sizes) != 1)}"
     if count is None:
-        return [*lines, f"{shards}, one a tar; tars do not say how many images they have before they are read"]
+        return [*lines, f"{shards}, one a tar; tars do not say how many {what} they have before they are read"]
     needed = count * (image + features[chosen]) + len(source.sizes) * len(SPLITS) * len(KINDS) * FILE
     free = shutil.disk_usage(next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())).free
-    lines.append(
-        f"{count:,} images with a caption each: {_gigabytes(needed)} in {shards}; {_gigabytes(free)} are free at {out}"
-    )
+    takes = f"{most}{count:,} {what} with a caption each: {_gigabytes(needed)} in {shards}"
+    lines.append(f"{takes}; {_gigabytes(free)} are free at {out}")
     if needed > free:
         lines.append(f"the disk of {out} may be too small: give another --out, or --text-precision int8")
     return lines

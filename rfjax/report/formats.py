@@ -37,7 +37,7 @@ def power(value: float | int | None, digits: int = 3) -> str:
     """Formats a number as 1.23 × 10¹⁵. A number between 0.001 and 10,000 is written without a power."""
     if value is None:
         return NONE
-    if 1e3 <= abs(value) < 1e4:
+    if 1e3 <= abs(float(f"{value:.{digits - 1}e}")) < 1e4:  # rounded, since 999.6 is 1,000
         return minus(f"{value:,.0f}")
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return minus(f"{value:.{digits}g}")
@@ -49,10 +49,11 @@ def count(value: float | int | None) -> str:
     """Formats a count as 1,234 up to 99,999; beyond that as 123 k, 1.23 M, 4.56 B, 7.89 T."""
     if value is None:
         return NONE
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.3g} {unit}"
-    return f"{value:,.0f}"
+    if abs(value) < 1e5:
+        return f"{value:,.0f}"
+    rounded = float(f"{value:.2e}")  # first, since 999,700 is 1 M
+    size, unit = next(row for row in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(rounded) >= row[0])
+    return f"{rounded / size:.3g} {unit}" if abs(rounded) < 1e15 else f"{rounded / size:,.0f} {unit}"
 
 
 def duration(seconds: float | int | None) -> str:

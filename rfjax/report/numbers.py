@@ -174,7 +174,7 @@ def _lagging_averages(results):
     At the last step and under the same settings, the average's validation loss is higher by more than the share `LAG`.
     """
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1)
-    settings = [name for name in ("run", "corpus", "sampler", "grid", "seed") if name in rows]
+    settings = [name for name in ("run", "corpus", "sampler", "grid", "evaluation_seed") if name in rows]
     both = rows_where(rows, weights="ema").merge(rows_where(rows, weights="raw"), on=settings, suffixes=("", "_raw"))
     far = both[both["value"] > (1 + LAG) * both["value_raw"]].drop_duplicates("run")
     return [{"run": row["run"], "ema": row["value"], "raw": row["value_raw"]} for row in far.to_dict("records")]

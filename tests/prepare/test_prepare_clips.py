@@ -13,6 +13,9 @@ from rfjax.data.corpus import load_corpus
 from rfjax.data.prepared import frozen, manifest
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
+from rfjax.prepare import storage
+from rfjax.prepare.clips import ClipRule
+from rfjax.prepare.recipe import Recipe
 
 CLIPS = ("--size=16", "--frames=4", "--fps=10", "--batch-size=4", "--shard-size=5", "--precision=float32")
 WHOLE = {
@@ -102,6 +105,23 @@ def test_clips_are_stored_with_their_frames_and_bad_files_are_counted(corpus):
             start = first + 4 * number * step
             assert found[f"{name}#{number}"] == list(range(start, start + 4 * step, step))
     assert found["e.mp4#0"] == [0, 1, 2, 3] and "e.mp4#1" not in found
+
+
+def test_the_estimate_counts_frames_and_clips_of_a_file(monkeypatch, tmp_path, capsys):
+    """Catches the estimate of a corpus of images, which is a fraction of what clips take."""
+    names = ("a.mp4", "b.webm", "c.gif", "d.webp")  # each gives two clips
+    files = fill(tmp_path / "in", {name: WHOLE[name] for name in names})
+    words = (files, f"--out={tmp_path / 'out'}", "--clips=2", "--validation-share=0", *CLIPS)
+    assert prepare(monkeypatch, *words, "--estimate", models=Pixels()) == 0
+    said = capsys.readouterr().out
+    assert "at most 8 clips with a caption each" in said and "of a million clips" in said
+    assert prepare(monkeypatch, *words, models=Pixels()) == 0
+    pixels = sum(arrays["latents"].nbytes for arrays, _ in records(tmp_path / "out"))
+    rule = Recipe(buckets=((16, 16),), precision="float32", clips=ClipRule(4, "10", 2))
+    assert pixels < 8 * (storage.image_bytes(rule, 1, 3) - storage.FRAME) < pixels + 8 * 5 * storage.A_THUMBNAIL
+    causal = Recipe(buckets=((16, 16),), precision="float32", clips=ClipRule(17))
+    fewer = storage.image_bytes(causal, 1, 3) - storage.image_bytes(causal, 1, 3, 4)
+    assert fewer == (17 - 5) * 16 * 16 * 3 * 4
 
 
 def test_a_tar_and_a_parquet_file_give_what_the_folder_gives(monkeypatch, tmp_path):

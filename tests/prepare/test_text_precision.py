@@ -15,6 +15,7 @@ from rfjax.data.prepared.manifest import StoredEncoder
 from rfjax.data.prepared.records import pack
 from rfjax.errors import RfjaxError
 from rfjax.prepare import storage
+from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import open_source
 from rfjax.prepare.verify import _wrong_caption
 
@@ -132,4 +133,4 @@ def test_tars_do_not_say_how_many_images_they_have(folder, tmp_path):
     """Catches bytes of tars taken for numbers of images."""
     tar = write_tar(tmp_path / "a.tar", [("a.txt", b"a cat")])
     opened = {where: open_source(str(where), shard_size=8, caption_column=None) for where in (tar, folder)}
-    assert [storage.image_count(source) for source in opened.values()] == [None, 16]
+    assert [storage.image_count(source, Recipe()) for source in opened.values()] == [None, 16]
