@@ -4,10 +4,10 @@
     python analysis/near_duplicates.py [--distractors 5000]
 
 The images are photographs of scikit-image and scikit-learn, quarters of these photographs, and distinct rendered
-scenes. Copies of several kinds are added (`tests/helpers/planted_duplicates.py`). All images go through the command's own
-decoding, descriptors, index and removal. Two descriptors are used: `phash`, and an untrained ONNX model (averages of 8
-x 8 squares minus their mean, with `--mirrored`), which tests the path of a model but not a real model's quality. The
-script writes the tables and the picture of docs/prepare.md.
+scenes. Copies of several kinds are added (`tests/helpers/planted_duplicates.py`). All images go through the command's
+own decoding, descriptors, index and removal. Two descriptors are used: `phash`, and an untrained ONNX model (averages
+of 8 x 8 squares minus their mean, with `--mirrored`), which tests the path of a model but not a real model's quality.
+The script writes the tables and the picture of docs/prepare.md.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ images; overall is the unweighted mean of the six tasks.
 """
 
 _MEASURES = """\
-Then, for each number an evaluation gave, five columns:
+Then five columns for each number that an evaluation gave:
 
 | column | meaning |
 |---|---|
 | *name* | its value |
 | *name*`_stderr` | its standard error |
 | *name*`_low`, *name*`_high` | its 95 % interval |
-| *name*`_n` | examples or images behind it |
+| *name*`_n` | number of examples, images or clips that it is computed from |
 
 where *name* is the metric, followed by the item unless that is `mean`:
 
@@ -79,12 +79,12 @@ error of ground-truth clips: the detector's own |
 | `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), \
 in a row of its own |
 | `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
-| `preference_win_rate_aesthetics`, ... | share of votes that preferred the run's images to those of the study's other \
-runs, a tie being half (`rfjax votes`, docs/votes.md), by question: `aesthetics`, `prompt`, `typography` |
-| `preference_strength_aesthetics`, ... | strength of Bradley and Terry's model, in log odds; the runs' strengths add \
-up to zero |
 | `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over \
 images |
+| `preference_win_rate_aesthetics`, ... | share of votes that preferred the run's images to those of the study's other \
+runs, a tie being half (`rfjax votes`, docs/votes.md), by question: `aesthetics`, `prompt`, `typography` |
+| `preference_strength_aesthetics`, ... | strength of Bradley and Terry's model, in log odds; the strengths of a \
+study's runs add up to zero |
 
 Records that belong to no checkpoint (step -1: the detector's ceiling on rendered ground truth) are
 in `long.csv` only.
