@@ -1,7 +1,8 @@
 """Compares the speed of a training step on the CPU with PyTorch diffusers' SD3Transformer2DModel.
 
-    python analysis/benchmarks/train_step_cpu.py [--rounds 6] [--out FILE.json]
+    python analysis/benchmarks/train_step_cpu.py [--forward] [--rounds 6] [--out FILE.json]
 
+With --forward only the forward pass is timed, which is what sampling an image without guidance computes in each step.
 It needs torch and diffusers beside rfjax (`pip install torch==2.13.0 diffusers==0.42.1`). Both networks have the same
 shapes and number of parameters, and run forward and backward in float32 on two threads. Rounds of both alternate in one
 run, and the result is the ratio of the medians. Run it on a quiet machine: under load PyTorch's OpenMP slows down more
@@ -25,7 +26,7 @@ THREADS = 2
 SHAPE = dict(depth=6, heads=6, head_size=64, latent=32, channels=16, tokens=154, context=4096, pooled=2048, batch=4)
 
 
-def torch_worker(steps):
+def torch_worker(forward_only):
     import torch
     from diffusers import SD3Transformer2DModel
 
@@ -50,6 +51,11 @@ def torch_worker(steps):
     context, pooled = torch.randn(s["batch"], s["tokens"], s["context"]), torch.randn(s["batch"], s["pooled"])
     t, target = torch.rand(s["batch"]) * 1000, torch.randn_like(z)
 
+    @torch.inference_mode()
+    def forward():
+        out = model(hidden_states=z, encoder_hidden_states=context, pooled_projections=pooled, timestep=t)[0]
+        return torch.nn.functional.mse_loss(out, target).item()
+
     def step():
         model.zero_grad(set_to_none=True)
         out = model(hidden_states=z, encoder_hidden_states=context, pooled_projections=pooled, timestep=t)[0]
@@ -57,10 +63,10 @@ def torch_worker(steps):
         loss.backward()
         return loss.item()
 
-    return step, sum(p.numel() for p in model.parameters())
+    return forward if forward_only else step, sum(p.numel() for p in model.parameters())
 
 
-def jax_worker(steps):
+def jax_worker(forward_only):
     import jax
     import jax.numpy as jnp
 
@@ -82,26 +88,25 @@ def jax_worker(steps):
     context = jax.random.normal(keys[2], (s["batch"], *shapes.context))
     pooled, t = jax.random.normal(keys[3], (s["batch"], s["pooled"])), jax.random.uniform(keys[4], (s["batch"],))
 
-    @jax.jit
-    def gradient(params):
-        return jax.value_and_grad(lambda p: jnp.mean(jnp.square(backbone.apply(p, z, t, context, pooled) - target)))(
-            params
-        )
+    def loss_of(params):
+        return jnp.mean(jnp.square(backbone.apply(params, z, t, context, pooled) - target))
+
+    forward, gradient = jax.jit(loss_of), jax.jit(jax.value_and_grad(loss_of))
 
     def step():
         loss, gradients = gradient(params)
         jax.block_until_ready(gradients)
         return float(loss)
 
-    return step, parameter_count(backbone)
+    return (lambda: float(forward(params))) if forward_only else step, parameter_count(backbone)
 
 
 WORKERS = {"torch": torch_worker, "jax": jax_worker}
 
 
-def work(name, steps):
+def work(name, steps, forward_only):
     """A worker process: warms up, then does `steps` timed steps for every line it is sent."""
-    step, params = WORKERS[name](steps)
+    step, params = WORKERS[name](forward_only)
     loss = [step() for _ in range(2)][-1]
     print(json.dumps({"params": params, "loss": loss}), flush=True)
     for _ in sys.stdin:
@@ -126,15 +131,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=5, help="steps a round")
+    parser.add_argument("--forward", action="store_true", help="time the forward pass alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return work(args.worker, args.steps)
+        return work(args.worker, args.steps, args.forward)
 
     started = {}
     for name, (worker, environment) in VARIANTS.items():
         command = [sys.executable, __file__, "--worker", worker, "--steps", str(args.steps)]
+        command += ["--forward"] if args.forward else []
         clean = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
         env = {**clean, "OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu", **environment}
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
@@ -161,6 +168,7 @@ def main():
     base = min(medians["torch"], medians["torch, huge pages"])
     record = {
         "shape": SHAPE,
+        "what": "forward" if args.forward else "forward and backward",
         "threads": THREADS,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
