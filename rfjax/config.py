@@ -167,6 +167,9 @@ class TrainConfig:
     clip_norm: float = 1.0  # 0 turns clipping off
     ema_decay: float = 0.99
     ema_every: int = 0  # steps between updates of the average; 0: steps // 1000, at least 1 and at most the paper's 100
+    # Widths (sigma_rel) of power-function averages to keep, from which others are made after training; (): none
+    power_averages: tuple[float, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
+    average_snapshots: int = field(default=16, metadata=WRITTEN_WHERE_SET)  # how often these averages are stored
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes

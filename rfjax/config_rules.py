@@ -14,6 +14,7 @@ from rfjax.limits import (
     BACKBONES,
     CHOICES,
     CLIP_CORPORA,
+    MOST_WIDTH,
     POSITION_MULTIPLE,
     RANGES,
     SCORES,
@@ -195,6 +196,11 @@ RULES: tuple[Rule, ...] = (
         ("train.together", "train.diagnostics_every"),
         lambda together, every: together == 1 or every == 0,
         "diagnostics look into one run: set config.train.together=1, or config.train.diagnostics_every=0",
+    ),
+    (
+        ("train.power_averages",),
+        lambda widths: all(0 < width < MOST_WIDTH for width in widths) and len(set(widths)) == len(widths),
+        f"it must list different widths (sigma_rel) between 0 and {MOST_WIDTH}, such as (0.05, 0.1)",
     ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")

@@ -72,6 +72,7 @@ BACKBONES: dict[str, Network] = {
     ),
 }
 
+MOST_WIDTH = 0.288  # of a power-function average (sigma_rel): below 12^-1/2, the width of equal weights
 # Names that `config.train.trackers` may list. metrics.jsonl is always written.
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -143,7 +144,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", Range(0, 1e12), "clip_norm"),
     ("train", Range(0, 1e9), "stall_seconds"),
     ("train", Range(0, COUNT_END), "keep_every ema_every unroll diagnostics_every"),
-    ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
+    ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last average_snapshots"),
     ("train", Range(1, BATCH_END), "batch_size accumulate together"),
     ("train", Range(-1, COUNT_END), "warmup_steps tokens_per_batch"),  # -1: follows from other fields
     ("train", Range(0, 1, open_low=True), "eps"),

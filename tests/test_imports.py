@@ -19,7 +19,17 @@ ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
 FOUNDATION = (
     *("errors", "console", "files", "inputs", "outputs"),
-    *("mesh_axes", "limits", "option_limits", "config_rules", "shipped", "config_sections", "config", "config_files"),
+    *(
+        "mesh_axes",
+        "weight_names",
+        "limits",
+        "option_limits",
+        "config_rules",
+        "shipped",
+        "config_sections",
+        "config",
+        "config_files",
+    ),
 )
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("trackers", "study", "results", "laws", "ranking", "report")

@@ -20,9 +20,9 @@ from rfjax.data.loader import batches
 from rfjax.training.loss import make_loss, run_keys
 from rfjax.training.mesh import BATCH
 from rfjax.training.optimizer import make_optimizer
-from rfjax.training.program import abstract_state, lower_train_step
+from rfjax.training.program import abstract_state, first_state, lower_train_step
 from rfjax.training.run import Run
-from rfjax.training.state import TrainState, init_state
+from rfjax.training.state import State
 from rfjax.training.step import TIME_BINS, step_parts
 
 WARMUP = 2  # untimed steps at the start
@@ -38,11 +38,9 @@ class Loop(NamedTuple):
     waiting_for_metrics: list[float]  # of the previous step; no stall, since the devices are busy meanwhile
 
 
-def _first_state(run: Run) -> TrainState:
+def _first_state(run: Run) -> State:
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run))
-    optimizer = make_optimizer(run.config)
-    init = jax.jit(lambda key: init_state(run.backbone.init, optimizer, key), out_shardings=places)
-    return init(run_keys(run.config.seed)[0])
+    return jax.jit(first_state(run), out_shardings=places)(run_keys(run.config.seed)[0])
 
 
 def _batches(run: Run, steps: int):

@@ -15,6 +15,10 @@ def add_arguments(parser) -> None:
     levels = "instead: MLPerf's validation loss; each line of the file is an example's level, from 0 to 7"
     parser.add_argument("--mlperf-levels", metavar="FILE", type=as_path("--mlperf-levels"), help=levels)
 
+    widths = "instead of --weights: power-function averages of these widths (sigma_rel), such as 0.08,0.12; the run "
+    widths += "must be trained with --config.train.power_averages"
+    parser.add_argument("--average", metavar="W,W,...", help=widths)
+
 
 def run(args, overrides) -> int:
     """Measures the checkpoint, and prints the records."""
@@ -24,6 +28,13 @@ def run(args, overrides) -> int:
     if args.sampling_steps is not None and args.mlperf_levels is not None:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
     folder, checkpoint = args.run, {"step": args.step, "weights": args.weights}
+    if args.average is not None:
+        from rfjax.training.snapshots import parse_widths
+        from rfjax.weight_names import weights_name
+
+        if args.sampling_steps is not None or args.mlperf_levels is not None:
+            raise ConfigError("--average is for the config's own evaluations; leave out the other evaluation")
+        checkpoint["weights"] = tuple(map(weights_name, parse_widths(args.average)))
     if args.mlperf_levels is not None:
         from rfjax.evaluation.mlperf_loss import measure_assigned
 

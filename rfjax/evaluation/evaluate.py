@@ -31,11 +31,11 @@ KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking, "temp
 
 
 def due_at(
-    config: Config, run: str, step: int, *, everything: bool = False, only: str | None = None
+    config: Config, run: str, step: int, *, everything: bool = False, only: Sequence[str] = ()
 ) -> list[Evaluation]:
     """The evaluations that the config asks for at a step. At the last step, or with `everything`, all are due.
 
-    `only` names weights to measure instead of those that the config lists.
+    `only` names the weights to measure instead of those that the config lists, if it names any.
     """
     due, last = [], everything or step == config.train.steps
     for kind, module in KINDS.items():
@@ -44,7 +44,7 @@ def due_at(
         common = {"run": run, "step": step, "corpus": config.data.label, "evaluation": kind, "seed": settings.seed}
         due += [
             Evaluation(kind, step, weights, record_key(**common, weights=weights, **own), sampler)
-            for weights in ((only,) if only else listed)
+            for weights in (only or listed)
             for sampler, own in module.due(config, step, last)
         ]
     return due
@@ -72,9 +72,9 @@ class Evaluator:
     ) -> None:
         """Measures and records evaluations.
 
-        `params` is {"ema" or "raw": the network's parameters}; by default parameters are read from checkpoints. `stop`
-        is called before each evaluation. If `stop` returns true, `Preempted` is raised; the next attempt makes the
-        evaluations that are left.
+        `params` is {name of the weights: the network's parameters}; by default parameters are read from checkpoints.
+        `stop` is called before each evaluation. If `stop` returns true, `Preempted` is raised; the next attempt makes
+        the evaluations that are left.
         """
         with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda evaluation: evaluation.step):
@@ -122,18 +122,19 @@ def evaluate_run(
     overrides: Mapping[str, object] = MappingProxyType({}),
     *,
     step: int | None = None,
-    weights: str = "ema",
+    weights: str | Sequence[str] = "ema",
 ) -> list[dict]:
     """Makes all the config's evaluations of one checkpoint, by default the newest, and returns their records.
 
-    Earlier records are replaced. `weights` are `ema` or `raw`. Raises `ConfigError` as `open_run` does, and for a
-    config that asks for no evaluation.
+    Earlier records are replaced. `weights` are one or several of `ema`, `raw` and names of power-function averages,
+    such as `power-0.12` (`training/snapshots.py`). Raises `ConfigError` as `open_run` does, and for a config that asks
+    for no evaluation.
     """
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))
-    step = run.choose_step(step)
+    step, only = run.choose_step(step), (weights,) if isinstance(weights, str) else tuple(weights)
     evaluator = Evaluator(run)
-    due = due_at(run.config, run.name, step, everything=True, only=weights)
+    due = due_at(run.config, run.name, step, everything=True, only=only)
     if not due:
         raise ConfigError(
             f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval, "

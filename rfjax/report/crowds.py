@@ -66,6 +66,11 @@ def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
     return spread(numbers["learning_rates"], LINES, lambda sweep: sweep["images"])
 
 
+def drawn_averages(numbers: Mapping) -> list[Mapping]:
+    """The runs whose losses against the width of their averages are drawn, spread over their depths."""
+    return spread(numbers["average_widths"], LINES, lambda run: run["depth"])
+
+
 def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], int]:
     """Selects the lines to draw in the figure of score against sampling steps. A line is a run under one sampler.
     Returns ({line: its rows of `counts`}, the number of lines before the selection)."""

@@ -27,6 +27,7 @@ from rfjax.laws.study_fits import Analysis
 from rfjax.laws.tuned import NONE_TUNED, Change
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import preference_numbers, rates, scores, temporal_scores
+from rfjax.report.average_widths import average_widths
 from rfjax.report.rates import sweep_points
 from rfjax.report.tuned_section import tuned_numbers
 from rfjax.results.columns import FILES, loss_levels, score_column
@@ -109,6 +110,7 @@ def report_numbers(
             "claims": _claims(analysis, rows, results, settings, options) if compares == "sizes" else None,
             "learning_rates": learning_rates,
             "rate_agreement": rates.agreement(learning_rates),
+            "average_widths": average_widths(results, swept if alone else points, settings),
             "other_settings": _other_settings(results, ends),
             "temporal": clips,
             "preference": preference_numbers.preference(results, points, settings, resamples=2 * resamples, seed=seed),

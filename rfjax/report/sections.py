@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from rfjax.report.average_widths import average_widths_figure, averages_section
 from rfjax.report.claims_figure import claimed_laws
 from rfjax.report.claims_section import claims_section
 from rfjax.report.crowds import drawn_curves, drawn_levels, names, shown_of
@@ -226,6 +227,9 @@ FIGURES: dict[str, Drawing] = {
     "learning_rates": Drawing(
         learning_rate_figure, "Validation loss against learning rate", studies=("sizes", "rates")
     ),
+    "average_widths": Drawing(
+        average_widths_figure, "Validation loss against the width of the average", studies=("sizes", "rates")
+    ),
     "temporal_against_compute": Drawing(temporal_against_compute, "Temporal GenEval against training FLOPs"),
     "preference_against_scores": Drawing(
         preference_against_scores, "Human preference against validation loss and GenEval"
@@ -254,12 +258,14 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("Ranking of variants", ranking_section),
         ("Samples", samples_section),
         ("Learning rates", rates_section),
+        ("Averages made after training", averages_section),
         ("What failed", _failures_section),
         ("Method", _method_section),
     ),
     "rates": (
         ("Findings", findings),
         ("Learning rates", rates_section),
+        ("Averages made after training", averages_section),
         ("What ran", _runs_section),
         ("What failed", _failures_section),
         ("Method", _method_section),

@@ -22,7 +22,7 @@ class Size:
     flops_per_image: int
     flops: float  # of the whole training; for a branch, with its trunk's up to the departure
     images: int  # that the run trains on, repeats included
-    state_bytes: int  # parameters, average and the optimiser's moments
+    state_bytes: int  # parameters, averages and the optimiser's moments
 
 
 def size_of(config: Config) -> Size:
@@ -37,7 +37,8 @@ def size_of(config: Config) -> Size:
         flops_per_image=run.flops_per_image,
         flops=float(sum(map(operator.mul, run.stream.examples_of_parts(config.train.steps), run.flops_of_parts))),
         images=images,
-        state_bytes=PARAMETER_BYTES * run.parameter_count + optimizer_bytes(config, run.backbone),
+        state_bytes=(PARAMETER_BYTES + 4 * len(config.train.power_averages)) * run.parameter_count
+        + optimizer_bytes(config, run.backbone),
     )
 
 

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from rfjax.errors import RfjaxError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.models import lora
-from rfjax.training import checkpoint, run_folder
+from rfjax.training import checkpoint, run_folder, snapshots
 from rfjax.training.processes import distributed
 from rfjax.training.run_folder import AdapterFacts
+from rfjax.weight_names import width_of
 
 KEYS = {"ema": "ema", "raw": "params"}  # name of the weights -> key of their tree in a checkpoint
 
@@ -85,10 +86,16 @@ def restore_params(workdir: Path, step: int | None, weights: str, sharding: Call
     """Reads the parameters of a checkpoint, by default the newest; for a tuned run, with the adapter merged.
 
     Arguments and result are those of `checkpoint.restore_params`: `weights` is `ema` or `raw`, and the result is
-    (parameters, facts).
+    (parameters, facts). `weights` may also name a power-function average, such as `power-0.12`
+    (`rfjax.weight_names`); `sharding` is then needed.
     """
-    tree, saved = checkpoint.restore_params(workdir, step, weights, sharding)
     facts = distributed.from_first(lambda: adapter_of(workdir))
+    if (width := width_of(weights)) is not None:
+        if facts is not None:
+            raise ConfigError(f"{workdir} was tuned, and a tuned run keeps no power-function averages; use ema or raw")
+        step = distributed.from_first(lambda: checkpoint.choose_step(workdir, step))
+        return snapshots.restore(workdir, step, width, sharding), checkpoint.read_facts(workdir, step)
+    tree, saved = checkpoint.restore_params(workdir, step, weights, sharding)
     if facts is None:
         return tree, saved
     return merged(restore_base(workdir, facts, sharding), tree, scale_of(facts)), saved

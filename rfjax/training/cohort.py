@@ -30,13 +30,13 @@ from rfjax.training.loop import claim
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.monitor import Monitor, Rates, Spending
-from rfjax.training.optimizer import make_optimizer
+from rfjax.training.power_averages import snapshot_steps, state_of
 from rfjax.training.processes import distributed, watch
-from rfjax.training.program import abstract_batch, state_shapes
+from rfjax.training.program import abstract_batch, first_state, state_shapes
 from rfjax.training.progress import Progress, note
 from rfjax.training.run import Run, begin, check_record, describe, write_record
+from rfjax.training.snapshots import save_snapshot
 from rfjax.training.spikes import SpikeDetector
-from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import parameter_groups
 
 # The fields in which members may differ.
@@ -179,7 +179,7 @@ class _Cohort:
         self.mesh = cohort_mesh()
         self.first, self.step, self.failures, self.begun = step, step or 0, {}, False
         self.evaluated = evaluated_steps(self.shared)
-        self.kept = self.evaluated | set(keep_steps)
+        self.kept, self.snapshots = self.evaluated | set(keep_steps), snapshot_steps(self.config.train)
         self.abstract = state_shapes(self.shared)
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
         self.records = [run_folder.read_run(member.workdir) or describe(member, None) for member in self.members]
@@ -200,8 +200,7 @@ class _Cohort:
         `failures`.
         """
         if self.first is None:
-            optimizer, (key, _) = make_optimizer(self.config), run_keys(self.config.seed)
-            state = jax.jit(lambda key: init_state(self.shared.backbone.init, optimizer, key))(key)
+            state = jax.jit(first_state(self.shared))(run_keys(self.config.seed)[0])
             self.states = stack([state] * len(self.members), self.mesh)
             self.facts = [{}] * len(self.members)
             return True
@@ -232,7 +231,7 @@ class _Cohort:
                 if step > self.first:  # training will write this checkpoint again, and the curve's rows up to it
                     checkpoint.drop(member.workdir, step)
         trees, self.facts = zip(*restored, strict=True)
-        self.states = stack([TrainState(**tree) for tree in trees], self.mesh)
+        self.states = stack([state_of(tree) for tree in trees], self.mesh)
         return True
 
     def train(self, on_checkpoint, stop, log_seconds) -> None:
@@ -328,7 +327,7 @@ class _Cohort:
                     observe(pending)
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
-                if stopping or self.step % train.checkpoint_every == 0 or self._keeps(self.step):
+                if stopping or self._saves(self.step):
                     observe(pending)
                     pending = None
                     self._save(states, monitors, progress)
@@ -359,6 +358,9 @@ class _Cohort:
         for batch in batches(self.shared.corpus, batch_size=size, start_step=self.step, stop_step=steps):
             yield jax.device_put(batch, whole)
 
+    def _saves(self, step):
+        return step % self.config.train.checkpoint_every == 0 or step in self.snapshots or self._keeps(step)
+
     def _keeps(self, step):
         return keeps(self.config.train, self.kept, step)
 
@@ -387,6 +389,7 @@ class _Cohort:
 
             def save(_, member=member, state=state, facts=facts):
                 with Checkpoints(member.workdir, keep_last=self.config.train.keep_last, kept=self._keeps) as writer:
+                    save_snapshot(member.workdir, state, self.step, facts, self.config.train)
                     writer.save(state, self.step, facts)
 
             save_again(save, progress.note)

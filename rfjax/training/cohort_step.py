@@ -19,8 +19,9 @@ from rfjax.flow.objective import example_losses, examples_at
 from rfjax.flow.resolution import formulation_at
 from rfjax.training.loss import ExampleLosses, step_inputs
 from rfjax.training.optimizer import make_optimizer
+from rfjax.training.power_averages import with_averages
 from rfjax.training.run import Run
-from rfjax.training.state import TrainState
+from rfjax.training.state import State
 from rfjax.training.step import make_update, parameter_groups, time_bins
 
 MEMBER = P("member")
@@ -40,7 +41,7 @@ def lanes(members: int, mesh: Mesh) -> list[int]:
     return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
 
 
-def stack(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
+def stack(states: Sequence[State], mesh: Mesh) -> State:
     """Stacks the members' states along a new leading axis, split over the mesh."""
     places = lanes(len(states), mesh)
     host = jax.device_get(list(states))
@@ -57,6 +58,7 @@ def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callab
     """
     shared, apply, encoders = runs[0].config, runs[0].backbone.apply, runs[0].corpus.shapes.encoders
     update = make_update(make_optimizer(shared), shared.train, parameter_groups(abstract_params))
+    update = with_averages(update, shared.train)
 
     def member(state, peak, t, examples, noise, latents, conditions):
         def loss_fn(params):

@@ -18,7 +18,7 @@ import jax
 from rfjax.data.buckets import format_shape, trained_parts
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
-from rfjax.training import branches, checkpoint, lineage, run_folder
+from rfjax.training import branches, checkpoint, lineage, power_averages, run_folder
 from rfjax.training.bucket_losses import BucketLosses
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
@@ -27,23 +27,23 @@ from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.monitor import Monitor, Rates, Spending
-from rfjax.training.optimizer import make_optimizer
 from rfjax.training.processes import distributed, watch
 from rfjax.training.processes.preemption import StopSignal
-from rfjax.training.program import abstract_state, lower_train_step
+from rfjax.training.program import abstract_state, first_state, inherited_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, check_record, describe, write_record
+from rfjax.training.snapshots import save_snapshot
 from rfjax.training.spikes import SpikeDetector
-from rfjax.training.state import State, TrainState, init_state, start_state
+from rfjax.training.state import State
 from rfjax.training.step import parameter_groups
 from rfjax.training.work import Work
 
-OnCheckpoint = Callable[[int, TrainState], None]
+OnCheckpoint = Callable[[int, State], None]
 
 
 class TrainResult(NamedTuple):
     step: int
-    state: TrainState | None  # None if the run was done before
+    state: State | None  # None if the run was done before
     images: int  # seen by the run and its ancestors
     flops: float  # spent on training the run and its ancestors
     train_seconds: float
@@ -145,8 +145,7 @@ class _Attempt:
         check_batch(run.mesh, train.batch_size, train.accumulate)
         self.places = [places_here(run.mesh, size) for size in run.stream.sizes]
         self.evaluated = evaluated_steps(run)
-        self.kept = self.evaluated | set(keep_steps)
-        self.optimizer = make_optimizer(run.config)
+        self.kept, self.snapshots = self.evaluated | set(keep_steps), power_averages.snapshot_steps(train)
         self.abstract = work.abstract if work else abstract_state(run)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         record = distributed.from_first(lambda: run_folder.read_run(run.workdir))
@@ -272,15 +271,14 @@ class _Attempt:
         elif self.trunk:
             tree, facts = branches.restore(self.trunk, self.abstract._asdict())
             self.step = self.trunk.step
-            return TrainState(**tree), facts, messages
+            return power_averages.state_of(tree), facts, messages
         if self.work:
             return self.work.first_state(), facts, messages
         if origin is not None:
             weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema, self.run)
-            make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
+            make, inputs = inherited_state(self.run), weights
         else:
-            key, _ = run_keys(self.config.seed)
-            make, inputs = lambda key: init_state(self.run.backbone.init, self.optimizer, key), (key,)
+            make, inputs = first_state(self.run), run_keys(self.config.seed)[:1]
         made = distributed.compiled("the first state", jax.jit(make, out_shardings=self.shardings).lower(*inputs))
         return made(*inputs), facts, messages
 
@@ -346,7 +344,7 @@ class _Attempt:
 
     def _saves(self, step: int) -> bool:
         train = self.config.train
-        return step % train.checkpoint_every == 0 or self._keeps(step)
+        return step % train.checkpoint_every == 0 or step in self.snapshots or self._keeps(step)
 
     def _keeps(self, step: int) -> bool:
         return keeps(self.config.train, self.kept, step)
@@ -364,6 +362,7 @@ class _Attempt:
         def save(again):
             if again:
                 checkpoints.open_again()
+            save_snapshot(self.workdir, state, self.step, facts, self.config.train)
             checkpoints.save(state, self.step, facts)
             if again:
                 checkpoints.wait()

@@ -5,26 +5,41 @@ A run executes this program; a plan compiles it only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Array
 
 from rfjax.data.batch import Batch
 from rfjax.training.loss import make_loss, run_keys
 from rfjax.training.mesh import BATCH, shardings
 from rfjax.training.optimizer import make_optimizer
+from rfjax.training.power_averages import begin
 from rfjax.training.run import Run
-from rfjax.training.state import TrainState, init_state
+from rfjax.training.state import Params, State, init_state, start_state
 from rfjax.training.step import make_train_step
 
 
-def state_shapes(run: Run) -> TrainState:
-    """Shapes and dtypes of a run's state; nothing is allocated."""
+def first_state(run: Run) -> Callable[[Array], State]:
+    """Returns the function that makes a run's state at step 0 from a random key."""
     optimizer = make_optimizer(run.config)
-    return jax.eval_shape(lambda key: init_state(run.backbone.init, optimizer, key), run_keys(run.config.seed)[0])
+    return lambda key: begin(init_state(run.backbone.init, optimizer, key), run.config.train)
 
 
-def abstract_state(run: Run) -> TrainState:
+def inherited_state(run: Run) -> Callable[[Params, Params], State]:
+    """Returns the function that makes a run's state at step 0 from given parameters and their average."""
+    optimizer = make_optimizer(run.config)
+    return lambda params, ema: begin(start_state(params, ema, optimizer), run.config.train)
+
+
+def state_shapes(run: Run) -> State:
+    """Shapes and dtypes of a run's state; nothing is allocated."""
+    return jax.eval_shape(first_state(run), run_keys(run.config.seed)[0])
+
+
+def abstract_state(run: Run) -> State:
     """Shapes, dtypes and shardings of a run's state; nothing is allocated.
 
     Raises `ConfigError` for a parameter that the mesh does not divide.

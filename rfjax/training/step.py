@@ -18,7 +18,8 @@ from rfjax.models.layers import rounded_kernels
 from rfjax.training.loss import ExampleLosses, LossFn
 from rfjax.training.mesh import BATCH, check_batch, shardings
 from rfjax.training.optimizer import learning_rate
-from rfjax.training.state import TrainState
+from rfjax.training.power_averages import with_averages
+from rfjax.training.state import State, TrainState
 
 TIME_BINS = 10  # the training loss is reported in this many equal bins of t in [0, 1]
 
@@ -111,7 +112,7 @@ def step_parts(
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
     mesh: Mesh,
-    abstract_state: TrainState,
+    abstract_state: State,
     *,
     stream_offset: int = 0,
 ) -> StepParts:
@@ -124,7 +125,8 @@ def step_parts(
         grads, loss, bins = _gradients(loss_fn, params, batch, step + stream_offset, config, mesh)
         return jax.lax.with_sharding_constraint(grads, split), loss, bins
 
-    return StepParts(gradients, make_update(optimizer, config, parameter_groups(abstract_state.params)))
+    update = make_update(optimizer, config, parameter_groups(abstract_state.params))
+    return StepParts(gradients, with_averages(update, config))
 
 
 def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
@@ -183,10 +185,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
     mesh: Mesh,
-    abstract_state: TrainState,
+    abstract_state: State,
     *,
     stream_offset: int = 0,
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
+) -> Callable[..., tuple[State, StepMetrics]]:
     """Returns the jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
 
     If the loss or a gradient is not finite, only the step and the counters change. The random numbers are those of step
