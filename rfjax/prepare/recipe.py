@@ -175,7 +175,8 @@ def read_recipe(folder: Path, *names: str) -> dict:
 
 
 class MadeWith(TypedDict, total=False):
-    """What recipe.json says about models. `rfjax prepare` writes the first three keys, `rfjax recaption` the last."""
+    """What recipe.json says about models. `rfjax prepare` writes the first three keys, and `rfjax recaption` writes the
+    last."""
 
     models: dict[str, ModelFacts]
     encoders: list[EncoderFacts]

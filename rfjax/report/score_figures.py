@@ -29,7 +29,7 @@ def task_title(item: str) -> str:
 
 
 def geneval_against_depth(numbers, look):
-    """Draw each task's score against depth, between the detector's ceiling and the floors."""
+    """Draws each task's score against depth, between the detector's ceiling and the floors."""
     geneval = numbers["geneval"]
     if not geneval["runs"]:
         return None

@@ -203,7 +203,7 @@ class _Scorer:
     def values(
         self, metric: str, judged: Sequence[ClipResult], soft: Sequence[Mapping], rows: Sequence[Mapping]
     ) -> list[Measured]:
-        """The values of one metric's items, for clips judged by `rows`."""
+        """Returns the values of one metric's items. The clips were judged by the prompts whose metadata `rows` has."""
         found: dict[str, ScoreEstimate] = {}
         for name, tasks in GROUPS.items():
             of_group = [result.as_image() for result in judged if result.metadata["tag"] in tasks]
