@@ -295,7 +295,7 @@ class _Solution(NamedTuple):
 
 
 def _solve(law, start, z, log_loss, loss, covariance=None):
-    """Minimises the loss from all starts; with a `covariance` by generalised least squares."""
+    """Minimises the misfit from all starts. With a `covariance`, the misfit is that of generalised least squares."""
     precision = None if covariance is None else np.linalg.inv(covariance)[None]
     minimum = minimiser.minimise(law, start, z, log_loss, loss, precision=precision, gradual=True)
     best = int(np.argmin(minimum.objective))

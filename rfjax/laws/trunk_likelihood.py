@@ -113,7 +113,7 @@ def likelihood_ends(
 
 
 def _ratios(scatter):
-    """Groups the draws of the two scales by the ratio between / within, since one fit serves all draws of a group.
+    """Groups the draws by the ratio `scatter.between / scatter.within`, since one fit serves all draws of a group.
     Returns (a ratio for each group, the index of each draw's group)."""
     logs = np.log(scatter.between / scatter.within)
     cuts = np.quantile(logs, np.linspace(0, 1, RATIOS + 1)[1:-1])

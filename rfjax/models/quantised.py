@@ -1,6 +1,7 @@
-"""Weights as a sampler stores them: float32, kernels rounded to bfloat16, or kernels in int8 with a scale per channel.
+"""The three forms in which a sampler stores weights: all in float32, with the kernels rounded to bfloat16, or with the
+kernels in int8 and a scale for each output channel.
 
-Biases, norms and positions stay float32: together they are less than a thousandth of the parameters.
+Biases, norms and positions are float32 in each form: together they are less than a thousandth of the parameters.
 """
 
 from __future__ import annotations

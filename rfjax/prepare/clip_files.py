@@ -78,8 +78,8 @@ def opened(file: bytes | Path) -> Iterator[io.BufferedIOBase]:
 def pictures(stream: io.BufferedIOBase) -> Iterator[Shown]:
     """Yields the pictures of a file in their order.
 
-    Raises `CorruptImage` for a file that cannot be decoded to its end, and `Unfit` for one without video, whose
-    pictures differ in size or have no times, or that is HDR.
+    Raises `CorruptImage` for a file that cannot be decoded to its end, and `Unfit` for a file that has no video, that
+    is HDR, or in which the pictures differ in size or have no times.
     """
     head = stream.read(16)
     size = stream.seek(0, os.SEEK_END)

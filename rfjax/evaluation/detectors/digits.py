@@ -41,8 +41,8 @@ class Classifier:
     coefficients: Float[np.ndarray, "k 10"]
 
     def __call__(self, pictures: Float[np.ndarray, "m pixels"]):
-        """Returns two arrays: for each class a value that is near 1 if the picture shows this class [m, 10]; and the
-        squared distance to the nearest known picture [m]."""
+        """Returns two arrays for m pictures: [m, 10], with a value for each class that is near 1 if the picture shows
+        this class, and [m], the squared distance to the nearest known picture."""
         distance = _squared_distances(pictures, self.known)
         return np.exp(-KERNEL_SCALE * distance) @ self.coefficients, distance.min(axis=1)
 
