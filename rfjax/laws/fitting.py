@@ -206,7 +206,7 @@ def fit(
 
     Raises `ConfigError` for a missing column, a missing or non-positive value (also in `flops`, if the table has this
     column: it says which run is the largest), or a run that occurs twice (checkpoints of one run are not independent
-    points). Under-identified data are no error: the result says `identifiable=False` and why.
+    points). Under-identified data are not an error: the result says `identifiable=False` and why.
     """
     options = replace(options, **changes)
     loss, column, resamples, seed = options.loss or HUBER, options.column, options.resamples, options.seed

@@ -57,7 +57,7 @@ STORED = {
 
 
 def check_weights(weights: str, model: ModelConfig) -> None:
-    """Raises `ConfigError` for a name that is no row of `STORED`, and for int8 with a network that convolves."""
+    """Raises `ConfigError` for a name that is not a row of `STORED`, and for int8 with a network that convolves."""
     if weights not in STORED:
         raise ConfigError(f"--weights has {weights!r}; it takes {', '.join(STORED)}")
     if weights == "int8" and BACKBONES[model.backbone].convolves:

@@ -186,7 +186,7 @@ def match(
 ) -> tuple[dict[str, Prompt], Sequence[str]]:
     """Returns {image: its prompt} and the prompts without an image, from each image's caption.
 
-    Raises `ConfigError` for a caption that is no prompt of the file, and for prompts without an image unless
+    Raises `ConfigError` for a caption that is not a prompt of the file, and for prompts without an image unless
     `allow_missing`.
     """
     pairs = {}

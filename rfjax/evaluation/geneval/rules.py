@@ -164,9 +164,8 @@ def judge(
     """Judges whether the image shows what its prompt's row asks for, and gives the reasons if not.
 
     For an `include` item, the `count` most confident objects of its class must have the right colour and position; less
-    confident objects cannot replace them. More objects than asked for are no fault, unless an `exclude` item forbids
-    them.
-    Raises `ConfigError` if the row names the colour of a class that has boxes but no colours.
+    confident objects cannot replace them. More objects than asked for are not a fault, unless an `exclude` item forbids
+    them. Raises `ConfigError` if the row names the colour of a class that has boxes but no colours.
     """
     kept = keep(detections, metadata["tag"], options)
     none = np.zeros(0, int)
