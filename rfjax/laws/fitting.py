@@ -196,7 +196,7 @@ def fit(
     examples_covariance: Float[np.ndarray, "runs runs"] | None = None,
     **changes,
 ) -> Fit:
-    """Fit `law` to a table with one row per run.
+    """Fits `law` to a table with one row per run.
 
     Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of `law.variables`
     (positive, in `UNITS`). Runs with the same name in a column `trunk` are branches of one trunk, and not independent

@@ -193,7 +193,7 @@ def fit_link(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> LinkFit:
-    """Fit `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
+    """Fits `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
 
     `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`); without them runs are taken as independent.
     Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs,

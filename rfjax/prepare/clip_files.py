@@ -209,8 +209,8 @@ def _box(head: bytes) -> int | None:
 
 
 def _element(head: bytes) -> int | None:
-    """The size in bytes of an element of EBML (RFC 8794), from its `head`; None if its length is unknown or it is no
-    element."""
+    """The size in bytes of an element of EBML (RFC 8794), from its `head`; None if its length is unknown or `head` does
+    not begin an element."""
     if not head or not head[0]:
         return None
     name = 9 - head[0].bit_length()

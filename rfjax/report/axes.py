@@ -104,7 +104,7 @@ def depth_handles(look, rows):
 
 
 def log_scale(axes, which, values, *, ticks=False):
-    """Make x or y logarithmic, with plain decimal labels.
+    """Makes x or y logarithmic, with plain decimal labels.
 
     With `ticks`, each value has a label. Otherwise round numbers have labels; the shorter the range, the more numbers.
     """
