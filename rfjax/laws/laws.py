@@ -89,7 +89,7 @@ class BrokenTerm:
         return f"{self.coefficient}·{self.variable}^-{self.exponent}·(1 + ({self.variable}/d)^(1/f))^(-c1·f)"
 
     def _parts(self, theta, log_x):
-        """f, u = (log x - log d)/f, softplus(u), sigmoid(u)."""
+        """Returns (f, u, softplus(u), sigmoid(u)) with u = (log x - log d)/f."""
         width = np.exp(theta[..., 4:5])
         u = (log_x - theta[..., 3:4]) / width
         return width, u, np.logaddexp(0.0, u), 0.5 * (1 + np.tanh(0.5 * u))
