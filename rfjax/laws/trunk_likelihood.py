@@ -55,10 +55,9 @@ def generalised_refits(
     trunks: Int[np.ndarray, " n"],
     scatter: Scatter,
 ) -> Minimum:
-    """Fits the law again to simulated data, once for each draw of the two scales.
-
-    For each draw, the law is first fitted to the real data with these scales. The simulated data are this law plus
-    noise of these scales. `log_x` is centred; `parameters`, from which the search starts, belong to the centred
+    """Fits the law again to simulated data, once for each draw of the two scales of noise, between and within trunks.
+    For each draw, the law is first fitted to the real data with the drawn scales. The simulated data are this law plus
+    noise of the drawn scales. `log_x` is centred; `parameters`, from which the search starts, belong to the centred
     `log_x`.
     """
     ratios, group = _ratios(scatter)

@@ -181,10 +181,10 @@ class _Scorer:
     world: World | None
 
     def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-        """Returns the soft measures and the velocity error of a clip, whose prompt has the `row`. If `by`, the row of
-        another prompt, is given, the clip is judged by `by`: by its classes and colours for "frames_right", and by its
-        motion for all other measures. But these follow the object that `row` names, because the colour in `by` may be
-        absent from the clip, which would then score below chance."""
+        """Returns the soft measures and the velocity error of a clip. `row` is the metadata of the clip's prompt. If
+        `by`, the row of another prompt, is given, the clip is judged by `by`: "frames_right" by the classes and colours
+        in `by`, and all other measures by its motion. The other measures still follow the object that `row` names: the
+        colour in `by` may be absent from the clip, and the clip would then score below chance."""
         by = row if by is None else by
         fields = ("motion", "then", "speed")
         asked = [
