@@ -22,8 +22,8 @@ LARGEST = 127  # symmetric: -128 is not used
 
 
 def quantise(kernel: Float[Array, ...], first: int, inputs: int) -> tuple[Int8[Array, ...], Float[Array, ...]]:
-    """Returns (int8 kernel, float32 scales), with kernel = int8 * scale up to half a scale. Each output channel has its
-    own scale.
+    """Returns (int8 kernel, float32 scales). int8 * scale equals the kernel to within half a scale. Each output channel
+    has its own scale.
 
     The kernel has `first` axes of stacked layers, then `inputs` axes of inputs, then the axes of the outputs.
     """

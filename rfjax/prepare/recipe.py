@@ -45,7 +45,8 @@ _WORDS = {"source.listing": "the hash of the source's file names and sizes (sour
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings that decide the bytes. recipe.json also has the hashes of the frozen models and of the source."""
+    """All settings that decide the bytes of the shards. recipe.json also has the hashes of the frozen models and of the
+    source."""
 
     buckets: tuple[tuple[int, int], ...] = ((256, 256),)  # (height, width) in pixels; the first is the default shape
     resample: str = "lanczos"
