@@ -122,7 +122,8 @@ def _ratios(scatter):
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):
-    """Returns ±√T times `within`, [ratios, values]; negative at values below the estimate for that ratio."""
+    """Returns ±√T times `within`, [ratios, values], where T is the likelihood-ratio statistic. The sign is negative at
+    values below the estimate for that ratio."""
     ratios, count = len(precision), len(values)
     starts = np.stack([best.parameters, np.tile(parameters, (ratios, 1))])
     rows = np.repeat(starts[:, :, None], count, axis=2)  # [starts, ratios, values, k]
