@@ -78,7 +78,7 @@ def of_caption(caption: str) -> Prompt:
 
 def answer_spellings(question: str, answer: str) -> tuple[str, ...]:
     """Returns the spellings of a right answer that GenEval 2 counts: small and capitalised, each with and without a
-    blank before it; of a number that a question "How many" asks for, also its digits."""
+    blank before it. If a question "How many" asks for a number, its digits count, too."""
     answer = answer.strip()
     words = (answer.lower(), answer.capitalize())
     if question.startswith("How many") and answer.lower() in NUMBERS:
