@@ -85,7 +85,7 @@ def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float
 
 def update_sizes(before, after) -> dict[str, float]:
     """The size of each kernel's update between two trees of parameters, by the kernel's path: the largest singular
-    value times sqrt(inputs / outputs), the mean over the leaf's matrices."""
+    value times sqrt(inputs / outputs). If a kernel has several matrices, its size is their mean."""
     found, new = {}, dict(jax.tree_util.tree_leaves_with_path(after))
     for path, leaf in jax.tree_util.tree_leaves_with_path(before):
         name = path_name(path)

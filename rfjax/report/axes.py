@@ -122,7 +122,7 @@ def log_scale(axes, which, values, *, ticks=False):
 
 
 def escape_dollars(name):
-    """Escape every `$` in a name for a figure, because a `$` would start a formula."""
+    """Escapes every `$` in a name for a figure, because a `$` would start a formula."""
     return name.replace("$", r"\$")
 
 
