@@ -347,8 +347,8 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
-    """Predicts the run of most FLOPs (without FLOPs, of the largest product of the variables) by a fit to the other
-    runs, without its trunk. Runs that are as large are predicted together."""
+    """Predicts the run of most FLOPs by a fit to the other runs, without its trunk. If the table has no FLOPs, the run
+    with the largest product of the variables is predicted. Runs that are as large are predicted together."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}
