@@ -195,7 +195,8 @@ def to_rgb(image, of_png):
 
 
 def _rgb_of_integers(image, declared):
-    """Converts grey of 16 or 32 bits to RGB. `declared`: the file is known to have 16 bits, so 255 is nearly black."""
+    """Converts grey of 16 or 32 bits to RGB. If `declared`, the file is known to have 16 bits, so 255 is nearly
+    black."""
     values = np.asarray(image).astype(np.int64)
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:
