@@ -1,6 +1,6 @@
-"""Reads a user's Python files: configs, and sites for `rfjax launch`. Also a run's config.json. No JAX here.
+"""Reads a user's Python files (configs, and sites for `rfjax launch`) and a run's config.json. No JAX here.
 
-A mistake in such a file is reported with the file, its line and the error, never as a traceback of rfjax.
+A mistake in a Python file is reported with the file, its line and the error, never as a traceback of rfjax.
 """
 
 from __future__ import annotations

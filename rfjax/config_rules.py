@@ -263,7 +263,8 @@ READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
 
 def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
     """Raises `ConfigError` for a field that a user gave and that none of the learning-rate schedules `schedules` reads.
-    `check` does not do this, because a value that was only inherited, such as the decay of a trunk, is no mistake."""
+    `check` does not do this, because a value that was only inherited, such as the decay of a trunk, is not a
+    mistake."""
     schedules = sorted(set(schedules))
     for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
         readers = READ_BY_SCHEDULES[field]

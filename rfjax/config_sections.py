@@ -92,7 +92,7 @@ def with_overrides(root: type, nested: dict, overrides: Mapping[str, object]) ->
     """Replaces the values of dotted keys in the nested dict of a config, and returns it. A text is parsed by its
     field's type.
 
-    Raises `ConfigError` as `annotation_of` does, and for a text that is no value of the type.
+    Raises `ConfigError` as `annotation_of` does, and for a text that is not a value of the type.
     """
     for key, value in overrides.items():
         annotation = annotation_of(root, key)

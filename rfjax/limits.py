@@ -195,8 +195,8 @@ def check_latents(model, latents) -> None:
 
 
 def check_choice(field: str, value: str | int, allowed: Sequence[str | int] | None = None) -> None:
-    """Raises `ConfigError` with the nearest choice for a value that is not among the allowed ones: by default
-    `CHOICES` of the field."""
+    """Raises `ConfigError` if `value` is not one of `allowed`, by default the field's row of `CHOICES`. The message
+    suggests the allowed value that is spelt most like it."""
     allowed = CHOICES[field] if allowed is None else allowed
     if value not in allowed:
         near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)

@@ -1,7 +1,7 @@
 """Finds by name what is shipped with the code: configs, sites and the templates of scripts. No JAX here.
 
-In a checkout they are in the folders `configs/` and `launch/` beside the package; in a wheel, inside the package
-(`setup.py`).
+In a checkout they are in the folders `configs/` and `launch/` beside the package. In a wheel they are inside the
+package (`setup.py`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The coordinate check: how the sizes of activations move with width and depth while networks learn.
 
-If a parametrisation is right, the mean |x| of every activation does not depend on width, and under completep not on
-depth, at the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away from 0 names
-a part whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the sizes are taken
-at step 10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the largest singular
-value of an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon and Bernstein
-2023, arXiv 2310.17813). Under a right parametrisation this size does not depend on width either.
+If a parametrisation is right, the mean |x| of every activation does not depend on width, nor, under completep, on
+depth. This holds at the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away
+from 0 names a part whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the
+sizes are taken at step 10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the
+largest singular value of an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon
+and Bernstein 2023, arXiv 2310.17813). Under a right parametrisation this size does not depend on width either.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float
 
 def update_sizes(before, after) -> dict[str, float]:
     """The size of each kernel's update between two trees of parameters, by the kernel's path: the largest singular
-    value times sqrt(inputs / outputs), the mean over the leaf's matrices."""
+    value times sqrt(inputs / outputs). If a kernel has several matrices, its size is their mean."""
     found, new = {}, dict(jax.tree_util.tree_leaves_with_path(after))
     for path, leaf in jax.tree_util.tree_leaves_with_path(before):
         name = path_name(path)

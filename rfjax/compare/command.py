@@ -25,7 +25,7 @@ def add_arguments(parser) -> None:
     group.add_argument("--checks", type=float, default=0.1, metavar="SHARE", help=f"{checks} (default 0.1)")
     questions = "some of aesthetics,prompt,typography (default: all; typography where the prompt asks for text)"
     group.add_argument("--questions", metavar="NAMES", help=questions)
-    seed = "seed of the noise of samples, and of the order and the sides of pairs (default 0)"
+    seed = "seed of the noise of samples, of the order of pairs, and of which image is on the left (default 0)"
     group.add_argument("--seed", type=int, default=0, help=seed)
     group = parser.add_argument_group("the pages")
     quality = "quality of WebP, 1 to 100; images below 256 pixels are lossless (default 90)"

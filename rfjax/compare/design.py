@@ -1,4 +1,5 @@
-"""Designs a preference study: its pairs, which rater is asked which pairs, the checks, and the order and the sides.
+"""Designs a preference study: its pairs, which rater is asked which pairs, the checks, the order, and which image is on
+the left.
 
 Every random choice is computed from the study's id, which is a hash of the study's content and seed. So the same study
 is designed the same way each time. No JAX here.
@@ -52,7 +53,8 @@ def draw(*parts: object) -> float:
 
 
 def image_id(study: str, side: str, prompt: int, sha256: str) -> str:
-    """The blind id of an image: a hash of the study, the side, the prompt and the image's pixels (`sha256`)."""
+    """Returns the id of an image, from which a rater cannot tell what made it: a hash of the study's id, the name of
+    the run or folder that the image comes from (`side`), the prompt's number and the hash of the pixels (`sha256`)."""
     return hash_of(study, "image", side, prompt, sha256).hex()[:12]
 
 
@@ -198,7 +200,7 @@ def in_order(study: str, rater: str, pairs: Sequence[Pair], repeats: int) -> lis
 
 
 def left_and_right(study: str, rater: str, pair: Pair) -> tuple[str, str]:
-    """Returns (left image, right image) of a pair for a rater. A repeat swaps the sides of its original."""
+    """Returns (left image, right image) of a pair for a rater. In a repeat, left and right are exchanged."""
     original = (pair.check or {}).get("repeats")
     swapped = draw(study, rater, "side", original or pair.pair) < 0.5
     left, right = pair.images

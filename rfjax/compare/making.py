@@ -155,8 +155,8 @@ def _folder(folder: Path) -> Side:
 
 
 def _check_sizes(request: Request, overrides: Mapping[str, object], runs: Sequence[Path], prompts) -> None:
-    """Raises `ConfigError` if two sides differ in the size of their images, before anything is sampled. Of a folder of
-    images only the first prompt's image is read here; `design.make_study` compares all images later."""
+    """Raises `ConfigError` if two sides differ in the size of their images, before anything is sampled. In a folder of
+    images, only the first prompt's image is read here; `design.make_study` compares all images later."""
     from rfjax.evaluation.samples.request import image_size, open_for_sampling
 
     wanted, sizes = _wanted(request), {}

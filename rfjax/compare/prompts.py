@@ -1,4 +1,5 @@
-"""Reads the prompts of a preference study, chooses an even selection, and decides which are asked for typography."""
+"""Reads the prompts of a preference study, chooses an even selection, and decides for which prompts raters are asked
+about typography."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the s
 
 
 def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[int, ...]:
-    """Divides `total` in proportion to `counts`, by largest remainder. Of equal remainders, the first wins.
+    """Divides `total` in proportion to `counts`, by largest remainder. The first of several equal remainders wins.
 
     A count above zero gets at least `at_least`; a count of zero gets 0. Raises `ConfigError` if `total` is too small
     for this, or if all counts are zero.
@@ -228,5 +228,6 @@ def validation_shares(corpus, examples: int) -> tuple[int, ...]:
 
 
 def format_shape(latents: Sequence[int]) -> str:
-    """Formats a shape (frames, height, width, ...) as HEIGHTxWIDTH, such as 40x24; with 8 frames as 8x40x24."""
+    """Formats a shape (frames, height, width, ...): a still as HEIGHTxWIDTH, such as 40x24, and a clip as
+    FRAMESxHEIGHTxWIDTH, such as 8x40x24."""
     return "x".join(map(str, written_shape(latents[:3])))

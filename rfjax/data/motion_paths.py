@@ -147,8 +147,8 @@ def _axis(direction):
 
 
 def _against_the_wall(start, contents, half, path):
-    """The start of object 0 in clips in which it bounces, chosen so that it touches the picture's edge where its path
-    turns."""
+    """The start of object 0 in clips in which it bounces. The start is such that the object touches the picture's edge
+    where its path turns."""
     wall = np.where(STEPS[contents.directions[:, 0]] > 0, SIDE - half[:, 0], half[:, 0])
     furthest = np.where(STEPS[contents.directions[:, 0]] > 0, path[:, :, 0].max(axis=1), path[:, :, 0].min(axis=1))
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
@@ -156,8 +156,8 @@ def _against_the_wall(start, contents, half, path):
 
 
 def _either_side(start, contents, path):
-    """The start of object 0 in clips in which it passes behind the screen: its start and its end are equally far from
-    the picture's middle."""
+    """The start of object 0 in clips in which it passes behind the screen. The object's start and end are equally far
+    from the picture's middle."""
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
     return np.stack([np.where(moves, SIDE / 2 - path[:, -1, 0] / 2, start[:, 0]), start[:, 1]], axis=1)
 

@@ -1,7 +1,7 @@
 """How few sampling steps a model needs: scores, path length and distance at several counts of steps.
 
-After SD3 table 6. Every count has the same prompts and the same noise, so that differences between counts are paired.
-The largest count is the reference, with which the smaller counts are compared. Each count has a record of the
+This repeats SD3's table 6. Every count has the same prompts and the same noise, so that differences between counts are
+paired. The largest count is the reference, with which the smaller counts are compared. Each count has a record of the
 evaluation "sampling_steps", in which the sampler's name ends in `-of<the reference's steps>`.
 """
 

@@ -32,7 +32,7 @@ class Mixing(NamedTuple):
 @runtime_checkable
 class Prediction(Protocol):
     def mixing(self, path: Path, t: Times) -> Mixing:
-        """The point's and the prediction's coefficients at t."""
+        """Returns the coefficients at t: a, b of z = a x0 + b eps, and m, n of the prediction m x0 + n eps."""
 
     def input_scale(self, a: Times, b: Times) -> Times | float:
         """The factor by which z is multiplied in the network's input."""

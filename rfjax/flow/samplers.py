@@ -61,13 +61,13 @@ OWN_STEPS = {VarianceExplodingEDM: _karras}
 
 
 def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform") -> Float[np.ndarray, " levels"]:
-    """steps + 1 levels s = sigma / (1 + sigma) from the formulation's noisiest to 0, exactly.
+    """Returns steps + 1 levels s = sigma / (1 + sigma), from the formulation's noisiest level to exactly 0.
 
-    For rectified flow they are `sampling_times`. For other formulations "uniform" is the path's usual spacing (for edm
-    Karras's from 80 to 0.002, else even in t), and "matched" is even in s. Sampling starts from y = s times unit noise
-    at the first level s, so z = (a + b) y is N(0, b^2). If a network was not trained at sigma = 0, Heun's last
-    evaluation uses the smallest sigma that it was trained on. Raises `ConfigError` for "diffusers", whose scheduler is
-    for rectified flow.
+    For rectified flow they are `sampling_times`. For other formulations "uniform" is the path's usual spacing, and
+    "matched" is even in s. The usual spacing is Karras's from 80 to 0.002 for edm, and even in t for the other paths.
+    Sampling starts from y = s times unit noise at the first level s, so z = (a + b) y is N(0, b^2). If a network was
+    not trained at sigma = 0, Heun's last evaluation uses the smallest sigma that it was trained on. Raises
+    `ConfigError` for "diffusers", whose scheduler is for rectified flow.
     """
     if formulation.is_rectified_flow:
         return sampling_times(steps, formulation.timestep_shift, sigmas)

@@ -42,7 +42,7 @@ def read_json(
 ) -> Shape:
     """Returns the content of a JSON file, checked against `shape`.
 
-    Raises `error` if the file cannot be read, is no JSON, is nested too deep or has another shape. The message names
+    Raises `error` if the file cannot be read, is not JSON, is nested too deep or has another shape. The message names
     the file, the key (`starts[3].step`), what was found and the remedy. Raises FileNotFoundError if there is no file:
     only the caller knows what that means.
     """

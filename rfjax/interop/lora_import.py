@@ -73,9 +73,9 @@ def import_adapter(file: Path, base: str, out: Path, *, weights: str = "ema") ->
     """Makes the tuned run `out` at step 0 from a file of factors. `base` is `RUN@STEP`, or `RUN` for its newest
     checkpoint.
 
-    Raises `ConfigError`, naming the tensor, for a key that is no factor of a linear map of the run's network, a factor
-    of another width, two factors of unlike rank, and a number that is not finite; and for PEFT settings of an adapter
-    that is more than a product of two factors. Nothing is left behind after an error.
+    Raises `ConfigError`, naming the tensor, for a key that is not a factor of a linear map of the run's network, a
+    factor of another width, two factors of unlike rank, and a number that is not finite; and for PEFT settings of an
+    adapter that is more than a product of two factors. Nothing is left behind after an error.
     """
     file, out = local_path(file, "SOURCE"), local_path(out, "out")
     if out.exists():

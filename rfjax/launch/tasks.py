@@ -34,8 +34,8 @@ def make_launch(
 ) -> Launch:
     """Returns the tasks of a study, or only of the named `points`, in the study's order.
 
-    `config` is the config file's path on this machine, `config_there` its path where the tasks run. `overrides` come
-    from the command line. Raises `ConfigError` for a point that the study does not have.
+    `config` is the config file's path on this machine, and `config_there` is its path where the tasks run. `overrides`
+    come from the command line. Raises `ConfigError` for a point that the study does not have.
     """
     chosen = {study.point(id).id for id in points} or {point.id for point in study.points}
     base = ("rfjax", "study", f"--config={config_there}")

@@ -1,12 +1,12 @@
 """Finds compute-optimal sizes without a law of the loss: Chinchilla's approaches 1 and 2.
 
 Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and D = H C^b (Hoffmann et
-al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the training curves; approach 2 the vertex of a
-parabola of the loss in log N at each budget (IsoFLOP). Neither uses a budget at which the smallest or the largest size
-is best, since such a budget does not bracket its optimum. Neither is exact: the loss over log N is no parabola, and
-where two sizes are equally good, the optimum is not exactly midway between them. So each approach is also applied to
-noiseless losses: those of the parametric law, fitted to the same runs, at the same sizes and budgets. There the optimum
-is known, and the approach's error is its bias.
+al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the training curves. Approach 2 takes, at each
+budget, the vertex of a parabola of the loss in log N (IsoFLOP). Neither uses a budget at which the smallest or the
+largest size is best, since such a budget does not bracket its optimum. Neither is exact: the loss over log N is not a
+parabola, and where two sizes are equally good, the optimum is not exactly midway between them. So each approach is also
+applied to noiseless losses: those of the parametric law, fitted to the same runs, at the same sizes and budgets. There
+the optimum is known, and the approach's error is its bias.
 """
 
 from __future__ import annotations

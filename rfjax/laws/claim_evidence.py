@@ -235,7 +235,8 @@ def _tokens(points, given):
 def _recount(fitted, rows, tokens):
     """Derives the compute-optimal frontier of the fit `fitted` once more, with C = 6 N D in place of the table's FLOPs.
 
-    D counts image and text tokens; if text tokens are unknown, image tokens; if those are unknown too, images.
+    D counts image and text tokens. If text tokens are unknown, D counts image tokens; if those are unknown too, it
+    counts images.
     """
     per_image = 6.0 * (tokens.all or tokens.image or 1.0)
     recounted = rows.assign(flops=per_image * rows["params"].astype(float) * rows["images"].astype(float))

@@ -121,8 +121,8 @@ def read_source(
     In a foreign table single rows are dropped. In a study whole runs are dropped, by final loss, and the frontier and
     the best learning rates are those of the remaining runs.
 
-    Raises `ConfigError` for a file that cannot be read, a loss that is no positive number, and options that contradict
-    each other.
+    Raises `ConfigError` for a file that cannot be read, a loss that is not a positive number, and options that
+    contradict each other.
     """
     folder = results_folder.find(path) if path.is_dir() else path
     if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():

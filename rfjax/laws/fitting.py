@@ -196,7 +196,7 @@ def fit(
     examples_covariance: Float[np.ndarray, "runs runs"] | None = None,
     **changes,
 ) -> Fit:
-    """Fit `law` to a table with one row per run.
+    """Fits `law` to a table with one row per run.
 
     Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of `law.variables`
     (positive, in `UNITS`). Runs with the same name in a column `trunk` are branches of one trunk, and not independent
@@ -206,7 +206,7 @@ def fit(
 
     Raises `ConfigError` for a missing column, a missing or non-positive value (also in `flops`, if the table has this
     column: it says which run is the largest), or a run that occurs twice (checkpoints of one run are not independent
-    points). Under-identified data are no error: the result says `identifiable=False` and why.
+    points). Under-identified data are not an error: the result says `identifiable=False` and why.
     """
     options = replace(options, **changes)
     loss, column, resamples, seed = options.loss or HUBER, options.column, options.resamples, options.seed
@@ -295,7 +295,7 @@ class _Solution(NamedTuple):
 
 
 def _solve(law, start, z, log_loss, loss, covariance=None):
-    """Minimises the loss from all starts; with a `covariance` by generalised least squares."""
+    """Minimises the misfit from all starts. With a `covariance`, the misfit is that of generalised least squares."""
     precision = None if covariance is None else np.linalg.inv(covariance)[None]
     minimum = minimiser.minimise(law, start, z, log_loss, loss, precision=precision, gradual=True)
     best = int(np.argmin(minimum.objective))
@@ -347,8 +347,8 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
-    """Predicts the run of most FLOPs (without FLOPs, of the largest product of the variables) by a fit to the other
-    runs, without its trunk. Runs that are as large are predicted together."""
+    """Predicts the run of most FLOPs by a fit to the other runs, without its trunk. If the table has no FLOPs, the run
+    with the largest product of the variables is predicted. Runs that are as large are predicted together."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}

@@ -89,8 +89,8 @@ def leave_one_out(
 ) -> LeftOut:
     """Predicts each run by a refit without it, and returns the errors. With `trunks`, the refit also lacks the other
     runs of its trunk. With many runs, each refit leaves out a fold of them. `log_x` must be centred as it was in the
-    fit of `parameters`. With `covariance`, that of the runs' noise, the refits are by generalised least squares, and
-    `loss` must be the squared loss."""
+    fit of `parameters`. With `covariance`, the covariance of the runs' noise, the refits are by generalised least
+    squares, and `loss` must be the squared loss."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
     if many := are_many(n):

@@ -64,10 +64,10 @@ def choose_headline(saturating: Fit, power: Fit) -> tuple[str, str]:
 def hold_out_largest(points: pd.DataFrame, options: FitOptions = DEFAULTS) -> tuple[HeldOut | None, str]:
     """Predicts runs of the largest depth from the other depths. Returns (HeldOut, ""), or (None, the reason).
 
-    `points` has one row for each run, with the marks of `rfjax.laws.study_fits.mark_points`. The predicted runs are the
-    largest depth's runs on the whole study's frontier; if there are none, the largest depth's run of lowest loss, and
-    only then the parametric law predicts, too. The law of compute is fitted to the frontier of the other depths, the
-    parametric law to all runs of the other depths at their best learning rate.
+    `points` has one row for each run, with the marks of `rfjax.laws.study_fits.mark_points`. If runs of the largest
+    depth are on the whole study's frontier, the law of compute predicts these runs. Otherwise both the law of compute
+    and the parametric law predict the largest depth's run of lowest loss. The law of compute is fitted to the frontier
+    of the other depths. The parametric law is fitted to all runs of the other depths at their best learning rate.
     """
     if points.empty or points["depth"].nunique() < 2:
         return None, "a depth can be held out only where runs of at least two depths have finished"
@@ -120,8 +120,8 @@ def _predict(fitted: Fit, rows: pd.DataFrame, points: pd.DataFrame) -> Iterator[
 def _better_than(row, points) -> str | None:
     """Returns the run of lowest loss among the other runs with no more FLOPs and no higher loss.
 
-    Such a run is why the given one is off the frontier. None if no single run is that good, but only the mean over
-    several seeds.
+    That run explains why `row` is off the frontier. Returns None if no single run is that good: then only a mean over
+    several seeds is.
     """
     better = points[(points["flops"] <= row.flops) & (points["loss"] <= row.loss) & (points["run"] != row.run)]
     return None if better.empty else str(better.nsmallest(1, "loss")["run"].iloc[0])

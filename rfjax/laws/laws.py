@@ -70,8 +70,8 @@ class PowerTerm:
 class BrokenTerm:
     """The term a x^-c0 (1 + (x/d)^(1/f))^(-c1 f): a power of slope -c0 that bends to -(c0 + c1) about x = d.
 
-    Parameters (log a, c0, c1, log d, log f); f is the width of the bend in units of log x.
-    Caballero et al. 2022, eq. 1, with one break.
+    The parameters are (log a, c0, c1, log d, log f), where f is the width of the bend in units of log x. This is eq. 1
+    of Caballero et al. 2022, with one break.
     """
 
     variable: str
@@ -89,7 +89,7 @@ class BrokenTerm:
         return f"{self.coefficient}·{self.variable}^-{self.exponent}·(1 + ({self.variable}/d)^(1/f))^(-c1·f)"
 
     def _parts(self, theta, log_x):
-        """f, u = (log x - log d)/f, softplus(u), sigmoid(u)."""
+        """Returns (f, u, softplus(u), sigmoid(u)) with u = (log x - log d)/f."""
         width = np.exp(theta[..., 4:5])
         u = (log_x - theta[..., 3:4]) / width
         return width, u, np.logaddexp(0.0, u), 0.5 * (1 + np.tanh(0.5 * u))

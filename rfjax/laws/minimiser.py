@@ -314,8 +314,9 @@ def _times(precision, residuals):
 
 
 def _damped_step(gradient, hessian, diagonal, held, damping):
-    """Returns -(|H| + damping * D)^-1 g, [b, k]. D is the matrix with this `diagonal`; |H| is the Hessian, scaled by D,
-    with its eigenvalues made positive. Parameters that are `held` do not move.
+    """Returns -(|H| + damping * D)^-1 g, [b, k]. D is the matrix with this `diagonal`. |H| = D^1/2 |S| D^1/2, where S =
+    D^-1/2 H D^-1/2 is the scaled Hessian and |S| is S with its eigenvalues replaced by their absolute values.
+    Parameters that are `held` do not move.
 
     Near a minimum this is Newton's step; on a saddle it still goes downhill.
     """

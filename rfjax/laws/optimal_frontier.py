@@ -74,7 +74,7 @@ class OptimalFrontier:
     def _with_ends(
         self, values: Float[np.ndarray, "m rows"], *, natural: bool = False
     ) -> dict[str, Float[np.ndarray, " m"]]:
-        """Turns logarithms into numbers (with `natural`, the values are no logarithms and stay as they are). The first
+        """Turns logarithms into numbers (with `natural`, the values are not logarithms and stay as they are). The first
         column is the value, the others are draws for the interval.
 
         Quantiles are taken of the logarithms, so that an infinite draw (a size of 0) counts as just one extreme draw.

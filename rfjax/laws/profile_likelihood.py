@@ -35,8 +35,8 @@ ELSEWHERE = 12  # starts besides the fit's minimum, if points are few
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The interval of one parameter. If T never exceeds its 95 % point on a side, that end is the parameter's bound or
-    the last value tried, and `at_bound` is true for it."""
+    """The interval of one parameter. If T stays below its 95 % point at all values tried below (or above) the estimate,
+    that end of the interval is the parameter's bound or the last value tried, and `at_bound` is true for that end."""
 
     name: str
     value: float

@@ -118,7 +118,8 @@ def _by_guidance(evidence):
 
 def larger_need_fewer_steps(evidence: Evidence) -> Judgement:
     """Whether a few sampling steps cost the largest size less of its GenEval score than the smallest size. The sizes
-    are compared at one number of steps: of the numbers at which the most sizes were scored, the smallest."""
+    are compared at one number of steps: the number at which the most sizes were scored, or the smallest of several such
+    numbers."""
     needs = "a results folder with GenEval of two sizes at several counts of steps (`rfjax eval RUN --sampling-steps`)"
     if evidence.results is None:
         return untested(needs)

@@ -193,7 +193,7 @@ def fit_link(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> LinkFit:
-    """Fit `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
+    """Fits `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
 
     `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`); without them runs are taken as independent.
     Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs,
@@ -332,9 +332,10 @@ def predict_largest(
 ) -> tuple[ScorePrediction, ...]:
     """The score of the run of largest `size` as each link predicts it from the runs of other trunks.
 
-    Of several runs of that size the one with the most `flops` is taken, then the last by name. `trunks` are the numbers
-    of the runs' trunks (`rfjax.laws.trunks`): a branch shares most of its training with the other branches of its
-    trunk, so those are left out, too. Raises `ConfigError` for a size that is not finite: it could be the largest.
+    If several runs have that size, the one with the most `flops` is taken; if several of these have equal `flops`, the
+    last by name. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): a branch shares most of its
+    training with the other branches of its trunk, so those are left out, too. Raises `ConfigError` for a size that is
+    not finite: it could be the largest.
     """
     loss, score, size = (np.asarray(values, float) for values in (loss, score, size))
     if not len(loss):

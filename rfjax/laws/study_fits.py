@@ -204,10 +204,11 @@ def analyse(
 ) -> Analysis:
     """Fits every law of the study to its `final_points`.
 
-    Loss against compute is fitted to the runs on the compute frontier; loss against parameters and images to every run
-    at its best learning rate. The headline is the saturating law. If the points do not determine it, the headline is
-    the pure power law, and the reason is kept. `pairs` (the rows of pairs.csv) adds standard errors over validation
-    examples; `profiles` adds profile likelihoods of the laws of compute. `changes` replace options of every fit.
+    Laws of compute are fitted to the runs on the compute frontier. Laws of parameters and images are fitted to the runs
+    whose learning rate was the best of those tried (`best_rate`). The headline is the saturating law. If the points do
+    not determine it, the headline is the pure power law, and the reason is kept. `pairs` (the rows of pairs.csv) adds
+    standard errors over validation examples; `profiles` adds profile likelihoods of the laws of compute. `changes`
+    replace options of every fit.
     """
     options = replace(options, **changes)
 

@@ -55,10 +55,9 @@ def generalised_refits(
     trunks: Int[np.ndarray, " n"],
     scatter: Scatter,
 ) -> Minimum:
-    """Fits the law again to simulated data, once for each draw of the two scales.
-
-    For each draw, the law is first fitted to the real data with these scales. The simulated data are this law plus
-    noise of these scales. `log_x` is centred; `parameters`, from which the search starts, belong to the centred
+    """Fits the law again to simulated data, once for each draw of the two scales of noise, between and within trunks.
+    For each draw, the law is first fitted to the real data with the drawn scales. The simulated data are this law plus
+    noise of the drawn scales. `log_x` is centred; `parameters`, from which the search starts, belong to the centred
     `log_x`.
     """
     ratios, group = _ratios(scatter)
@@ -113,7 +112,7 @@ def likelihood_ends(
 
 
 def _ratios(scatter):
-    """Groups the draws of the two scales by the ratio between / within, since one fit serves all draws of a group.
+    """Groups the draws by the ratio `scatter.between / scatter.within`, since one fit serves all draws of a group.
     Returns (a ratio for each group, the index of each draw's group)."""
     logs = np.log(scatter.between / scatter.within)
     cuts = np.quantile(logs, np.linspace(0, 1, RATIOS + 1)[1:-1])
@@ -123,7 +122,8 @@ def _ratios(scatter):
 
 
 def _signed_roots(law, index, values, best, parameters, log_x, log_loss, precision):
-    """Returns ±√T times `within`, [ratios, values]; negative at values below the estimate for that ratio."""
+    """Returns ±√T times `within`, [ratios, values], where T is the likelihood-ratio statistic. The sign is negative at
+    values below the estimate for that ratio."""
     ratios, count = len(precision), len(values)
     starts = np.stack([best.parameters, np.tile(parameters, (ratios, 1))])
     rows = np.repeat(starts[:, :, None], count, axis=2)  # [starts, ratios, values, k]

@@ -99,8 +99,8 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: the path of its module, or "prediction" for the network itself. Cut out of `path`
-    are `__call__/0`, which Flax adds, and the index 0 of the streams in what a block returns, (streams, None)."""
+    """The name of a captured output: its module's path, or "prediction" for the network itself. Flax's `__call__/0` is
+    removed from `path`, and so is the index 0 of the streams in a block's result, (streams, None)."""
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 

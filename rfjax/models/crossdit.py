@@ -43,8 +43,8 @@ def _table(module, rows, width):
 
 
 class CrossBlock(nn.Module):
-    """Self-attention, attention to the text, MLP; the scan calls it with (image tokens, (shared modulation, text,
-    rotation)).
+    """A block of self-attention, attention to the text, and an MLP. The scan calls it with (image tokens, (shared
+    modulation, text, rotation)).
 
     As in PixArt's and Wan's code, the attention to the text has no layer norm, modulation, gate or rotary positions.
     """

@@ -1,8 +1,8 @@
 """Floating-point operations of a network, by formula.
 
-The x axis of a scaling law depends on these conventions: two operations per multiply-add; matrix products only (norms,
-softmax and activations are not counted); attention is bidirectional, every token to every token; modulation is computed
-once per example, not per token; training is three times the forward pass. Operations that rematerialisation repeats are
+The x axis of a scaling law depends on these conventions. A multiply-add is two operations. Only matrix products are
+counted, not norms, softmax and activations. In attention every token attends to every token. Modulation is counted once
+per example, not per token. Training is three times the forward pass. Operations that rematerialisation repeats are
 counted apart (`recompute_flops`), and enter neither the law nor the MFU. A network's class counts its operations
 (`flops_by_part`); the parts that several networks share are here.
 """

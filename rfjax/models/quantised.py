@@ -1,6 +1,7 @@
-"""Weights as a sampler stores them: float32, kernels rounded to bfloat16, or kernels in int8 with a scale per channel.
+"""The three forms in which a sampler stores weights: all in float32, with the kernels rounded to bfloat16, or with the
+kernels in int8 and a scale for each output channel.
 
-Biases, norms and positions stay float32: together they are less than a thousandth of the parameters.
+Biases, norms and positions are float32 in each form: together they are less than a thousandth of the parameters.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ LARGEST = 127  # symmetric: -128 is not used
 
 
 def quantise(kernel: Float[Array, ...], first: int, inputs: int) -> tuple[Int8[Array, ...], Float[Array, ...]]:
-    """Returns (int8 kernel, float32 scales), with kernel = int8 * scale up to half a scale. Each output channel has its
-    own scale.
+    """Returns (int8 kernel, float32 scales). int8 * scale equals the kernel to within half a scale. Each output channel
+    has its own scale.
 
     The kernel has `first` axes of stacked layers, then `inputs` axes of inputs, then the axes of the outputs.
     """
@@ -56,7 +57,7 @@ STORED = {
 
 
 def check_weights(weights: str, model: ModelConfig) -> None:
-    """Raises `ConfigError` for a name that is no row of `STORED`, and for int8 with a network that convolves."""
+    """Raises `ConfigError` for a name that is not a row of `STORED`, and for int8 with a network that convolves."""
     if weights not in STORED:
         raise ConfigError(f"--weights has {weights!r}; it takes {', '.join(STORED)}")
     if weights == "int8" and BACKBONES[model.backbone].convolves:

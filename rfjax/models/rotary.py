@@ -1,8 +1,8 @@
 """Three-axis rotary positions (Su et al. 2021, RoPE; over time, height and width as in Wan and HunyuanVideo).
 
-A head's channels are shared out over the axes. Each axis rotates its channels in pairs, neighbour with neighbour: pair
-i of an axis with d channels by the angle position * theta^(-2i/d), where positions count tokens from 0. The product of
-a query and a key then depends on their distance alone. Text tokens are not rotated.
+A head's channels are shared out over the axes. Each axis rotates its channels in pairs of neighbours. Pair i of an axis
+with d channels is rotated by the angle position * theta^(-2i/d), where positions count tokens from 0. The product of a
+query and a key then depends on their distance alone. Text tokens are not rotated.
 """
 
 from __future__ import annotations

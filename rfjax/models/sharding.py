@@ -1,10 +1,11 @@
 """The mesh axis that splits each dimension, of every parameter and of a layer's activations.
 
-There are two tables. `RULES` names the dimensions of a parameter by its path, and `mesh_axes.py` gives the mesh axis
-of a name. `data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and
+There are two tables. `RULES` names the dimensions of a parameter by its path, and `mesh_axes.py` gives the mesh axis of
+a name. `data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and
 MLP channels. Left alone, the compiler prefers to exchange activations, which are larger than weights. So a layer tells
 it three things. A weight is gathered over `fsdp` where it is used, under a scan one layer at a time. Its gradient is
-split again. Activations stay split by example. Outside a mesh these functions do nothing.
+split again. Activations stay split by example. Without a mesh of several devices, `gather` and `by_example` return
+their argument unchanged, and `by_head`, `product` and `convolution` compute without constraints.
 """
 
 from __future__ import annotations

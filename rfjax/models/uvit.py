@@ -147,8 +147,8 @@ class UViT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Forward operations of one example, by part of the network: levels of halved resolution and doubled channels
-        around shared blocks."""
+        """Returns {part of the network: forward operations of one example}. The network has shared blocks between
+        levels, each of which halves the resolution and doubles the channels."""
         h, (text, context_size) = model.width, shapes.context
         _, height, width, channels = shapes.latents
         sizes = (*level_channels(model), h)

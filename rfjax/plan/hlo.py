@@ -326,7 +326,7 @@ def _kernel_bytes(instruction, computation, program) -> int:
 def count(text: str, devices: int, slices: int = 1) -> Counts:
     """Counts one run, on one device, of a program compiled for `devices` devices in `slices` slices.
 
-    Raises `RfjaxError` for a text that is no HLO module, and for an unknown kind of exchange between slices.
+    Raises `RfjaxError` for a text that is not an HLO module, and for an unknown kind of exchange between slices.
     """
     program = parse(text)
     flops = bytes_moved = unknown = repeated = kernels = 0

@@ -23,8 +23,8 @@ _NAMES = {name: chip for chip in PLANNED.values() for name in (chip.name, *chip.
 
 @dataclass(frozen=True)
 class Target:
-    """The hardware of a plan: TPU slices or GPU nodes. `name` is the vendor's name of a slice, such as `v5p-256`; of
-    several slices it begins with their number, as `2xv5p-256`."""
+    """The hardware of a plan: TPU slices or GPU nodes. `name` is the vendor's name of a slice, such as `v5p-256`. The
+    name of several slices begins with their number, as `2xv5p-256`."""
 
     name: str
     chip: Chip

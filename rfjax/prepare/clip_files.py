@@ -56,7 +56,7 @@ class Shown:
 def opened(file: bytes | Path) -> Iterator[io.BufferedIOBase]:
     """Opens a file, given as bytes or as a path. A decoder's error inside the context is raised as `CorruptImage`.
 
-    Raises `NoPlainFile` for a path that is no plain file, and any other `OSError` of the system.
+    Raises `NoPlainFile` for a path that is not a plain file, and any other `OSError` of the system.
     """
     if isinstance(file, Path) and (why := why_not_plain(file)):
         raise NoPlainFile(f"it is {why}")
@@ -78,8 +78,8 @@ def opened(file: bytes | Path) -> Iterator[io.BufferedIOBase]:
 def pictures(stream: io.BufferedIOBase) -> Iterator[Shown]:
     """Yields the pictures of a file in their order.
 
-    Raises `CorruptImage` for a file that cannot be decoded to its end, and `Unfit` for one without video, whose
-    pictures differ in size or have no times, or that is HDR.
+    Raises `CorruptImage` for a file that cannot be decoded to its end, and `Unfit` for a file that has no video, that
+    is HDR, or in which the pictures differ in size or have no times.
     """
     head = stream.read(16)
     size = stream.seek(0, os.SEEK_END)
@@ -199,7 +199,7 @@ def _outermost_length(stream: io.BufferedIOBase, size: int) -> int:
 
 def _box(head: bytes) -> int | None:
     """The size in bytes of a box of ISO 14496-12, from its `head`; None if the box reaches to the end of the file, or
-    if it is no box."""
+    if `head` does not begin a box."""
     length, name = int.from_bytes(head[:4], "big"), head[4:8]
     if len(name) < 4 or not all(32 <= byte < 127 for byte in name):
         return None
@@ -209,8 +209,8 @@ def _box(head: bytes) -> int | None:
 
 
 def _element(head: bytes) -> int | None:
-    """The size in bytes of an element of EBML (RFC 8794), from its `head`; None if its length is unknown or it is no
-    element."""
+    """The size in bytes of an element of EBML (RFC 8794), from its `head`; None if its length is unknown or `head` does
+    not begin an element."""
     if not head or not head[0]:
         return None
     name = 9 - head[0].bit_length()

@@ -67,8 +67,8 @@ def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys
 def captions_known_after(source: Source) -> tuple[str, ...]:
     """Returns the keys of joined captions that no image has.
 
-    The result is empty for a source that knows its keys beforehand, if another command read some of the parts, and for
-    captions written for exactly this source.
+    The result is empty in three cases: the source knew its keys before it was read, another command read some of its
+    parts, or the captions were written for exactly this source.
     """
     if not isinstance(source, JoinedSource) or source.keys is not None:
         return ()

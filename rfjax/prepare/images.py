@@ -2,7 +2,7 @@
 
 An image that PIL cannot decode completely is an error. All others become RGB. Transparency, also a transparent colour,
 is laid over white. 16-bit grey keeps its high byte; 32-bit integers count as 8 bits if none is above 255. CMYK and
-palettes are converted by PIL, without colour profiles. Of an animation the first picture is used. The camera's
+palettes are converted by PIL, without colour profiles. The first picture of an animation is used. The camera's
 orientation is applied. An image goes to the bucket of the nearest aspect. Its largest centred part of that aspect is
 resized by PIL's Lanczos or bicubic filter, which does not alias: its support widens with the reduction. Nothing is
 random: the paper's pretraining crops the centre, too.
@@ -139,8 +139,8 @@ def _open_rgb(data):
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "*frames height width 3"], side: int) -> bytes:
-    """Returns a JPEG of a picture, reduced so that its longer side has `side` pixels; of a clip, some of its frames
-    side by side."""
+    """Returns a JPEG of a picture, reduced so that its longer side has `side` pixels. For a clip, the JPEG shows some
+    of its frames side by side."""
     frames = film_strip(pixels) if pixels.ndim == 4 else pixels[None]
     rows, columns = (max(1, round(side * length / max(frames.shape[1:3]))) for length in frames.shape[1:3])
     small = Image.new("RGB", (columns * len(frames), rows))
@@ -195,7 +195,8 @@ def to_rgb(image, of_png):
 
 
 def _rgb_of_integers(image, declared):
-    """Converts grey of 16 or 32 bits to RGB. `declared`: the file is known to have 16 bits, so 255 is nearly black."""
+    """Converts grey of 16 or 32 bits to RGB. If `declared`, the file is known to have 16 bits, so 255 is nearly
+    black."""
     values = np.asarray(image).astype(np.int64)
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:

@@ -86,8 +86,8 @@ class LeftOut:
     def sift(self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0) -> Iterator[Looked]:
         """Yields everything but the drops, which are recorded here; calls `tell` after each image.
 
-        Raises `RfjaxError` if more than `SPARED` images and a share above `corrupt_limit` are corrupt: at the end, and
-        from the hundredth image on at each drop.
+        Raises `RfjaxError` if the corrupt images are more than `SPARED` and more than the share `corrupt_limit` of all
+        images. This is checked at each drop from the hundredth image on, and at the end.
         """
         for item in looked:
             if isinstance(item, Drop):

@@ -45,7 +45,8 @@ _WORDS = {"source.listing": "the hash of the source's file names and sizes (sour
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings that decide the bytes. recipe.json also has the hashes of the frozen models and of the source."""
+    """All settings that decide the bytes of the shards. recipe.json also has the hashes of the frozen models and of the
+    source."""
 
     buckets: tuple[tuple[int, int], ...] = ((256, 256),)  # (height, width) in pixels; the first is the default shape
     resample: str = "lanczos"
@@ -175,7 +176,8 @@ def read_recipe(folder: Path, *names: str) -> dict:
 
 
 class MadeWith(TypedDict, total=False):
-    """What recipe.json says about models. `rfjax prepare` writes the first three keys, `rfjax recaption` the last."""
+    """What recipe.json says about models. `rfjax prepare` writes the first three keys, and `rfjax recaption` writes the
+    last."""
 
     models: dict[str, ModelFacts]
     encoders: list[EncoderFacts]

@@ -66,8 +66,8 @@ def storage_lines(
     time_reduction: int = 1,
     out: Path,
 ) -> list[str]:
-    """Returns lines on what the corpus takes, with one caption for each image or clip, no caption twice, no image
-    dropped, and as many clips of each file as the recipe allows."""
+    """Returns lines on the space that the corpus takes. They assume that each image or clip has one caption, that no
+    caption occurs twice, that no image is dropped, and that each file gives as many clips as the recipe allows."""
     what, most = ("images", "") if recipe.clips is None else ("clips", "at most ")
     chosen = recipe.text_precision or recipe.precision
     features = {each: caption_bytes(encoders, each, recipe.pooled_precision) for each in TEXT_PRECISIONS}

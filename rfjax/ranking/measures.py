@@ -87,8 +87,8 @@ def family_of(variant: str) -> str:
 def measures_of(results: Results) -> Measures | None:
     """Reads the measures in the table; None if there are fewer than two variants, or no run was measured.
 
-    A run that diverged counts as a variant; under each control of its corpus without a record of this run, its measures
-    are nan. If a run was measured at several steps, the last is used.
+    A run that diverged counts as a variant. Its measures are nan under those controls of its corpus for which it has no
+    record. If a run was measured at several steps, the last is used.
 
     Raises `ConfigError` if two variants' resamples, features or references differ under one control.
     """

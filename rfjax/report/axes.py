@@ -63,14 +63,14 @@ def ends(found, value="value"):
 
 
 def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorder=3):
-    """Draw a point, with its interval if it has one."""
+    """Draws a point, with its interval if it has one."""
     if low is not None and high is not None:
         axis.plot([x, x], [low, high], color=color, lw=1, zorder=zorder - 0.1, solid_capstyle="butt")
     axis.plot(x, value, marker=marker, color=color, mfc="white" if hollow else color, ms=ms, lw=0, zorder=zorder)
 
 
 def points(axis, rows):
-    """Draw points with intervals; each row is (x, value, low, high, options for the function `point`). If there are
+    """Draws points with intervals; each row is (x, value, low, high, options for the function `point`). If there are
     many, points are smaller, intervals are faint, and points that look alike are drawn by one call."""
     if not are_many(len(rows)):
         for *numbers, style in rows:
@@ -90,7 +90,8 @@ def points(axis, rows):
 
 
 def depth_handles(look, rows):
-    """A legend's entries for the depths of the rows; at most `LABELLED` entries, spread evenly over the depths."""
+    """Returns a legend's entries for the depths of the rows: at most `LABELLED` entries, spread evenly over the
+    depths."""
     depths = sorted({row["depth"] for row in rows})
     shown = spread(depths, LABELLED, float)
     labels = [f"depth {d}" for d in shown]
@@ -103,7 +104,7 @@ def depth_handles(look, rows):
 
 
 def log_scale(axes, which, values, *, ticks=False):
-    """Make x or y logarithmic, with plain decimal labels.
+    """Makes x or y logarithmic, with plain decimal labels.
 
     With `ticks`, each value has a label. Otherwise round numbers have labels; the shorter the range, the more numbers.
     """
@@ -121,7 +122,7 @@ def log_scale(axes, which, values, *, ticks=False):
 
 
 def escape_dollars(name):
-    """Escape every `$` in a name for a figure, because a `$` would start a formula."""
+    """Escapes every `$` in a name for a figure, because a `$` would start a formula."""
     return name.replace("$", r"\$")
 
 

@@ -10,7 +10,7 @@ from rfjax.inputs.paths import as_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments. Nothing heavy is imported for `--help`."""
+    """Adds the verb's arguments. Nothing heavy is imported for `--help`."""
     add = parser.add_argument
     many = {"action": "append", "default": []}
     table = "a CSV or Parquet file with a row for each run or checkpoint, or a results or study folder"

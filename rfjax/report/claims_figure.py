@@ -14,7 +14,7 @@ LINES = ("--", ":", "--", "--", ":", "--", "--")
 
 
 def claimed_laws(numbers, look):
-    """Draw published laws of the optimal size N*(C) beside the table's own law: their exponents, and N* against compute
+    """Draws published laws of the optimal size N*(C) and the table's own law: their exponents, and N* against compute
     C.
 
     Each law is drawn over the range of its own runs, with C counted as in its paper. The table's runs are points. If

@@ -1,6 +1,6 @@
 """Decides what the page shows if there is too much to read.
 
-Table rows beyond a limit are folded; of a figure's lines and of the sample sheets only a selection is shown; names
+Table rows beyond a limit are folded. Only a selection of a figure's lines and of the sample sheets is shown. Names
 beyond a limit are only counted. Wherever something is not shown, the page says how much, and which file has everything.
 """
 

@@ -27,7 +27,7 @@ NAME = 24  # letters of a run's name that fit on an axis
 
 
 def loss_against_compute(numbers, look):
-    """Draw final losses against training FLOPs, with the fitted law and its intervals; below, the residuals."""
+    """Draws final losses against training FLOPs, with the fitted law and its intervals; below, the residuals."""
     runs = [run for run in numbers["runs"] if run["loss"] is not None]
     if not runs:
         return None
@@ -99,7 +99,7 @@ def _marker(held, prediction):
 
 
 def _draw_residuals(axes, numbers, runs, look):
-    """Draw runs, intervals and predictions as their deviation from the fitted law in per cent."""
+    """Draws runs, intervals and predictions as their deviation from the fitted law in per cent."""
     band, held = numbers["band"], numbers["analysis"]["held_out"]
     law = np.array(band["law"]["loss"])
 
@@ -136,7 +136,7 @@ def _draw_residuals(axes, numbers, runs, look):
 
 
 def loss_against_steps(numbers, look):
-    """Draw training and validation loss against steps and against FLOPs."""
+    """Draws training and validation loss against steps and against FLOPs."""
     curves = drawn_curves(numbers)
     if not any(len(curve["train"]["step"]) > 1 or len(curve["validation"]["step"]) > 1 for curve in curves):
         return None
@@ -165,7 +165,7 @@ def loss_against_steps(numbers, look):
 
 
 def loss_per_level(numbers, look):
-    """Draw the loss at each level of t, as it is and relative to the run of least compute."""
+    """Draws the loss at each level of t, as it is and relative to the run of least compute."""
     levels, runs = numbers["levels"], drawn_levels(numbers)
     if not levels["t"] or not runs:
         return None

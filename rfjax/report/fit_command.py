@@ -13,7 +13,7 @@ LOSS_NAMES = ("huber", "squares-log", "squares-raw", "l1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments. Nothing heavy is imported for `--help`."""
+    """Adds the verb's arguments. Nothing heavy is imported for `--help`."""
     add = parser.add_argument
     many = {"action": "append", "default": []}  # for options that may be repeated
     table = "a CSV or Parquet file of runs (run, loss, and flops or params and images), or a results or study folder"

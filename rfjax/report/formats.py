@@ -46,7 +46,7 @@ def power(value: float | int | None, digits: int = 3) -> str:
 
 
 def count(value: float | int | None) -> str:
-    """Formats a count as 1,234 up to 99,999; beyond that as 123 k, 1.23 M, 4.56 B, 7.89 T."""
+    """Formats a count: up to 99,999 like 1,234, and larger counts like 123 k, 1.23 M, 4.56 B or 7.89 T."""
     if value is None:
         return NONE
     if abs(value) < 1e5:

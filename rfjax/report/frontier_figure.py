@@ -12,7 +12,7 @@ PANELS = (("loss", "validation loss"), ("params", "parameters"), ("images", "tra
 
 
 def optimal_frontier(numbers, look):
-    """Draw the frontier with its interval and the fitted runs, in a panel each for loss, size and images.
+    """Draws the frontier with its interval and the fitted runs, in a panel each for loss, size and images.
 
     Returns None if the runs do not determine a frontier.
     """

@@ -154,7 +154,8 @@ def _with_short_names(results):
 
 
 def _final_checkpoints(results, points, settings):
-    """Returns the final checkpoint of every run: the points, and the runs that were evaluated only on other corpora."""
+    """Returns one row for each run, its final checkpoint: the rows of `points`, which are measured on the primary
+    corpus, and a row for each run that was evaluated only on other corpora."""
     corpora = rows_where(results.long, metric="loss", final=1)["corpus"].unique()
     others = (replace(settings, corpus=corpus) for corpus in corpora if corpus != settings.corpus)
     parts = [points] + [study_fits.final_points(study_fits.checkpoints(results, other)) for other in others]

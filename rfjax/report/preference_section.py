@@ -17,7 +17,7 @@ NOTE = (
 
 
 def preference_against_scores(numbers, look):
-    """Draw win rates against the loss, and beside them against GenEval, a row for each question."""
+    """Draws win rates against the loss, and beside them against GenEval, a row for each question."""
     found = numbers["preference"]
     if not found or len(found["runs"]) < 2:
         return None

@@ -21,7 +21,7 @@ FAINT = "#c9c9c9"
 
 
 def average_ranks(numbers, look=None):
-    """Draw every variant's average rank with its interval, a panel for each column of ranks; variants are grouped by
+    """Draws every variant's average rank with its interval, a panel for each column of ranks; variants are grouped by
     family."""
     ranking = numbers["ranking"]
     columns = ranked_columns(ranking) if ranking else []
@@ -59,7 +59,7 @@ def average_ranks(numbers, look=None):
 
 
 def quality_against_steps(numbers, look=None):
-    """Draw GenEval and distance against sampling steps at one guidance, with the best of each family in colour."""
+    """Draws GenEval and distance against sampling steps at one guidance, with the best of each family in colour."""
     ranking = numbers["ranking"]
     rows = ranking["against_steps"] if ranking else []
     if len({row["steps"] for row in rows}) < 2:

@@ -114,7 +114,7 @@ def rates_section(numbers: Mapping, page: object) -> str:
 
 
 def learning_rate_figure(numbers, look) -> Figure | None:
-    """Draw the final loss against the peak learning rate, a line for each size, number of images and setting."""
+    """Draws the final loss against the peak learning rate, a line for each size, number of images and setting."""
     sweeps = drawn_sweeps(numbers)
     if not sweeps:
         return None

@@ -29,7 +29,7 @@ def task_title(item: str) -> str:
 
 
 def geneval_against_depth(numbers, look):
-    """Draw each task's score against depth, between the detector's ceiling and the floors."""
+    """Draws each task's score against depth, between the detector's ceiling and the floors."""
     geneval = numbers["geneval"]
     if not geneval["runs"]:
         return None
@@ -87,7 +87,7 @@ def geneval_against_depth(numbers, look):
 
 
 def held_out_pairs(numbers, look):
-    """Draw scores of prompts with held-out pairs and of prompts without: by depth, and by task at the largest depth."""
+    """Draws scores of prompts with and without held-out pairs: by depth, and by task at the largest depth."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _has_pairs(run, "overall")]
     if not runs:
         return None
@@ -121,7 +121,7 @@ def held_out_pairs(numbers, look):
 
 
 def loss_against_geneval(numbers, look):
-    """Draw the final loss against overall GenEval, one point per run."""
+    """Draws the final loss against overall GenEval, one point per run."""
     return _draw_loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
 
 
@@ -177,7 +177,7 @@ STEP_PANELS = (
 
 
 def score_against_steps(numbers, look):
-    """Draw the score, its drop and the path length against sampling steps, a line for each run."""
+    """Draws the score, its drop and the path length against sampling steps, a line for each run."""
     counts = [count for count in numbers["sampling_steps"] if count["depth"] in look]
     if not counts:
         return None

@@ -9,7 +9,7 @@ from rfjax.report.axes import BLUE, GREY, WIDTH, depth_handles, log_scale, point
 
 
 def level_exponents_and_collapse(numbers, look):
-    """Draw the exponents on the left and the collapsed curves on the right; returns None if there is neither.
+    """Draws the exponents on the left and the collapsed curves on the right; returns None if there is neither.
 
     Without curves of three compute-optimal sizes, there is only the left panel.
     """

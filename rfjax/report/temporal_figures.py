@@ -53,8 +53,8 @@ def drawn_items(temporal) -> list[str]:
 
 
 def temporal_against_compute(numbers, look):
-    """Draw every measure against training FLOPs, with each point's highest floor (of an error the lowest) and the score
-    of ground truth."""
+    """Draws every measure against training FLOPs, with each point's highest floor (an error's lowest floor) and the
+    score of ground truth."""
     temporal = numbers["temporal"]
     if not temporal:
         return None
@@ -100,7 +100,7 @@ def temporal_against_compute(numbers, look):
 
 
 def loss_against_temporal(numbers, look):
-    """Draw the validation loss against temporal scores, a point for each run."""
+    """Draws the validation loss against temporal scores, a point for each run."""
     temporal = numbers["temporal"]
     if not temporal or len(temporal["runs"]) < 2:
         return None

@@ -115,7 +115,8 @@ def gallery(rows: Sequence[Mapping], trunks: Mapping[str, object]) -> list[dict]
 
 
 def _spaced(group) -> list[dict]:
-    """Selects the rows of a group whose compute is nearest to the ratios `GALLERY`, the last being the group's most.
+    """Selects the rows of a group whose compute is nearest to the ratios `GALLERY`. The last ratio stands for the
+    group's most compute.
 
     Returns [] if a row misses its ratio by more than a factor `GALLERY_MOST`.
     """

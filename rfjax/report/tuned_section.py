@@ -23,7 +23,7 @@ def tuned_numbers(tunings: Mapping[str, Sequence[Change]]) -> dict | None:
 
 
 def before_and_after(numbers, look):
-    """Draw each measure before tuning and after."""
+    """Draws each measure before tuning and after."""
     found = numbers["tuned"] or {}
     return draw({method: list(map(_change, one["changes"])) for method, one in found.items()})
 

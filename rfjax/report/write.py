@@ -39,7 +39,7 @@ def write_report(
     seed: int = 0,
     tuned: Mapping[str, Sequence[Change]] = NONE_TUNED,
 ) -> dict:
-    """Write the report of a results folder into `out`, whole or not at all; return its numbers.
+    """Writes the report of a results folder into `out`, whole or not at all, and returns its numbers.
 
     `tuned` has, for each method of tuning, the measures of the study's runs before and after it.
     `resamples` and `seed` are those of the fits' bootstraps; they affect the last digits of intervals.

@@ -209,7 +209,7 @@ def _points(cells) -> Marks:
 
 
 def _numbers(name, cells, table, path, mark):
-    """Returns a column that laws need, as floats. Raises `ConfigError`, naming the first cell that is no number."""
+    """Returns a column that laws need, as floats. Raises `ConfigError`, naming the first cell that is not a number."""
     if cells is None:
         return table[name].astype(float)
     numbers = [read_number(cell, mark) for cell in cells]

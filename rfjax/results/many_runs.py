@@ -1,4 +1,5 @@
-"""Decides from which number of runs on faster methods replace exact ones, whose cost grows with the square of the runs.
+"""Decides from which number of runs on faster methods replace exact ones. The cost of exact methods grows with the
+square of this number.
 
 With more than `MANY_RUNS` runs, asymptotic formulas replace permutations and simulations, folds replace refits without
 each run, and the table no longer has the covariance of every two runs. At 100 runs, the faster methods agree with the

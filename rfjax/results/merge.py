@@ -384,8 +384,8 @@ def _as_text(value) -> str:
 
 
 def _sheet(folder, record):
-    """Returns the `SampleSheet` of a record of samples, whose `png` is still empty, and the path of its picture in the
-    run's folder."""
+    """Returns (the `SampleSheet` of a record of samples, with an empty `png`; the path of its picture in the run's
+    folder)."""
     extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
     prompts, tile = tuple(map(_as_text, extra.get("prompts", ()))), int(extra.get("tile") or 0)
     pictures = {"png": "", "webp": extra.get("webp", "")}

@@ -32,7 +32,8 @@ def is_missing(cell: str) -> bool:
 
 
 def read_number(cell: str, mark: str = ".") -> float | None:
-    """Reads a cell with the decimal mark `mark`; returns nan for a missing value, None if it is no number."""
+    """Reads a cell with the decimal mark `mark`; returns nan for a missing value, and None if the cell is not a
+    number."""
     text = cell.strip().replace("−", "-")
     if text.lower() in MISSING:
         return math.nan
@@ -73,7 +74,7 @@ class Marks:
 
 def find_marks(cells: Iterable[str]) -> Marks:
     """Finds which cells can be read as a number only with a decimal point, or only with a decimal comma, and which can
-    be read either way. Cells that are no number are ignored."""
+    be read either way. Cells that are not numbers are ignored."""
     point, comma, both = False, False, ""
     for cell in cells:
         by_point, by_comma = read_number(cell, "."), read_number(cell, ",")

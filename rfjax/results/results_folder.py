@@ -2,7 +2,7 @@
 
 table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
 *.csv        long, wide, runs, prompts, pairs, replicates, curves (`rfjax.results.columns` documents them)
-samples/     the sample sheets, *.png, and of clips *.webp
+samples/     the sample sheets: *.png, and *.webp for clips
 """
 
 from __future__ import annotations

@@ -50,12 +50,12 @@ def _is_yes(answer) -> bool:
 
 
 def probability_of_skill(prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
-    """GenEval 2: (skill, probability of the right answer) of each question."""
+    """GenEval 2: returns (skill, probability of the right answer) for each question."""
     return [(question.category, answer[0]) for question, answer in zip(prompt.questions, answers, strict=True)]
 
 
 def yes_of_category(prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
-    """DPG-Bench: (category, whether the answer is yes) of each question, whatever its parents' answers."""
+    """DPG-Bench: returns (category, whether the answer is yes) for each question, whatever its parents' answers."""
     return [
         (question.category, float(_is_yes(answer))) for question, answer in zip(prompt.questions, answers, strict=True)
     ]

@@ -1,7 +1,7 @@
 """CLIPScore: how well an image matches its caption, by CLIP ViT-B/32.
 
-Hessel et al., "CLIPScore" (arXiv 2104.08718): the mean over images of 2.5 max(cos, 0), between the embedding of the
-image and that of "A photo depicts " followed by the caption.
+Following Hessel et al., "CLIPScore" (arXiv 2104.08718), the score is the mean over images of 2.5 max(cos, 0), between
+the embedding of the image and that of "A photo depicts " followed by the caption.
 """
 
 from __future__ import annotations

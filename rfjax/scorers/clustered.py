@@ -12,7 +12,8 @@ from jaxtyping import Float64
 def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[float, float]:
     """Returns the mean over images and its standard error, clustered by caption: a caption's images are dependent.
 
-    With G captions: sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; nan for a single caption.
+    For G captions the standard error is sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; for a
+    single caption it is nan.
     """
     values: Float64[np.ndarray, " n"] = np.asarray(scores, np.float64)
     mean = float(values.mean())

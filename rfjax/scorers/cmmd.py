@@ -1,8 +1,8 @@
 """CMMD: the squared maximum mean discrepancy of CLIP embeddings under a Gaussian kernel. No torch here.
 
-Jayasumana et al., "Rethinking FID" (arXiv 2401.09603), as in their published code: embeddings of CLIP ViT-L/14@336,
-scaled to length 1; k(x, y) = exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10; the biased estimator, whose means include
-each embedding's pair with itself; multiplied by 1000.
+This follows the published code of Jayasumana et al., "Rethinking FID" (arXiv 2401.09603). The embeddings are those of
+CLIP ViT-L/14@336, scaled to length 1. The kernel is k(x, y) = exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10. The
+estimator is the biased one: its means include each embedding's pair with itself. The result is multiplied by 1000.
 """
 
 from __future__ import annotations

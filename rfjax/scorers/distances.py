@@ -1,5 +1,5 @@
-"""Computes distances between two sets, from their features. For images: FID on Inception's or CLIP's features, and
-CMMD. For clips: FVD, and JEDi's distance on V-JEPA 2's features.
+"""Computes distances between two sets of images or clips, from their features. The distances of images are FID, on
+Inception's or CLIP's features, and CMMD. Those of clips are FVD, and JEDi's distance on V-JEPA 2's features.
 
 `rfjax.evaluation.frechet` computes the Frechet distance from means and covariances (divisor n - 1) in float64.
 No torch here: the caller provides the network.

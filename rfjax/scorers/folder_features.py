@@ -76,7 +76,7 @@ def list_images(folder: Path) -> Listed:
 
 
 def images_of(folder: str | os.PathLike) -> ImagesOf:
-    """Lists the images in a folder and below it, sorted by name; prints what it passes over on standard error.
+    """Lists the images in a folder and below it, sorted by name. Prints on standard error which files are left out.
 
     Raises `ConfigError` if there are none.
     """

@@ -65,8 +65,8 @@ class Pool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four parallel branches: 1x1x1; twice 1x1x1 and 3x3x3; pooling and 1x1x1. `channels` are the output channels of
-    the six units, branch by branch."""
+    """Four parallel branches: a 1x1x1 convolution, two branches of a 1x1x1 and then a 3x3x3 convolution, and pooling
+    with a 1x1x1 convolution. `channels` are the output channels of the six convolutions, branch by branch."""
 
     def __init__(self, channels_in: int, channels: Sequence[int]):
         super().__init__()

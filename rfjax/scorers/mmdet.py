@@ -229,7 +229,7 @@ def _count(state, place, within=""):
 def load(path: str | os.PathLike) -> Mask2FormerForUniversalSegmentation:
     """Loads transformers' module with the weights of an mmdet checkpoint, in evaluation mode, in float32.
 
-    Raises `ConfigError` for a file that is no such checkpoint, naming tensors that do not fit.
+    Raises `ConfigError` for a file that is not such a checkpoint, naming tensors that do not fit.
     """
     state = convert(read_checkpoint(path))
     model = Mask2FormerForUniversalSegmentation(config_of(state))

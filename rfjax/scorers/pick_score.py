@@ -1,7 +1,7 @@
 """PickScore: which image people would prefer for a prompt, by a CLIP ViT-H/14 trained on their choices.
 
-Kirstain et al. 2023, "Pick-a-Pic" (arXiv 2305.01569), eq. 1: exp(logit scale) times the cosine of the embeddings of the
-image and of the prompt, about 20 for the published model. The mean is over images.
+The score is eq. 1 of Kirstain et al. 2023, "Pick-a-Pic" (arXiv 2305.01569): exp(logit scale) times the cosine of the
+embeddings of the image and of the prompt, about 20 for the published model. The mean is over images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """JEDi's distance: the squared maximum mean discrepancy of features under a polynomial kernel. No torch here.
 
-Luo et al., "Beyond FVD" (arXiv 2410.05203), as in their published code: k(x, y) = (x . y / d)^2 for features of d
-numbers; the biased estimator, whose means include each feature vector's pair with itself; multiplied by 100.
+This follows the published code of Luo et al., "Beyond FVD" (arXiv 2410.05203). The kernel is k(x, y) = (x . y / d)^2
+for features of d numbers. The estimator is the biased one: its means include each feature vector's pair with itself.
+The result is multiplied by 100.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def of_caption(caption: str) -> Prompt:
 
 def answer_spellings(question: str, answer: str) -> tuple[str, ...]:
     """Returns the spellings of a right answer that GenEval 2 counts: small and capitalised, each with and without a
-    blank before it; of a number that a question "How many" asks for, also its digits."""
+    blank before it. If a question "How many" asks for a number, its digits count, too."""
     answer = answer.strip()
     words = (answer.lower(), answer.capitalize())
     if question.startswith("How many") and answer.lower() in NUMBERS:
@@ -186,7 +186,7 @@ def match(
 ) -> tuple[dict[str, Prompt], Sequence[str]]:
     """Returns {image: its prompt} and the prompts without an image, from each image's caption.
 
-    Raises `ConfigError` for a caption that is no prompt of the file, and for prompts without an image unless
+    Raises `ConfigError` for a caption that is not a prompt of the file, and for prompts without an image unless
     `allow_missing`.
     """
     pairs = {}

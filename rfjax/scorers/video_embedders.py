@@ -1,7 +1,7 @@
 """Makes functions from clips to features: a transform of frames, then a network.
 
-Resizing follows each metric's published code: TensorFlow 1's bilinear without antialiasing for FVD, the shorter side
-and the middle by Pillow's bilinear for V-JEPA 2.
+Resizing follows each metric's published code. For FVD it is TensorFlow 1's bilinear resizing without antialiasing. For
+V-JEPA 2, Pillow's bilinear filter resizes the shorter side, and the middle is cut out.
 """
 
 from __future__ import annotations

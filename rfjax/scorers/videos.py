@@ -45,9 +45,9 @@ class ClipOf:
 
 
 def clips_of(folder: str | os.PathLike) -> Listed:
-    """Lists the clips in a folder and below it, sorted by name; prints what it passes over on standard error.
+    """Lists the clips in a folder and below it, sorted by name. Prints on standard error which files are left out.
 
-    Raises `ConfigError` if there are none, and if a file needs PyAV, which is not installed.
+    Raises `ConfigError` if there are no clips, and if a file needs PyAV but PyAV is not installed.
     """
     folder = Path(folder)
     suffixes = (*CLIPS, ARRAY)

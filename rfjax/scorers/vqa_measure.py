@@ -1,4 +1,4 @@
-"""The measures of `rfjax score` that ask a model: VQAScore, GenEval 2 and DPG-Bench; and PickScore beside them."""
+"""The measures of `rfjax score` that ask a model questions (VQAScore, GenEval 2 and DPG-Bench), and PickScore."""
 
 from __future__ import annotations
 

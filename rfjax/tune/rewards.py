@@ -141,7 +141,7 @@ def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
 
 
 def hash_of_file(name: str, field: str) -> str | None:
-    """The SHA-256 of the file of a user's own reward, its first 16 hex digits; None for a row of `REWARDS`."""
+    """Returns the first 16 hex digits of the SHA-256 of a user's own reward's file; None for a row of `REWARDS`."""
     if name in REWARDS:
         return None
     return hashlib.sha256(local_path(name.rpartition(":")[0], field).read_bytes()).hexdigest()[:16]

@@ -110,8 +110,8 @@ def _voted_examples(run: Run, tune: TuneConfig, every, tuned) -> voted_pairs.Vot
 
 
 def _reward_files(workdir: Path, fields: Mapping[str, str]) -> dict[str, list[str]]:
-    """The hashes of the files of a user's own rewards since the tuning began. Warns if a file has changed: it may have
-    been mended, so the tuning goes on."""
+    """Returns {file with a user's own reward: every hash that it has had since the tuning began, the newest last}.
+    Warns if a file has changed. The tuning goes on, because the change may be a correction."""
     record = read_json(workdir / "run.json", dict[str, object]) if (workdir / "run.json").is_file() else {}
     found = {}
     for field, name in fields.items():

@@ -38,7 +38,7 @@ class TuneState(NamedTuple):
 
 
 def init_tuning(key: Array, base, rank: int, optimizer: Optimizer) -> TuneState:
-    """The state before the first step, with a new adapter. Of the parameters `base` only the shapes are used."""
+    """The state before the first step, with a new adapter. Only the shapes of the parameters `base` are used."""
     adapter = init_adapter(key, base, rank)
     average, sampler = (jax.tree.map(jnp.copy, adapter) for _ in range(2))  # donated buffers must not be shared
     return TuneState.of(start_state(adapter, average, optimizer), sampler)

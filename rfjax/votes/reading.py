@@ -64,8 +64,8 @@ def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
 
     Equal rows count as one vote. If a rater answered a question about a pair more than once, the latest answer counts.
     Raises `ConfigError`, naming the file and the line, for a row of another study, for an unknown rater, pair, question
-    or choice, for images that are not the pair's or not on the sides of the rater's page, and for two different answers
-    with the same time.
+    or choice, for images that are not the pair's, or not left and right as on the rater's page, and for two different
+    answers with the same time.
     """
     files = list(files)
     rows = [vote for path in files for vote in _read_file(study, path)]

@@ -245,7 +245,8 @@ def _zero_sum_basis(count: int) -> Float[np.ndarray, "runs directions"]:
 
 
 def _with_added_votes(problem, ballots, basis, sided):
-    """Adds `ADDED` votes to each compared pair of runs, split evenly between wins and losses and between the sides."""
+    """Adds `ADDED` votes to each compared pair of runs, split evenly between wins and losses, and between left and
+    right."""
     pairs = sorted({(min(pair), max(pair)) for pair in zip(ballots.left.tolist(), ballots.right.tolist(), strict=True)})
     rows, choices = [], []
     for one, other in pairs:

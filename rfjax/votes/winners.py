@@ -43,11 +43,11 @@ class Winners:
 
 
 def find_winners(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Winners:
-    """The winner of each pair of a study by the votes on a question.
+    """Finds the winner of each pair of a study by the votes on a question.
 
     Votes of raters who fail the checks do not count (`raters.RULE`). Pairs that only check the raters have no winner. A
-    tie counts for neither image. Of a pair's remaining votes, those for each image are counted; the image with more
-    votes wins. Raises `ConfigError` for a question that the study does not ask.
+    tie counts for neither image. The image with more of a pair's remaining votes wins. Raises `ConfigError` for a
+    question that the study does not ask.
     """
     asked = [one.name for one in study.questions]
     if question not in asked:

@@ -49,7 +49,7 @@ def unpack(record: bytes, shape: type = dict) -> tuple[dict[str, np.ndarray], di
     """Returns the arrays, which are read-only views of `record`, and the facts, checked to have `shape`
     (`rfjax.inputs.json_files`).
 
-    Raises `ValueError` for bytes that are no record, and for facts of another shape.
+    Raises `ValueError` for bytes that are not a record, and for facts of another shape.
     """
     size = int.from_bytes(record[:8], "little")
     start = 8 + size

@@ -3,8 +3,9 @@
 A blob's picture is brought to the scans' scale and centred on its centroid to a fraction of a pixel. The training
 scans, drawn at the image's size, are treated in the same way. Blurred copies of them are added, so that a drawing need
 not be crisp. The class comes from a regression on one-hot targets, with a Gaussian kernel between picture and scans.
-The nearest scan tells how much the picture resembles any digit. The score is the product of two sigmoids: one of the
-lead of the best class over the second, one of the squared error against the nearest scan and in the blob's colours.
+The nearest scan tells how much the picture resembles any digit. The score is the product of two sigmoids. The first
+depends on the lead of the best class over the second. The other depends on the squared error against the nearest scan
+and in the blob's colours.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Classifier:
     coefficients: Float[np.ndarray, "k 10"]
 
     def __call__(self, pictures: Float[np.ndarray, "m pixels"]):
-        """Returns two arrays: for each class a value that is near 1 if the picture shows this class [m, 10]; and the
-        squared distance to the nearest known picture [m]."""
+        """Returns two arrays for m pictures: [m, 10], with a value for each class that is near 1 if the picture shows
+        this class, and [m], the squared distance to the nearest known picture."""
         distance = _squared_distances(pictures, self.known)
         return np.exp(-KERNEL_SCALE * distance) @ self.coefficients, distance.min(axis=1)
 

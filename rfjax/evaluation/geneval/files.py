@@ -1,14 +1,15 @@
 """GenEval from files: reads any detector's detections, and writes the official results format.
 
-Metadata: JSON lines in the official schema, one prompt per line (see `rules`). Detections:
-JSON lines, one image per line,
+The metadata are JSON lines in the official schema, one prompt per line (see `rules`). The detections are JSON lines,
+one image per line,
 
     {"prompt_index": 0, "sample": 0, "detections": {"bench": [[x1, y1, x2, y2, score], ...]},
      "colors": {"bench": ["red", ...]}}
 
 where `prompt_index` is the 0-based line of the metadata, and `sample` numbers the images of a prompt. `colors`, aligned
-with the boxes, is needed only for a class whose colour the prompt names. Results: one JSON line per image with
-filename, tag, prompt, correct, reason, metadata and details (the last two as JSON text), and a summary beside them.
+with the boxes, is needed only for a class whose colour the prompt names. The results are one JSON line per image with
+filename, tag, prompt, correct, reason, metadata and details (the last two as JSON text), and a summary in a file beside
+them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from rfjax.errors import ConfigError
 
 
 def json_lines(path) -> Iterator[tuple[str, object]]:
-    """(file:line, value) of each line. There must be at least one line, and blank lines may only end the file."""
+    """Yields (file:line, value) for each line. There must be at least one line, and blank lines may only end the
+    file."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:

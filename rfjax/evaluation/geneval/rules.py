@@ -61,10 +61,10 @@ DEFAULT_OPTIONS = GenEvalOptions()
 class Detections:
     """The objects that a detector found in one image, by class name.
 
-    `boxes`: rows [x1, y1, x2, y2, score], pixels with y downwards, scores in [0, 1], any order.
-    `colors`: a colour name for each box, for the classes whose colours are known.
-    Raises `ConfigError` for boxes of another shape, not finite or with corners exchanged, for scores outside
-    [0, 1], and if a class has colours but not one per box.
+    `boxes` has rows [x1, y1, x2, y2, score] in any order, in pixels with y downwards, with scores in [0, 1]. `colors`
+    has a colour name for each box of the classes whose colours are known. Raises `ConfigError` for boxes that have
+    another shape, are not finite or have their corners exchanged, for scores outside [0, 1], and for a class that has
+    colours but not one for each box.
     """
 
     boxes: Mapping[str, Float32[np.ndarray, "objects 5"]]
@@ -164,9 +164,8 @@ def judge(
     """Judges whether the image shows what its prompt's row asks for, and gives the reasons if not.
 
     For an `include` item, the `count` most confident objects of its class must have the right colour and position; less
-    confident objects cannot replace them. More objects than asked for are no fault, unless an `exclude` item forbids
-    them.
-    Raises `ConfigError` if the row names the colour of a class that has boxes but no colours.
+    confident objects cannot replace them. More objects than asked for are not a fault, unless an `exclude` item forbids
+    them. Raises `ConfigError` if the row names the colour of a class that has boxes but no colours.
     """
     kept = keep(detections, metadata["tag"], options)
     none = np.zeros(0, int)

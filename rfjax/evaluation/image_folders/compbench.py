@@ -1,7 +1,7 @@
 """T2I-CompBench's folders of images: writes the images, and reads the scores. No torch here.
 
-Huang et al., "T2I-CompBench" (arXiv 2307.06350), and T2I-CompBench++. The benchmarks' scorers (BLIP-VQA, UniDet, CLIP)
-run in separate environments, on one folder per category,
+The benchmarks are T2I-CompBench (Huang et al., arXiv 2307.06350) and T2I-CompBench++. Their scorers (BLIP-VQA, UniDet,
+CLIP) run in separate environments, on one folder per category,
 
     FOLDER/color/samples/a red apple and a green bowl_000000.png
 

@@ -3,7 +3,7 @@
     FOLDER/00000-0.png    an image of prompt 0
     FOLDER/00000-0.txt    its caption
 
-Any file of prompts can be written so: no prompt is part of a file's name.
+This layout suits any prompts, because no prompt is part of a file's name.
 """
 
 from __future__ import annotations

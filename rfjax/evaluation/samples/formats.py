@@ -64,7 +64,7 @@ def _mp4(samples: Samples, rate: Fraction) -> bytes:
 
 
 def _npy(samples: Samples, rate: Fraction) -> bytes:
-    """Makes an .npy of uint8 [prompts, samples, frames, height, width, 3]; for images without the axis of frames."""
+    """Makes an .npy of uint8 [prompts, samples, frames, height, width, 3]. Images have no axis of frames."""
     values = np.round(255 * np.clip(samples, 0.0, 1.0)).astype(np.uint8)
     buffer = io.BytesIO()
     np.save(buffer, values[:, :, 0] if values.shape[2] == 1 else values, allow_pickle=False)

@@ -1,6 +1,7 @@
 """Temporal GenEval from files: reads what any detector found in the frames of clips, judges and sums up.
 
-Metadata: JSON lines, one prompt a line, as `data.motion_captions` writes them. Detections: JSON lines, one clip a line,
+The metadata are JSON lines, one prompt a line, as `data.motion_captions` writes them. The detections are JSON lines,
+one clip a line,
 
     {"prompt_index": 0, "sample": 0, "size": 256,
      "frames": [{"detections": {"square": [[x1, y1, x2, y2, score], ...]}, "colors": {"square": ["red", ...]}}, ...]}

@@ -181,10 +181,10 @@ class _Scorer:
     world: World | None
 
     def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-        """Returns the soft measures and the velocity error of a clip, whose prompt has the `row`. If `by`, the row of
-        another prompt, is given, the clip is judged by `by`: by its classes and colours for "frames_right", and by its
-        motion for all other measures. But these follow the object that `row` names, because the colour in `by` may be
-        absent from the clip, which would then score below chance."""
+        """Returns the soft measures and the velocity error of a clip. `row` is the metadata of the clip's prompt. If
+        `by`, the row of another prompt, is given, the clip is judged by `by`: "frames_right" by the classes and colours
+        in `by`, and all other measures by its motion. The other measures still follow the object that `row` names: the
+        colour in `by` may be absent from the clip, and the clip would then score below chance."""
         by = row if by is None else by
         fields = ("motion", "then", "speed")
         asked = [
@@ -203,7 +203,7 @@ class _Scorer:
     def values(
         self, metric: str, judged: Sequence[ClipResult], soft: Sequence[Mapping], rows: Sequence[Mapping]
     ) -> list[Measured]:
-        """The values of one metric's items, for clips judged by `rows`."""
+        """Returns the values of one metric's items. The clips were judged by the prompts whose metadata `rows` has."""
         found: dict[str, ScoreEstimate] = {}
         for name, tasks in GROUPS.items():
             of_group = [result.as_image() for result in judged if result.metadata["tag"] in tasks]

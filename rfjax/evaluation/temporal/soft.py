@@ -1,9 +1,9 @@
 """Soft measures of clips, which rise earlier in training than strict scores.
 
 A strict task asks for the right class, colour and position in all frames at once, but a small model moves a colour long
-before it draws a shape in every frame. There are two kinds of soft measures. From the pixels (of embedded corpora
-only): whether a colour's centroid moves in the asked direction, and how far. From a detector: the share of frames that
-show the right class and colour.
+before it draws a shape in every frame. There are two kinds of soft measures. The first is computed from pixels, for
+embedded corpora only: whether a colour's centroid moves in the asked direction, and how far. The second is computed
+from a detector's boxes: the share of frames that show the right class and colour.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ def velocity_measures(
     """Whether a clip's moving objects are found, and how far they are from the velocity that the prompt asks for, in
     pixels a frame; {} if the prompt determines no velocity.
 
-    "velocity_found" is 1 if every moving object is found, with its colour, in two frames or more, and else 0. Only if
-    it is 1, there is "velocity_error": the mean over these objects of what the function `velocity_error` returns.
-    `side` is the height and width of a frame in pixels, as the boxes have them.
+    "velocity_found" is 1 if every moving object is found, with its colour, in two frames or more, and else 0.
+    "velocity_error" is the mean of the function `velocity_error` over these objects; it is missing if "velocity_found"
+    is 0. `side` is the height and width of a frame in pixels, as the boxes have them.
     """
     errors = []
     for track in tracks_of(frames, side, row, options):

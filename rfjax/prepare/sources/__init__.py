@@ -125,8 +125,9 @@ def _kind_below(path, kinds, suffixes):
 
 
 def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
-    """Returns {reason: names} of what is not read in the folder `where` of a source whose files have this `suffix`,
-    such as .tar: images, files in subfolders and others. Empty if `where` is no folder."""
+    """Returns {reason: names of what is not read} for a source that reads the files with this `suffix`, such as .tar,
+    in the folder `where`. Not read are images, files in subfolders and other files. Empty if `where` is not a
+    folder."""
     if not Path(where).is_dir():
         return {}
     walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})

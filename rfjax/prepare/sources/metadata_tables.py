@@ -161,7 +161,8 @@ def _cells(text: str, folder: PurePosixPath, images: Collection[str]) -> Iterato
 
 
 def _holds_row(cell: str, folder: PurePosixPath, images: Collection[str]) -> bool:
-    """Whether a cell of several lines has a line that begins like an image's row."""
+    """Whether, in a cell of several lines, a line after the first begins with an image's name and a comma. Then a quote
+    in the table was probably not closed."""
     begins = (line.partition(",") for line in cell.split("\n")[1:])
     return any(comma and str(folder / name.strip(' "')) in images for name, comma, _ in begins)
 
