@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from rfjax.errors import ConfigError
+from rfjax.limits import MOST_WIDTH
+
 POWER = "power-"
 
 
@@ -14,3 +17,17 @@ def weights_name(width: float) -> str:
 def width_of(weights: str) -> float | None:
     """The width of the power-function average with this name; None for `ema` and `raw`."""
     return float(weights.removeprefix(POWER)) if weights.startswith(POWER) else None
+
+
+def parse_weights(text: str) -> str:
+    """Checks a name of weights on a command line, and returns it as tables have it. Raises `ConfigError`."""
+    try:
+        width = width_of(text)
+    except ValueError:
+        width = 0.0
+    if text not in ("ema", "raw") and not (width is not None and 0 < width < MOST_WIDTH):
+        raise ConfigError(
+            f"--weights is {text!r}; it must be ema, raw, or the power-function average of a width (sigma_rel) between "
+            f"0 and {MOST_WIDTH}, such as power-0.12"
+        )
+    return text if width is None else weights_name(width)

@@ -21,8 +21,8 @@ FOUNDATION = (
     *("errors", "console", "files", "inputs", "outputs"),
     *(
         "mesh_axes",
-        "weight_names",
         "limits",
+        "weight_names",
         "option_limits",
         "config_rules",
         "shipped",

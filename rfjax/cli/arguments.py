@@ -11,6 +11,7 @@ from rfjax.cli.verbs import MOMENTS, VERBS
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path, as_text
 from rfjax.option_limits import check_option
+from rfjax.weight_names import parse_weights
 
 UNSET = "(is a shell variable unset?)"
 MAY_BE_EMPTY = ("negative",)  # the empty text is a caption too
@@ -53,7 +54,8 @@ def add_checkpoint(parser) -> None:
     """Adds the arguments of every verb that reads a run's checkpoint: the run, its step, its weights."""
     parser.add_argument("run", metavar="RUN", type=as_path("RUN"), help="a run's folder")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest)")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
+    weights = "default: ema; power-W is the power-function average of width W (docs/rates.md)"
+    parser.add_argument("--weights", metavar="ema|raw|power-W", type=parse_weights, default="ema", help=weights)
 
 
 def _add_processes(parser):

@@ -48,7 +48,7 @@ class Origin(NamedTuple):
     workdir: Path
     run: str
     step: int
-    weights: str  # "ema" or "raw"
+    weights: str  # "ema", "raw", or a power-function average such as "power-0.12"
     config: Config
     shapes: BatchShapes
 
@@ -163,9 +163,7 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
         buffer = layout.prefix + layout.positions
         if model.positions == "formula":
             write(buffer, formula_positions(model))
-        key = {"ema": "ema", "raw": "params"}[origin.weights]
-        for leaf, array in adapted.read_arrays(origin.workdir, origin.step, key):
-            leaf = leaf.removeprefix(key + "/")
+        for leaf, array in adapted.read_weights(origin.workdir, origin.step, origin.weights):
             if leaf == POSITIONS:
                 write(buffer, array.reshape(positions_shape(model)))
             for source in by_leaf.get(leaf, ()):

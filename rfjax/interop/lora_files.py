@@ -40,6 +40,8 @@ def export_adapter(
     out, workdir = local_path(out, "out"), local_path(workdir, "the run's folder")
     if adapted.adapter_of(workdir) is None:
         raise ConfigError(f"{workdir} is no tuned run and has no adapter; export it with --format diffusers")
+    if weights not in adapted.KEYS:
+        raise ConfigError(f"--weights is {weights}, and a tuned run keeps no power-function averages; give ema or raw")
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; an adapter is one file, whose name must end in .safetensors")
     if out.exists():

@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.models import lora
 from rfjax.training import checkpoint, run_folder, snapshots
+from rfjax.training.mesh import path_name
 from rfjax.training.processes import distributed
 from rfjax.training.run_folder import AdapterFacts
 from rfjax.weight_names import width_of
@@ -87,7 +88,7 @@ def restore_params(workdir: Path, step: int | None, weights: str, sharding: Call
 
     Arguments and result are those of `checkpoint.restore_params`: `weights` is `ema` or `raw`, and the result is
     (parameters, facts). `weights` may also name a power-function average, such as `power-0.12`
-    (`rfjax.weight_names`); `sharding` is then needed.
+    (`rfjax.weight_names`).
     """
     facts = distributed.from_first(lambda: adapter_of(workdir))
     if (width := width_of(weights)) is not None:
@@ -99,6 +100,17 @@ def restore_params(workdir: Path, step: int | None, weights: str, sharding: Call
     if facts is None:
         return tree, saved
     return merged(restore_base(workdir, facts, sharding), tree, scale_of(facts)), saved
+
+
+def read_weights(workdir: Path, step: int, weights: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
+    """Yields (path, array) for each array of a checkpoint's weights, in host memory: one at a time, but for a
+    power-function average, which is made as a whole. `weights` are named as in `restore_params`."""
+    if width_of(weights) is None:
+        for name, array in read_arrays(workdir, step, KEYS[weights]):
+            yield name.removeprefix(KEYS[weights] + "/"), array
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(restore_params(workdir, step, weights)[0]):
+        yield path_name(path), np.asarray(leaf)
 
 
 def read_adapter(workdir: Path, step: int, key: str) -> dict[str, dict[str, Float[np.ndarray, " ..."]]]:

@@ -8,10 +8,11 @@ import pytest
 from helpers.training_tiny import run_in, tiny_config, tiny_train
 from rfjax.config import TrainConfig
 from rfjax.errors import ConfigError
-from rfjax.training import checkpoint, snapshots
-from rfjax.training.mesh import shardings
+from rfjax.training import adapted, checkpoint, snapshots
+from rfjax.training.mesh import path_name, shardings
 from rfjax.training.power_averages import exponent_of, mix, name_of, snapshot_steps, update_weight
 from rfjax.training.program import abstract_state
+from rfjax.weight_names import parse_weights
 
 WIDTHS = (0.05, 0.1)
 KEEPS = {"train.power_averages": WIDTHS, "train.steps": 64, "train.ema_every": 2, "train.checkpoint_every": 12}
@@ -197,6 +198,20 @@ def test_averages_are_split_as_the_parameters_are(tmp_path):
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     for name in map(name_of, WIDTHS):
         assert places.power[name] == places.params == shardings(run.mesh, state.params)
+
+
+def test_a_made_average_is_exported_by_its_name(trained):
+    """Catches an export of the ordinary average under another's name, and arrays under other paths."""
+    run = run_in(trained / "run", tiny_config(KEEPS))
+    made = dict(adapted.read_weights(trained / "run", 64, "power-0.12"))
+    wanted = jax.tree_util.tree_leaves_with_path(run.restore_params(64, "power-0.12"))
+    assert list(made) == [path_name(path) for path, _ in wanted]
+    assert list(made) == [name for name, _ in adapted.read_weights(trained / "run", 64, "raw")]
+    assert all(np.array_equal(made[path_name(path)], leaf) for path, leaf in wanted)
+    assert parse_weights("power-.120") == "power-0.12" and parse_weights("raw") == "raw"
+    for text in ("power-0.3", "power-x", "power-", "median"):
+        with pytest.raises(ConfigError, match="must be ema, raw, or the power-function average"):
+            parse_weights(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.3", "0.1,0.1", "wide"])
