@@ -165,7 +165,7 @@ def _compiled(compiled: Compiled | None, target: Target, estimate) -> dict | Non
     package, _ = COMPILERS[target.chip.kind]
     versions = {name: importlib.metadata.version(name) for name in ("jax", package)}
     facts = {"level": compiled.optimisation, "seconds": round(compiled.seconds, 1), "versions": versions}
-    facts["xla_flags"] = list(compiled.xla_flags)
+    facts["xla_flags"] = compiled.xla_flags["rfjax"]
     if compiled.counts:
         sent: dict[str, float] = {}
         for exchange in compiled.counts.collectives:
@@ -192,7 +192,8 @@ def _how(row: Row, facts: dict) -> str:
     """Says in a cell how a row was planned."""
     if facts["compiled"]:
         level = facts["compiled"]["level"]
-        return "yes" if level == "default" else f"at `{level}`"
+        flags = "" if facts["compiled"].get("xla_flags") else ", without flags"
+        return ("yes" if level == "default" else f"at `{level}`") + flags
     return "no" if why_not_compiled(parse_target(row.target).chip) is None else "no compiler"
 
 

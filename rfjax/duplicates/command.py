@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
@@ -92,7 +93,7 @@ def run(args, overrides) -> int:
     def merge(paths, recipe_hash):
         if args.threads:
             faiss.omp_set_num_threads(args.threads)
-        return _search(args, descriptor, _read_parts(paths, recipe_hash), work.located(about, source))
+        return _search(args, descriptor, _read_parts(paths, recipe_hash), work.located(about, source), rule)
 
     job = work.Job(
         source=source,
@@ -108,7 +109,7 @@ def run(args, overrides) -> int:
     return work.run(job, task)
 
 
-def _search(args, descriptor, parts, source) -> list[str]:
+def _search(args, descriptor, parts, source, rule) -> list[str]:
     """Finds the images to drop and writes the files that list them; returns the lines to print."""
     from rfjax.duplicates import output, removal
 
@@ -117,6 +118,7 @@ def _search(args, descriptor, parts, source) -> list[str]:
     counts = {"clusters": args.clusters, "probes": args.probes}
     found = removal.find(parts, threshold=threshold, curve=curve, **counts, tell=search.tell, began=search.began)
     about = {"source": source, "descriptor": descriptor.facts, "threshold": threshold, "probes": args.probes}
+    about["clips"] = {} if rule is None else asdict(rule)
     return output.summary(found, output.write(found, args.out, **about), args.out)
 
 

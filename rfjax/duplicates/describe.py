@@ -86,13 +86,16 @@ def describe_part(
     left_out = LeftOut(path.name)
     keys, digests, views = [], [np.zeros((0, 16), np.uint8)], []
     with ThreadPoolExecutor(threads) as pool:
-        window = AHEAD * recipe.batch_size
+        window = AHEAD * recipe.batch_size if recipe.clips is None else 2 * threads  # a record may give many clips
         looked = map_in_order(pool, lambda record: _look(record, recipe), source.records(part), window)
         kept = left_out.sift(itertools.chain.from_iterable(looked), tell)
         while batch := list(itertools.islice(kept, recipe.batch_size)):
             keys += [image.key for image in batch]
             digests += [np.frombuffer(image.digest, np.uint8)[None] for image in batch]
             views.append(describe(descriptor, np.stack([image.pixels for image in batch])))
+            if recipe.clips is not None:  # clips with a flat frame look alike: their equal pixels say nothing
+                flat = ~views[-1][:, 0].any(axis=1)
+                digests[-len(batch) :] = _without_flat(digests[-len(batch) :], flat, batch)
     if not views:  # no images: an array of no rows with the right size and type
         frames = () if recipe.clips is None else (len(COMPARED),)
         views = [describe(descriptor, np.zeros((1, *frames, descriptor.height, descriptor.width, 3), np.uint8))[:0]]
@@ -115,6 +118,13 @@ def describe(
     frames = [descriptor.describe(pixels[:, number]) for number in range(pixels.shape[1])]
     joined = np.concatenate(frames, axis=2) * np.all([frame.any(axis=2) for frame in frames], axis=0)[..., None]
     return joined if joined.dtype == np.uint8 else (joined / np.sqrt(len(frames))).astype(joined.dtype)
+
+
+def _without_flat(digests, flat, batch):
+    """Replaces the digests of flat clips by ones that no other clip has."""
+    own = (hashlib.blake2b(image.key.encode(), digest_size=16).digest() for image in batch)
+    rows = zip(digests, flat, own, strict=True)
+    return [np.frombuffer(key, np.uint8)[None] if is_flat else digest for digest, is_flat, key in rows]
 
 
 def _look(record: Record | Drop, recipe: Recipe) -> list[_Looked | Drop]:

@@ -23,11 +23,15 @@ def names(out: Path) -> dict[str, Path]:
     return {kind: out.with_name(stem + suffix) for kind, suffix in kinds.items()}
 
 
-def write(found: Found, out: Path, *, source: Mapping, descriptor: Mapping, threshold: float, probes: int) -> dict:
-    """Writes all files or none, and returns the content of the .json."""
+def write(
+    found: Found, out: Path, *, source: Mapping, descriptor: Mapping, threshold: float, probes: int, clips: Mapping
+) -> dict:
+    """Writes all files or none, and returns the content of the .json. `clips` has the fields of the rule by which clips
+    were cut; it is empty for images."""
     facts = {
         "source": dict(source),
         "descriptor": dict(descriptor),
+        **({"clips": dict(clips)} if clips else {}),
         "threshold": threshold,
         "clusters": found.clusters,
         "probes": min(probes, found.clusters),

@@ -63,10 +63,10 @@ def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[
     """Fits the least-squares line. Returns ((value at the mean of x, low, high), (slope, low, high)).
 
     The 95 % intervals come from the scatter about the line, by Student's t with n - 2 degrees of freedom. Returns None
-    for fewer than `FEWEST_SIZES` points, or if all x are equal.
+    for fewer than `FEWEST_SIZES` different x.
     """
     count, spread = len(x), float(np.square(x - np.mean(x)).sum())
-    if count < FEWEST_SIZES or spread == 0:
+    if len(np.unique(x)) < FEWEST_SIZES:
         return None
     slope = float(((x - x.mean()) * y).sum() / spread)
     rest = y - y.mean() - slope * (x - x.mean())

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     check_no_training(args)
     if args.price is not None and not 0 <= args.price < float("inf"):
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
+    if args.no_xla_flags and args.no_compile:
+        raise ConfigError("--no-xla-flags is for the compiler, and --no-compile leaves it out; give one of the two")
     if args.out is not None and args.out.suffix != ".json":
         raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
     if args.out is not None:
@@ -141,7 +143,8 @@ def notes(plans: Sequence, target, compiler) -> list[str]:
     why = why_not_compiled(target.chip) or "--no-compile"
     how = f"Nothing was compiled ({why}): peak memory and traffic are estimates."
     if compiler:
-        program = f"the program compiled for {target.name} ({compiler})"
+        settings = sorted({plan.compiled.settings for plan in plans if plan.compiled}) or ["nothing fits"]
+        program = f"the program compiled for {target.name} ({'; '.join(settings)})"
         how = f"Peak memory, operations and exchanges are those of {program}."
         if target.chip.kind == "cuda" and DESCRIPTIONS[target.chip.name].by_hand:
             how += f" XLA's description of {target.chip.name} was written by hand from white papers."

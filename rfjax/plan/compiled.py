@@ -25,6 +25,7 @@ from rfjax.plan.roofline import Collective
 from rfjax.plan.targets import Target
 from rfjax.training import xla_flags
 from rfjax.training.chips import GIB, Chip
+from rfjax.training.progress import note
 
 # Keeps the child from looking for a TPU (metadata server, lock) and from writing libtpu's logs into a folder that other
 # users share. The child makes constants on the CPU.
@@ -50,7 +51,17 @@ _CHILD = (
 COMPILED_INSTEAD = {"cudnn": "xla"}
 SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
-_is_known = functools.cache(xla_flags.is_known)  # each answer takes a child process
+_FLAG_VARIABLES = tuple(xla_flags.VARIABLES.values())
+
+
+@functools.cache  # each answer takes a child process
+def _chosen(kind: str, given: tuple[str, ...]) -> xla_flags.Chosen:
+    """The flags of a kind of chip, where `_FLAG_VARIABLES` have the values `given`. Says which are left out."""
+    environment = dict(zip(_FLAG_VARIABLES, given, strict=True))
+    chosen = xla_flags.choose_flags(kind, xla_flags.jaxlib_version(), environment)
+    if chosen.unknown:
+        note(f"this compiler does not take {' '.join(chosen.unknown)}: left out of the plan")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,6 @@ class Compiler:
 
     optimisation: str = "default"  # or "O0", "O1"
     xla_flags: bool = True  # those of training/xla_flags.py
-
-    def __str__(self) -> str:
-        flags = "rfjax's XLA flags" if self.xla_flags else "no XLA flags of rfjax"
-        return f"level {self.optimisation}, {flags}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,13 @@ class Compiled:
     seconds: float  # compile time
     host_bytes: int  # memory of this machine used to compile
     optimisation: str
-    xla_flags: tuple[str, ...]  # those that rfjax added, as training on the target does
+    xla_flags: dict[str, list[str]]  # in force for this target: "rfjax" (as training on it sets them) and "user"
+
+    @property
+    def settings(self) -> str:
+        """The level and whose flags were in force, for messages."""
+        whose = [name for name, who in {"rfjax's": "rfjax", "your": "user"}.items() if self.xla_flags[who]]
+        return f"level {self.optimisation}, {' and '.join(whose) or 'no'} XLA flags"
 
 
 # kind of chip -> (the package that compiles for it, the extra of rfjax that installs the package)
@@ -136,7 +149,8 @@ def compile_sampler_for(config: Config, target: Target, sampling: dict, compiler
 
 
 def _compile(config, target, compiler, *, cpu_devices=0, sampling=None) -> Compiled:
-    environment, added = {**os.environ, **_ENVIRONMENT}, ()
+    environment = {**os.environ, **_ENVIRONMENT}
+    xla_flags.remove_flags(environment)  # those that rfjax set for this machine's own accelerator
     if target is None:
         flags = os.environ.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cpu_devices}".strip()
@@ -144,12 +158,15 @@ def _compile(config, target, compiler, *, cpu_devices=0, sampling=None) -> Compi
         check_compiler(target)
         kind = target.chip.kind
         if compiler.xla_flags:
-            added = xla_flags.choose_flags(kind, xla_flags.jaxlib_version(), environment, _is_known).added
+            added = _chosen(kind, tuple(environment.get(name, "") for name in _FLAG_VARIABLES)).added
             xla_flags.add_flags(environment, kind, added)
+        in_force = xla_flags.flags_in_force(environment)
         if kind == "cuda":
             # Without a device the compiler cannot tune, and Triton's products have no default tiling.
             given = environment.get("XLA_FLAGS", "")
             environment["XLA_FLAGS"] = f"{given} --xla_gpu_enable_triton_gemm=false".strip()
+    if target is None:
+        in_force = xla_flags.flags_in_force(environment)
     attention = attention_of(config, target) if target else "xla"
     attention = (SAMPLED_INSTEAD if sampling else COMPILED_INSTEAD).get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))
@@ -159,8 +176,10 @@ def _compile(config, target, compiler, *, cpu_devices=0, sampling=None) -> Compi
     child = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     answer = child.stdout.strip().splitlines()[-1:] or [""]
     if child.returncode or not answer[0].startswith("{"):
-        raise RfjaxError(f"compiling for {request['target'] or 'the CPU'} failed: {child.stderr.strip()[-1500:]}")
-    return _read(json.loads(answer[0]), optimisation=compiler.optimisation, xla_flags=added)
+        remedy = "; if it is a flag of XLA, give --no-xla-flags" if in_force["rfjax"] else ""
+        said = child.stderr.strip()[-1500:]
+        raise RfjaxError(f"compiling for {request['target'] or 'the CPU'} failed: {said}{remedy}")
+    return _read(json.loads(answer[0]), optimisation=compiler.optimisation, xla_flags=in_force)
 
 
 def _read(answer, **settings) -> Compiled:

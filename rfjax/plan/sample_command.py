@@ -76,7 +76,8 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
     why = why_not_compiled(target.chip) or "--no-compile"
     memory = f"Nothing was compiled ({why}): peaks are estimates."
     if compiler:
-        memory = f"Peaks are those of the samplers compiled for {target.name} ({compiler})."
+        settings = sorted({plan.compiled.settings for plan in plans if plan.compiled}) or ["nothing fits"]
+        memory = f"Peaks are those of the samplers compiled for {target.name} ({'; '.join(settings)})."
     sampler = points[0].config.evaluation.sampler
     guided = "" if sampler.guidance_scale == 1.0 else f": {plans[0].estimate.evaluations} evaluations of the network"
     said = [

@@ -129,14 +129,16 @@ def write_part(
 
     Raises `RfjaxError` if too many images are corrupt or a file cannot be written. Then no file of the part is left.
     """
-    name, window = path.name, showing.batch_size + threads
+    name = path.name
+    window = showing.batch_size + threads if showing.clips is None else 2 * threads  # a file may give many clips
     left_out, lines = LeftOut(name), []
     counts = Counter(images=0, captions=0, empty=0)
     last = path.with_name(f"{name}.json")
     with folder_moved_when_whole(last, files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         looked = map_in_order(pool, lambda record: _look(record, showing), source.records(part), window)
         every = itertools.chain.from_iterable(looked)
-        kept = left_out.sift(_without_repeats(every), tell, showing.corrupt_limit)
+        of_files = showing.clips is not None
+        kept = left_out.sift(_without_repeats(every), tell, showing.corrupt_limit, of_files)
         number = 0
         while batch := list(itertools.islice(kept, showing.batch_size)):
             # The seed depends only on the batch's place in the part, so a part made again gets the same captions.

@@ -11,6 +11,8 @@ from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.text import decode_text, drop_nuls, read_text
 
 NUL_REMOVED = "caption with NUL removed"
+# The columns that joining captions adds to records: captions of the record, and of each clip cut from it
+JOINED, JOINED_OF_CLIPS = "joined synthetic captions", "joined synthetic captions of its clips"
 TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, for ImageNet's classes
 
 

@@ -7,8 +7,8 @@ rate, frames are the pictures as stored, which must then be equally far apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +61,34 @@ def clip_keys(key: str, count: int, rule: ClipRule | None) -> list[str]:
     """Returns the keys of the first `count` clips of a file: the file's own key or, if the rule cuts several clips from
     a file, FILE#NUMBER."""
     return [f"{key}#{number}" for number in range(count)] if rule is not None and rule.most > 1 else [key] * count
+
+
+def file_of(key: str, rule: ClipRule) -> tuple[str, int] | None:
+    """Splits the key FILE#NUMBER of a clip into (FILE, NUMBER); None for other keys, and for numbers that the rule does
+    not reach."""
+    file, _, number = key.rpartition("#")
+    numbered = file and number.isdecimal() and number.isascii() and str(int(number)) == number
+    return (file, int(number)) if numbered and int(number) < rule.most else None
+
+
+def describe_rule(rule: Mapping) -> str:
+    """Says what a rule cuts, for messages. `rule` has the fields of a `ClipRule`; {} stands for images."""
+    if not rule:
+        return "images"
+    rate = f"{rule['rate']} frames a second" if rule["rate"] else "the frames as stored"
+    return f"clips of {rule['frames']} frames, {rate}, at most {rule['most']} of a file"
+
+
+def check_same_rule(theirs: Mapping, rule: ClipRule | None, option: str) -> None:
+    """Raises `ConfigError` if what an option names was made for clips that are cut by another rule.
+
+    A clip's key has its number alone, so under another rule the key would name other frames.
+    """
+    ours = {} if rule is None else asdict(rule)
+    if dict(theirs) != ours:
+        made, here = describe_rule(theirs), describe_rule(ours)
+        remedy = "give the same --frames, --fps and --clips to both commands, or make it anew"
+        raise ConfigError(f"{option} was made for {made}, and this command reads {here}; {remedy}")
 
 
 def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRule | None:

@@ -117,7 +117,7 @@ def run(args, overrides) -> int:
         about["synthetic_captions"] = source.captions.facts
 
     def merge(shards, _):
-        late = given_keys.known_after(source, folder, [facts["name"] for facts in shards], ours.dropped_keys)
+        late = given_keys.known_after(source, folder, [facts["name"] for facts in shards], ours.dropped_keys, rule)
         given_keys.say_unmet({"--drop-keys": late, "--synthetic-captions": given_keys.captions_known_after(source)})
         noticed = given_keys.noticing(source, {"--drop-keys": late})
         return _merge(args, shards, ours, work.located(about, noticed), scaling)
@@ -200,7 +200,8 @@ def _no_key_to_drop(args, dropped, location):
 
 def _no_key_to_validate(args, keys, location):
     given = f"the {len(keys):,} keys of --validation-keys {args.validation_keys}, {min(keys)!r} first"
-    return f"none of {given}, is an image of {location} that is kept; {_OTHER_KEYS} --validation-keys"
+    whose = "is an image" if args.frames is None else "names a file (its key without #NUMBER)"
+    return f"none of {given}, {whose} of {location} that is kept; {_OTHER_KEYS} --validation-keys"
 
 
 def _no_key_of_captions(args, _, location):

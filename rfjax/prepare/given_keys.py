@@ -12,19 +12,26 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rfjax.inputs.walk import describe
-from rfjax.prepare.clips import ClipRule, clip_keys
+from rfjax.prepare.clips import ClipRule, file_of
 from rfjax.prepare.joined_captions import JoinedSource
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Source
 
 _REASON = "keys of {} that name no image"
+OF_CLIPS = ("--drop-keys", "--synthetic-captions")  # options whose keys may be those of clips
 
 
-def without_image(given: Iterable[str], keys: Iterable[str]) -> tuple[str, ...]:
-    """Returns the `given` keys that are not in `keys`, the keys of a source's images. Their order is kept."""
+def without_image(given: Iterable[str], keys: Iterable[str], clips: ClipRule | None = None) -> tuple[str, ...]:
+    """Returns the `given` keys that are not in `keys`, the keys of a source's images or files, and that are not those
+    of clips which `clips` may cut from these files. Their order is kept."""
     rest = dict.fromkeys(given)
+    files: dict[str, list[str]] = {}
+    for key in rest if clips is not None and clips.most > 1 else ():
+        if (clip := file_of(key, clips)) is not None:
+            files.setdefault(clip[0], []).append(key)
     for key in keys:
-        rest.pop(key, None)
+        for name in (key, *files.get(key, ())):
+            rest.pop(name, None)
     return tuple(rest)
 
 
@@ -37,23 +44,33 @@ def known_before(
         return {}
     found = {}
     for option, keys in given.items():
-        known = source.keys
-        if clips is not None and clips.most > 1:
-            known = (name for key in known for name in (key, *clip_keys(key, clips.most, clips)))
-        if keys and (unmet := without_image(keys, known)):
+        rule = clips if option in OF_CLIPS else None
+        if keys and (unmet := without_image(keys, source.keys, rule)):
             found[option] = unmet
     return found
 
 
-def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys: Collection[str]) -> tuple[str, ...]:
-    """Returns those of `dropped_keys` that named no image of any part, which is known once all parts are finished.
+def known_after(
+    source: Source,
+    folder: Path,
+    parts: Sequence[str],
+    dropped_keys: Collection[str],
+    clips: ClipRule | None = None,
+) -> tuple[str, ...]:
+    """Returns those of `dropped_keys` that named nothing in any part, which is known once all parts are finished.
 
-    `parts` are the names of the finished parts in `folder`. The result is empty for a source that knows its keys before
-    parts are read, and if a part's list of drops cannot be read.
+    `parts` are the names of the finished parts in `folder`. Of a source that knew its keys before its parts were read,
+    only the keys of clips that their files do not have are returned. The result is empty if a part's list of drops
+    cannot be read.
     """
-    if getattr(source, "keys", None) is not None or not dropped_keys:
-        return ()
     rest = dict.fromkeys(dropped_keys)
+    if getattr(source, "keys", None) is not None:
+        numbered = {key: clip[0] for key in rest if clips is not None and (clip := file_of(key, clips))}
+        dropped_whole = {file for file in numbered.values() if file in rest}
+        unmet = set(without_image(numbered, source.keys, clips))  # said before the work
+        rest = {key: None for key, file in numbered.items() if file not in dropped_whole and key not in unmet}
+    if not rest:
+        return ()
     try:
         for name in parts:
             with open(folder / f"{name}.dropped.jsonl", encoding="utf-8") as rows:

@@ -16,14 +16,12 @@ from rfjax.inputs import seals
 from rfjax.inputs.json_files import check_json, parse_json, read_json
 from rfjax.inputs.text import UndecodableText, decode_text
 from rfjax.prepare.caption_files import FORMAT, NAME, VERSION, ListJson
-from rfjax.prepare.captions import NUL_REMOVED, NoText, notes_of, texts
-from rfjax.prepare.clips import ClipRule, clip_keys
+from rfjax.prepare.captions import JOINED, JOINED_OF_CLIPS, NUL_REMOVED, NoText, notes_of, texts
+from rfjax.prepare.clips import ClipRule, check_same_rule, file_of
 from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
 
-# The columns that joining adds to records: captions of the record, and of each clip cut from it
-COLUMN, OF_CLIPS = "joined synthetic captions", "joined synthetic captions of its clips"
 HINT = 'a file has lines {"key": ..., "captions": [...]}, or columns key and captions (.parquet)'
 
 
@@ -44,6 +42,8 @@ class Captions:
     listing: str | None  # hash of the source that they were written for, if known
     sizes: tuple  # sizes of that source's parts
     files: tuple[tuple[Path, str | None], ...]  # (file, its SHA-256 if known)
+    # How the clips that they were written for were cut: the fields of a `ClipRule`, {} for images; None if not known
+    rule: Mapping | None = None
 
     def for_part(self, source: Source, part: int) -> Mapping[str, tuple[str, ...]]:
         """Returns {key: captions}, which contains those of the source's part `part`.
@@ -83,21 +83,36 @@ class JoinedSource:
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         found = self.captions.for_part(self.source, part)
+        of_clips = _by_file(found, self.clips)
         images, example, met = 0, "", set()
         for item in self.source.records(part):
             if isinstance(item, Record):
                 images, example = images + 1, item.key
-                of_clips = clip_keys(item.key, self.clips.most, self.clips) if self.clips else []
-                met |= {key for key in (item.key, *of_clips) if key in found}
-                added = {COLUMN: list(found.get(item.key, ()))}
-                if of_clips:
-                    added[OF_CLIPS] = [found.get(key, ()) for key in of_clips]
+                written, numbered = found.get(item.key), of_clips.get(item.key, {})
+                met |= {item.key} if written is not None else set()
+                met |= {f"{item.key}#{number}" for number in numbered}
+                added = {JOINED: list(written or ())} | ({JOINED_OF_CLIPS: numbered} if numbered else {})
                 item = dataclasses.replace(item, metadata={**item.metadata, **added})
             yield item
         self.met[part] = met
         if images and not met and self.captions.listing != self.source.listing:
             forms = f"their keys are like {example!r}, those of the captions like {next(iter(found), 'none')!r}"
             say(f"no synthetic caption for any of {images} images: {forms}")
+
+
+def _by_file(found: Mapping[str, tuple[str, ...]], rule: ClipRule | None) -> dict[str, dict[int, tuple[str, ...]]]:
+    """Returns {key of a file: {number of a clip: its captions}}; empty unless a rule cuts several clips of a file."""
+    files: dict[str, dict[int, tuple[str, ...]]] = {}
+    for key, captions in found.items() if rule is not None and rule.most > 1 else ():
+        if (clip := file_of(key, rule)) is not None:
+            files.setdefault(clip[0], {})[clip[1]] = captions
+    return files
+
+
+def check_rule(captions: Captions, rule: ClipRule | None, option: str) -> None:
+    """Raises `ConfigError` if the captions were written for clips that are cut in another way than by `rule`."""
+    if captions.rule is not None:
+        check_same_rule(captions.rule, rule, option)
 
 
 def open_captions(text: str | Path) -> Captions:
@@ -136,7 +151,7 @@ def _open_folder(folder):
         digest = hashlib.sha256("".join(sha256 for _, sha256 in files).encode()).hexdigest()
         identity = {"sha256": digest, "model": model, "settings": facts["settings"]}
         sizes = tuple(shard["size"] for shard in facts["shards"])
-        return Captions(identity, facts["source"]["listing"], sizes, files)
+        return Captions(identity, facts["source"]["listing"], sizes, files, facts["settings"].get("clips", {}))
     except (OSError, ValueError, KeyError, RfjaxError) as error:
         lack = f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}"
         raise ConfigError(f"{lack}; give its rfjax recaption command again") from None

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from rfjax.data.prepared.manifest_facts import bucket_name
 from rfjax.inputs.text import UndecodableText
 from rfjax.prepare import clips, images
-from rfjax.prepare.captions import NoText, reading_notes
+from rfjax.prepare.captions import JOINED_OF_CLIPS, NoText, reading_notes
 from rfjax.prepare.clip_files import Unfit
 from rfjax.prepare.filters import first_refusal
 from rfjax.prepare.images import CorruptImage, Picture
-from rfjax.prepare.joined_captions import OF_CLIPS
 from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, UNREADABLE, listed
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record
@@ -52,8 +51,8 @@ def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
         return [Drop(record.key, UNDECODABLE, str(error), record.done)]
     except NoText as error:
         return [Drop(record.key, NO_TEXT, str(error), record.done)]
-    of_clips = record.metadata.get(OF_CLIPS, ())
-    if not original and not synthetic and not any(of_clips):
+    of_clips = record.metadata.get(JOINED_OF_CLIPS, {})
+    if not original and not synthetic and not any(of_clips.values()):
         return [Drop(record.key, NO_CAPTION, "", record.done)]
     if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
         return [Drop(record.key, reason, "", record.done)]
@@ -74,7 +73,7 @@ def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
         return [Drop(record.key, reason, f"{pictures[0].width}x{pictures[0].height}", record.done)]
     found: list[Kept | Drop] = []
     for number, key in enumerate(clips.clip_keys(record.key, len(pictures), recipe.clips)):
-        written = (tuple(of_clips[number]) if number < len(of_clips) else ()) or synthetic
+        written = of_clips.get(number) or synthetic
         if key in recipe.dropped_keys:
             found.append(Drop(key, listed(recipe.dropped_keys[key]), "", record.done))
         elif not original and not written:

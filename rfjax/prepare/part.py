@@ -82,14 +82,23 @@ class LeftOut:
     rows: list[dict] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     kept: int = 0
+    records: int = 0  # seen so far; several items may come from one record
 
-    def sift(self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0) -> Iterator[Looked]:
+    def sift(
+        self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0, of_files: bool = False
+    ) -> Iterator[Looked]:
         """Yields everything but the drops, which are recorded here; calls `tell` after each image.
+
+        With `of_files` the share of corrupt files is limited, not that of clips: items that follow one another with
+        equal `done` come from one file.
 
         Raises `RfjaxError` if the corrupt images are more than `SPARED` and more than the share `corrupt_limit` of all
         images. This is checked at each drop from the hundredth image on, and at the end.
         """
+        last = None
         for item in looked:
+            self.records += not of_files or item.done != last
+            last = item.done
             if isinstance(item, Drop):
                 self.counts[item.reason] += 1
                 self.rows.append({"key": item.key, "reason": item.reason, "detail": item.detail})
@@ -101,7 +110,7 @@ class LeftOut:
         self._check(corrupt_limit, soonest=0)
 
     def _check(self, limit, soonest):
-        seen, corrupt = self.kept + self.counts.total(), self.counts[CORRUPT]
+        seen, corrupt = self.records, self.counts[CORRUPT]
         if corrupt > SPARED and corrupt > limit * seen and seen >= soonest:
             found = (f"{row['key']} ({row['detail']})" for row in self.rows if row["reason"] == CORRUPT)
             raise RfjaxError(

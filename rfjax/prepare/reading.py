@@ -8,12 +8,14 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.json_files import read_json
 from rfjax.inputs.text import read_text
 from rfjax.prepare import captions, joined_captions
 from rfjax.prepare.captions import TEMPLATE, CaptionColumns
-from rfjax.prepare.clips import ClipRule, parse_rule
+from rfjax.prepare.clips import ClipRule, check_same_rule, parse_rule
 from rfjax.prepare.filters import Filter, parse_filter
 from rfjax.prepare.options import check_range
 from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Source, open_source
@@ -49,11 +51,27 @@ class Reading:
         """Reads {key: reason} from the file of --drop-keys: a key on each line, and perhaps a reason after a tab."""
         if self.drop_keys is None:
             return {}
+        check_drop_list(Path(self.drop_keys), self.clip_rule())
         lines = read_text(self.drop_keys, "--drop-keys").split(
             "\n"
         )  # not splitlines: it also splits at characters that a key may contain
         rows = [line.partition("\t") for line in lines]
         return {key: reason or "listed" for key, _, reason in rows if key}
+
+
+class DropList(TypedDict, total=False):
+    """What the .json that `rfjax duplicates` writes beside its list of keys says about clips."""
+
+    clips: dict[str, object]
+
+
+def check_drop_list(path: Path, rule: ClipRule | None) -> None:
+    """Raises `ConfigError` if `rfjax duplicates` made the list of keys from clips that are cut by another rule than
+    `rule`. A list without its .json beside it is not checked."""
+    beside = path.with_name(path.name.removesuffix(".tsv") + ".json")
+    if path.suffix == ".tsv" and beside.is_file():
+        facts = read_json(beside, DropList, error=ConfigError, remedy="move it away, or make the list anew")
+        check_same_rule(facts.get("clips", {}), rule, f"--drop-keys {path}")
 
 
 def read_keys(path: str | Path | None, option: str) -> frozenset[str]:
@@ -108,8 +126,9 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
             both = f"--synthetic-column={synthetic} and --synthetic-captions={reading.synthetic_captions}"
             raise ConfigError(f"{both} both give synthetic captions; give one of the two")
         written = joined_captions.open_captions(reading.synthetic_captions)
+        joined_captions.check_rule(written, reading.clip_rule(), f"--synthetic-captions {reading.synthetic_captions}")
         source = joined_captions.JoinedSource(source, written, reading.clip_rule())
-        synthetic = joined_captions.COLUMN
+        synthetic = captions.JOINED
     return source, CaptionColumns(original, synthetic, label, names, reading.template)
 
 

@@ -99,7 +99,7 @@ def run(args, overrides) -> int:
         used = recipe.read_recipe(folder, "model")["model"]  # read back, so that the bytes do not depend on --merge
         used |= {"folder": str(args.model.absolute()), "made_with": libraries.surroundings(args.device or "")}
         names = [facts["name"] for facts in parts]
-        late = {"--drop-keys": given_keys.known_after(source, folder, names, showing.dropped_keys)}
+        late = {"--drop-keys": given_keys.known_after(source, folder, names, showing.dropped_keys, rule)}
         given_keys.say_unmet(late)
         said = {"source": work.located(about, given_keys.noticing(source, late)), "model": used, "settings": settings}
         return _summary(folder, caption_files.write_list(folder, parts, **said))

@@ -18,7 +18,7 @@ from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.inputs.json_files import read_json
 from rfjax.limits import SIDE_END
-from rfjax.prepare.captions import CaptionColumns
+from rfjax.prepare.captions import JOINED, CaptionColumns
 from rfjax.prepare.clips import ClipRule
 from rfjax.prepare.filters import Filter
 from rfjax.prepare.options import check_range
@@ -104,6 +104,8 @@ class Recipe:
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
         facts["dropped_keys"] = keys_facts(self.dropped_keys)
+        if self.clips is not None and self.clips.most > 1 and (self.dropped_keys or self.columns.synthetic == JOINED):
+            facts["clips"]["keys"] = "of clips, too"  # an earlier version joined captions and dropped by files alone
         if self.validation_keys:
             facts["validation_keys"] = keys_facts(dict.fromkeys(self.validation_keys, ""))
         return {"version": VERSION} | facts

@@ -98,7 +98,7 @@ def make_shard(
         batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # each batch has one shape
         judged = map_in_order(pool, lambda record: judge(record, recipe), source.records(part), window)
         every = itertools.chain.from_iterable(judged)
-        for image in left_out.sift(every, tell, recipe.corrupt_limit):
+        for image in left_out.sift(every, tell, recipe.corrupt_limit, of_files=recipe.clips is not None):
             converted.update((*image.picture.converted, *image.notes))
             batch = batches[image.bucket]
             batch.append(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rfjax.data.buckets import CYCLE
 from rfjax.data.prepared import manifest
 from rfjax.data.prepared.manifest import Manifest
+from rfjax.prepare.clips import describe_rule
 from rfjax.prepare.images import CUT
 from rfjax.prepare.part import list_counts
 
@@ -33,8 +34,7 @@ def summary(found: Manifest) -> list[str]:
         f"({latents['scaling']})",
     ]
     if rule is not None:
-        rate = f"{rule['rate']} frames a second" if rule["rate"] else "the frames as stored"
-        lines.append(f"clips of {rule['frames']} frames, {rate}, at most {rule['most']} of a file")
+        lines.append(describe_rule(rule))
     for bucket in buckets if len(buckets) > 1 else ():
         counts = f"{bucket.images['train']:,} training and {bucket.images['validation']:,} validation {what}"
         sides, note = "x".join(map(str, bucket.stored)), rarity_note(bucket.images["train"], train["images"])

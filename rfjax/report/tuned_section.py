@@ -58,7 +58,7 @@ def _laws(found, page):
     few = min((shift["sizes"] for one in found.values() for shift in one["shifts"]), default=0)
     caption = (
         "Slopes are per factor of 10 in pretraining FLOPs; the change is at the mean of the sizes. 95 % intervals are "
-        "from the scatter of the sizes about a line (Student's t, two degrees of freedom fewer than sizes), so they "
+        "from the scatter of the runs about a line (Student's t, two degrees of freedom fewer than runs), so they "
         f"need {FEWEST_SIZES} sizes."
     )
     if few < FEW:

@@ -621,3 +621,16 @@ def test_clips_are_compared_by_frames_throughout(monkeypatch, tmp_path, capsys):
     pairs = {key: keeper for key, keeper, _ in rows(tmp_path / "drop.pairs.tsv")[1:]}
     assert pairs == {"b.webm#0": "a.mp4#0", "b.webm#1": "a.mp4#1"}
     assert "2 of 8 images" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "drop.json").read_text())
+    assert facts["clips"] == {"frames": 4, "rate": "", "most": 2} and facts["same_bytes"] == 0
+
+
+def test_clips_that_begin_in_black_are_no_duplicates(tmp_path):
+    """Catches equal pixels of flat clips taken for a copy, as files of equal bytes are."""
+    black, grey = np.zeros((4, 64, 64, 3), np.uint8), np.full((4, 64, 64, 3), 90, np.uint8)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(video(np.concatenate([black, grey])))
+    (tmp_path / "in" / "b.mp4").write_bytes(video(np.concatenate([black, black + 200])))
+    assert duplicates(tmp_path / "in", tmp_path / "drop.tsv", "--uncaptioned", "--frames=4") in (0, 1)
+    listed = tmp_path / "drop.tsv"
+    assert not listed.exists() or listed.read_text() == ""

@@ -113,18 +113,24 @@ def test_a_plan_compiles_with_the_flags_of_a_run(target, variable, monkeypatch):
     seen = []
 
     def run(command, *, env, **_):
-        seen.append(env.get(variable, "").split())
+        if any("rfjax.plan.worker" in word for word in command):  # else a child that tries the flags
+            seen.append(env.get(variable, "").split())
         return subprocess.CompletedProcess(command, 0, json.dumps(program), "")
 
     monkeypatch.setattr(compiled_programs, "check_compiler", lambda target: None)
-    monkeypatch.setattr(compiled_programs, "_is_known", lambda platform, flags: True)
+    compiled_programs._chosen.cache_clear()
     monkeypatch.setattr(compiled_programs.subprocess, "run", run)
     monkeypatch.delenv(variable, raising=False)
-    assert compile_step(config_of(), target).xla_flags == tuple(wanted)
-    assert compile_step(config_of(), target, Compiler(xla_flags=False)).xla_flags == ()
+    monkeypatch.setenv("RFJAX_XLA_FLAGS", "--of_this_machine")
+    monkeypatch.setenv(variable, "--of_this_machine")
+    compiled = compile_step(config_of(), target)
+    assert compiled.xla_flags == {"rfjax": wanted, "user": []} and "rfjax's XLA flags" in compiled.settings
+    compiled = compile_step(config_of(), target, Compiler(xla_flags=False))
+    assert compiled.xla_flags == {"rfjax": [], "user": []} and "no XLA flags" in compiled.settings
+    monkeypatch.delenv("RFJAX_XLA_FLAGS")
     mine = wanted[0].replace("true", "false")
     monkeypatch.setenv(variable, mine)
-    assert compile_step(config_of(), target).xla_flags == tuple(wanted[1:])
+    assert compile_step(config_of(), target).xla_flags == {"rfjax": wanted[1:], "user": [mine]}
     with_flags, without, with_mine = seen
     assert set(wanted) <= set(with_flags) and not set(wanted) & set(without)
-    assert mine in with_mine and wanted[0] not in with_mine
+    assert mine in with_mine and wanted[0] not in with_mine and "--of_this_machine" not in with_flags + without

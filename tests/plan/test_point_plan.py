@@ -114,7 +114,17 @@ def test_a_search_expects_of_the_next_layout_what_the_last_one_took(monkeypatch)
     def compile_step(config, target, compiler):
         asked.append(estimate(config, target).peak_bytes)
         took = int(1.3 * asked[-1])
-        return Compiled(took <= target.chip.hbm_bytes, took, None, None, None, 1.0, 1, compiler.optimisation, ())
+        return Compiled(
+            took <= target.chip.hbm_bytes,
+            took,
+            None,
+            None,
+            None,
+            1.0,
+            1,
+            compiler.optimisation,
+            {"rfjax": [], "user": []},
+        )
 
     monkeypatch.setattr("rfjax.plan.point_plan.compile_step", compile_step)
     plan = plan_point(point("depth38"), target, compiler=Compiler("O0"), search=True, say=lambda line: None)

@@ -228,6 +228,52 @@ def test_each_clip_is_captioned_by_its_frames_and_prepared_with_its_captions(
     assert {about["key"] for _, about in records(made)} == {"a.mp4#1", "d.webp#0"}
 
 
+def test_captions_and_lists_of_keys_made_under_another_rule_are_refused(monkeypatch, source, tmp_path, capsys):
+    """Catches captions written for other frames, joined by the clip's number without a word."""
+    captions = tmp_path / "captions"
+    assert recaption(monkeypatch, source, f"--out={captions}", *CUT, model=SAY) == 0
+    (tmp_path / "drop.tsv").write_text("a.mp4#0\tnear-duplicate\n")
+    (tmp_path / "drop.json").write_text(json.dumps({"clips": {"frames": 4, "rate": "10", "most": 2}}))
+    base = (source, f"--out={tmp_path / 'out'}", "--size=16", "--fps=10")
+    for option in (f"--synthetic-captions={captions}", f"--drop-keys={tmp_path / 'drop.tsv'}"):
+        for other in (("--frames=6", "--clips=2"), ("--frames=4", "--clips=3"), ("--frames=4",)):
+            assert prepare(monkeypatch, *base, option, *other, models=Pixels()) == 2
+            said = capsys.readouterr().err
+            assert (
+                "was made for clips of 4 frames, 10 frames a second, at most 2 of a file" in said and "or make" in said
+            )
+    assert not (tmp_path / "out").exists()
+    stills = fill(tmp_path / "stills", {"a.webp": WHOLE["d.webp"]})
+    assert prepare(monkeypatch, stills, base[1], f"--synthetic-captions={captions}", models=Pixels()) == 2
+    assert "and this command reads images" in capsys.readouterr().err
+
+
+def test_keys_of_clips_are_told_from_keys_of_files(monkeypatch, tmp_path, capsys):
+    """Catches clip keys that pass for validation keys, which are those of files; and keys of clips that no file has."""
+    files = fill(tmp_path / "in", {name: WHOLE[name] for name in ("a.mp4", "b.webm", "f.mp4")})
+    (tmp_path / "keys").write_text("a.mp4#0\nb.webm#1\n")
+    words = (files, f"--out={tmp_path / 'out'}", "--clips=6", *CLIPS)
+    assert prepare(monkeypatch, *words, f"--validation-keys={tmp_path / 'keys'}", models=Pixels()) == 2
+    assert "names a file (its key without #NUMBER)" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (tmp_path / "drop").write_text("a.mp4#0\nb.webm#5\na.mp4#7\n")  # a file has three clips
+    assert (
+        prepare(monkeypatch, *words, "--validation-share=0", f"--drop-keys={tmp_path / 'drop'}", models=Pixels()) == 0
+    )
+    said = capsys.readouterr().err
+    assert "a.mp4#7" in said.split("b.webm#5")[0] and "b.webm#5" in said  # before and after the work
+    assert {about["key"] for _, about in records(tmp_path / "out")} >= {"a.mp4#1", "b.webm#0", "f.mp4#2"}
+
+
+def test_corrupt_files_are_limited_as_a_share_of_files(monkeypatch, tmp_path, capsys):
+    """Catches a share of clips, by which half of the files may be corrupt where the others have many clips."""
+    good = {f"g{number:02}.mp4": WHOLE["a.mp4"] for number in range(12)}
+    bad = {f"z{number:02}.mp4": b"words" for number in range(12)}
+    files = fill(tmp_path / "in", {**good, **bad})
+    words = (files, "--clips=3", *CLIPS[:-3], "--shard-size=99", "--corrupt-limit=0.4")
+    assert prepare(monkeypatch, *words, f"--out={tmp_path / 'out'}", models=Pixels()) == 1
+    assert "12 of the first 24" in capsys.readouterr().err
+
+
 def test_options_of_clips_that_cannot_be_are_refused(monkeypatch, source, tmp_path, capsys):
     for words, said in {
         ("--shown-frames=2",): "--shown-frames is 2, and is for clips; give --frames, too",
