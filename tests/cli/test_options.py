@@ -21,7 +21,7 @@ from rfjax.training.run import make_run, open_run
 READERS = (local_path, local_text, mounted_text, source_text)
 # The options whose value is text and no path. A new option must be given one of READERS, or be named here.
 WORDS = {
-    "--accelerator --account --buckets --caption-column --coordinator --corpus --device --encoders --filter",
+    "--accelerator --account --average --buckets --caption-column --coordinator --corpus --device --encoders --filter",
     "--fps --gcloud --image --label-column --latent-size --metric --model-mean --model-output --model-std",
     "--models-variant --namespace --negative --on --partition --point --project --prompt --questions --rename",
     "--runtime-version --sampler --sampling-steps --sbatch --service-account --setup --synthetic-column --target",
