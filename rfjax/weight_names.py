@@ -21,6 +21,8 @@ def width_of(weights: str) -> float | None:
 
 def parse_weights(text: str) -> str:
     """Checks a name of weights on a command line, and returns it as tables have it. Raises `ConfigError`."""
+    if not text.strip():
+        raise ConfigError("--weights is empty; give ema, raw or power-W, or leave it out (is a shell variable unset?)")
     try:
         width = width_of(text)
     except ValueError:
