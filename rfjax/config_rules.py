@@ -14,6 +14,7 @@ from rfjax.limits import (
     BACKBONES,
     CHOICES,
     CLIP_CORPORA,
+    LEAST_WIDTH,
     MOST_WIDTH,
     POSITION_MULTIPLE,
     RANGES,
@@ -36,6 +37,7 @@ DIVISORS: tuple[tuple[str, str | int], ...] = (
     ("train.batch_size", "train.accumulate"),
 )
 
+LEAST_UPDATES = 20  # of power-function averages in a run: a width of 0.05 is then 0.048
 _ALONE = "each of the runs trained together is whole on one device: set one of the two to 1"
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
@@ -54,6 +56,12 @@ def parse_bucket(text: str) -> tuple[tuple[int, int, int], Fraction]:
         wanted = "a bucket is FRAMESxHEIGHTxWIDTH@SHARE, such as 8x16x16@0.7, or HEIGHTxWIDTH@SHARE of stills"
         raise ConfigError(f"{name} has {text!r}; {wanted}, with a share above 0 and at most 1") from None
     return found
+
+
+def _are_widths(widths: tuple[float, ...]) -> bool:
+    """Whether widths of power-function averages are in range, and differ in the digits of their names."""
+    in_range = all(LEAST_WIDTH <= width < MOST_WIDTH for width in widths)
+    return in_range and len({f"{width:g}" for width in widths}) == len(widths)
 
 
 def _are_buckets(buckets: tuple[str, ...]) -> bool:
@@ -199,8 +207,14 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         ("train.power_averages",),
-        lambda widths: all(0 < width < MOST_WIDTH for width in widths) and len(set(widths)) == len(widths),
-        f"it must list different widths (sigma_rel) between 0 and {MOST_WIDTH}, such as (0.05, 0.1)",
+        _are_widths,
+        f"it must list different widths (sigma_rel) between {LEAST_WIDTH} and {MOST_WIDTH}, such as (0.05, 0.1)",
+    ),
+    (
+        ("train.power_averages", "train.steps", "train.average_every"),
+        lambda widths, steps, every: not widths or steps // every >= LEAST_UPDATES,
+        f"with fewer than {LEAST_UPDATES} updates an average does not have its width: set config.train.ema_every so "
+        f"that config.train.steps holds {LEAST_UPDATES}, or leave power_averages out",
     ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")

@@ -72,7 +72,8 @@ BACKBONES: dict[str, Network] = {
     ),
 }
 
-MOST_WIDTH = 0.288  # of a power-function average (sigma_rel): below 12^-1/2, the width of equal weights
+LEAST_WIDTH = 0.01  # of a power-function average (sigma_rel)
+MOST_WIDTH = 0.288  # below 12^-1/2, the width of equal weights
 # Names that `config.train.trackers` may list. metrics.jsonl is always written.
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 

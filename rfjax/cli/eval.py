@@ -18,6 +18,7 @@ def add_arguments(parser) -> None:
     widths = "instead of --weights: power-function averages of these widths (sigma_rel), such as 0.08,0.12; the run "
     widths += "must be trained with --config.train.power_averages"
     parser.add_argument("--average", metavar="W,W,...", help=widths)
+    parser.set_defaults(weights=None)
 
 
 def run(args, overrides) -> int:
@@ -27,11 +28,13 @@ def run(args, overrides) -> int:
 
     if args.sampling_steps is not None and args.mlperf_levels is not None:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
-    folder, checkpoint = args.run, {"step": args.step, "weights": args.weights}
+    folder, checkpoint = args.run, {"step": args.step, "weights": args.weights or "ema"}
     if args.average is not None:
         from rfjax.training.snapshots import parse_widths
         from rfjax.weight_names import weights_name
 
+        if args.weights is not None:
+            raise ConfigError(f"--average names the weights, and so does --weights={args.weights}; give one of the two")
         if args.sampling_steps is not None or args.mlperf_levels is not None:
             raise ConfigError("--average is for the config's own evaluations; leave out the other evaluation")
         checkpoint["weights"] = tuple(map(weights_name, parse_widths(args.average)))

@@ -16,11 +16,13 @@ from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.kinds import geneval, ranking, temporal, validation
 from rfjax.evaluation.records import check_may_record, check_still_run, lag_note, read_records, record_key, record_name
 from rfjax.evaluation.schedule import Evaluation, Programs
+from rfjax.training import snapshots
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed, watch
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.progress import note
 from rfjax.training.run import Run, open_run
+from rfjax.weight_names import width_of
 
 # The evaluations in the order in which they run: name, in records and in config.evaluation -> module. A module has
 #   due(config, step, last): (sampler or None, fields of the record's key) of each evaluation due at a step;
@@ -133,8 +135,11 @@ def evaluate_run(
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))
     step, only = run.choose_step(step), (weights,) if isinstance(weights, str) else tuple(weights)
+    for width in filter(None, map(width_of, only)):
+        snapshots.mixture_for(run.workdir, step, width)  # raises for a width that cannot be made, before any work
     evaluator = Evaluator(run)
     due = due_at(run.config, run.name, step, everything=True, only=only)
+    due.sort(key=lambda evaluation: only.index(evaluation.weights))  # each weights are read or made once
     if not due:
         raise ConfigError(
             f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval, "

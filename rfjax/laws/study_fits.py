@@ -29,6 +29,7 @@ from rfjax.results.many_runs import are_many
 from rfjax.results.merge import wide_frame
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
+from rfjax.weight_names import is_trained
 
 # Preferred if several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
@@ -81,6 +82,7 @@ def primary_settings(results: Results) -> Settings:
     Raises `ConfigError` if no run has a validation loss.
     """
     losses = results.long[(results.long["metric"] == "loss") & (results.long["step"] >= 0)]
+    losses = of_trained(losses)
     if losses.empty:
         raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
     of_laws = counted(losses)
@@ -133,6 +135,11 @@ def usable_ends(rows: pd.DataFrame) -> pd.DataFrame:
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows that laws, correlations and rankings use by their role: runs and branches (`limits.ROLES`)."""
     return rows[~rows["role"].isin([role for role, reason in ROLES.items() if reason])]
+
+
+def of_trained(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows about weights that come from training. Averages made afterwards are in no law or ranking."""
+    return rows[np.array([is_trained(weights) for weights in rows["weights"]], bool)]
 
 
 def mark_points(points: pd.DataFrame) -> pd.DataFrame:

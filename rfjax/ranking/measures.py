@@ -18,7 +18,7 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.control_measures import ALIGNMENT, DISTANCE, EVALUATION, TRUTH
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.left_out import left_out_by_role
-from rfjax.laws.study_fits import counted
+from rfjax.laws.study_fits import counted, of_trained
 from rfjax.results.results_folder import Results, rows_where
 
 FACTS = ("formulation", "backbone")  # the columns that variants may be named by
@@ -92,7 +92,8 @@ def measures_of(results: Results) -> Measures | None:
 
     Raises `ConfigError` if two variants' resamples, features or references differ under one control.
     """
-    long, notes = _last_steps(counted(rows_where(results.long, evaluation=EVALUATION, item="overall")))
+    rows = rows_where(results.long, evaluation=EVALUATION, item="overall")
+    long, notes = _last_steps(counted(of_trained(rows)))
     of_role = counted(results.runs)
     ranked = of_role[of_role["run"].isin(long["run"])]
     lost = of_role[(of_role["state"] == "diverged") & ~of_role["run"].isin(long["run"])]

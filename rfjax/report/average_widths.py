@@ -28,7 +28,7 @@ def average_widths(results: Results, points: pd.DataFrame, settings: Settings) -
     depths, found = points.set_index("run")["depth"], []
     for run, group in rows.groupby("run"):
         values = dict(zip(group["weights"], group["value"], strict=True))
-        widths = {width_of(name): value for name, value in values.items() if width_of(name) is not None}
+        widths = {width_of(name): value for name, value in values.items() if width_of(name) is not None and value > 0}
         if len(widths) < 2 or run not in depths.index:
             continue
         best = find_optimum({width: [value] for width, value in widths.items()})

@@ -33,6 +33,7 @@ from rfjax.report.tuned_section import tuned_numbers
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
+from rfjax.weight_names import is_trained
 
 BATCHES_DIFFER = 0.02  # a larger relative difference of FLOPs per step from flops_per_image * batch_size is no rounding
 VALIDATED = ["step", "flops", "loss", "loss_stderr", "final"]  # of each validation of a run
@@ -316,7 +317,8 @@ def _levels(points, settings):
 
 
 def _other_settings(results, ends):
-    """The final losses of the runs under every combination of weights, grid and validation seed that the table has."""
+    """The final losses of the runs under every combination of weights, grid and validation seed that the table has.
+    Averages made after training have a section of their own."""
     rows = rows_where(results.long, metric="loss", item="mean", final=1)
     of_points = ends.set_index("run")["corpus"]  # a run that is no point: the first corpus it was evaluated on
     rows = rows[
@@ -325,6 +327,7 @@ def _other_settings(results, ends):
     return [
         {"weights": weights, "grid": grid, "seed": seed, "losses": dict(zip(kind["run"], kind["value"], strict=True))}
         for (grid, weights, seed), kind in rows.groupby(["grid", "weights", "evaluation_seed"])
+        if is_trained(weights)
     ]
 
 

@@ -15,6 +15,7 @@ from rfjax.evaluation.records import read_records
 from rfjax.inputs.paths import local_path
 from rfjax.study.rate_optimum import RateOptimum, compare_optima, find_optimum
 from rfjax.training import run_folder
+from rfjax.weight_names import is_trained
 
 PREFIX = "from:"
 KEY = "train.learning_rate"
@@ -68,7 +69,7 @@ def _final_losses(workdir: Path, config: Config) -> dict[str, float]:
         key = record["key"]
         if (key["evaluation"], key["step"], key["seed"]) == ("validation", config.train.steps, settings.seed):
             means = [v["value"] for v in record["values"] if (v["metric"], v["item"]) == ("loss", "mean")]
-            if means and means[0] is not None and means[0] > 0:
+            if means and means[0] is not None and means[0] > 0 and is_trained(key["weights"]):
                 found[key["weights"]] = means[0]
     return found
 

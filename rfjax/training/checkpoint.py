@@ -290,6 +290,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):
         self._workdir, self._step = Path(workdir), 0
+        self._prefix = checkpoint_facts.AVERAGES if self._workdir.name == checkpoint_facts.AVERAGES else None
         self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep_last), _KeptForGood(kept)])
         if distributed.is_first():
             (self._workdir / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -299,6 +300,8 @@ class Checkpoints:
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
+            # A run's snapshots and its checkpoints are two managers; their processes must not wait at one barrier.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._prefix),
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )

@@ -15,6 +15,7 @@ from rfjax.inputs import seals
 from rfjax.inputs.json_files import WrongJson, check_json, read_json
 from rfjax.training.spikes import Memory
 
+AVERAGES = "averages"  # folder of a run, with checkpoints of its power-function averages alone
 # The fields of run.json that tell one run from another. They stay the same if a run is moved, renamed or copied.
 OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
 
@@ -75,9 +76,11 @@ def check(facts: object, workdir: Path, step: int, path: Path) -> None:
 
 
 def owner_of(workdir: Path) -> dict | None:
-    """The facts that identify the run in a folder; None if its run.json is missing or cannot be read."""
+    """The facts that identify the run in a folder, or whose averages lie there; None if its run.json is missing or
+    cannot be read."""
+    folder = workdir.absolute().parent if workdir.name == AVERAGES else workdir
     try:
-        record = read_json(workdir / "run.json")
+        record = read_json(folder / "run.json")
         parent = record["parent"] and {name: record["parent"][name] for name in ("run", "step")}
         return {name: record[name] for name in OWNER} | {"parent": parent}
     except (OSError, RfjaxError, KeyError, TypeError):

@@ -35,7 +35,7 @@ from rfjax.training.processes import distributed, watch
 from rfjax.training.program import abstract_batch, first_state, state_shapes
 from rfjax.training.progress import Progress, note
 from rfjax.training.run import Run, begin, check_record, describe, write_record
-from rfjax.training.snapshots import save_snapshot
+from rfjax.training.snapshots import drop_later, save_snapshot
 from rfjax.training.spikes import SpikeDetector
 from rfjax.training.step import parameter_groups
 
@@ -227,6 +227,7 @@ class _Cohort:
                     checkpoint.set_aside(member.workdir, [self.first])
                 return False
         for member in self.members:
+            drop_later(member.workdir, self.first, self.snapshots)
             for step in checkpoint.steps_saved(member.workdir):
                 if step > self.first:  # training will write this checkpoint again, and the curve's rows up to it
                     checkpoint.drop(member.workdir, step)
@@ -389,7 +390,7 @@ class _Cohort:
 
             def save(_, member=member, state=state, facts=facts):
                 with Checkpoints(member.workdir, keep_last=self.config.train.keep_last, kept=self._keeps) as writer:
-                    save_snapshot(member.workdir, state, self.step, facts, self.config.train)
+                    save_snapshot(member.workdir, state, self.step, facts, self.snapshots)
                     writer.save(state, self.step, facts)
 
             save_again(save, progress.note)

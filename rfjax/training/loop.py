@@ -32,7 +32,7 @@ from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, first_state, inherited_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, check_record, describe, write_record
-from rfjax.training.snapshots import save_snapshot
+from rfjax.training.snapshots import drop_later, save_snapshot
 from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import State
 from rfjax.training.step import parameter_groups
@@ -185,6 +185,7 @@ class _Attempt:
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
+        drop_later(self.workdir, first, self.snapshots)
         self.record = begin(self.run, self.record, saved, first, self.run.mesh)  # nothing is refused after this
         if self.trunk:
             branches.copy_curve(self.trunk, self.workdir)
@@ -362,7 +363,7 @@ class _Attempt:
         def save(again):
             if again:
                 checkpoints.open_again()
-            save_snapshot(self.workdir, state, self.step, facts, self.config.train)
+            save_snapshot(self.workdir, state, self.step, facts, self.snapshots, checkpoints.wait)
             checkpoints.save(state, self.step, facts)
             if again:
                 checkpoints.wait()

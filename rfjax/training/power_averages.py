@@ -119,7 +119,8 @@ def snapshot_steps(config: TrainConfig) -> frozenset[int]:
         return frozenset()
     every, count = config.average_every, config.average_snapshots
     updates = config.steps // every
-    return frozenset(every * max(1, round(number * updates / count)) for number in range(1, count + 1) if updates)
+    count = min(count, updates)
+    return frozenset(every * max(1, round(number * updates / count)) for number in range(1, count + 1))
 
 
 class Mixture(NamedTuple):

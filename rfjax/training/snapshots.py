@@ -7,23 +7,24 @@ error (EDM2, arXiv 2312.02696, appendix C.3; `power_averages.py` says what these
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from rfjax.config import TrainConfig
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.limits import MOST_WIDTH
+from rfjax.limits import LEAST_WIDTH, MOST_WIDTH
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints
-from rfjax.training.power_averages import Snapshot, exponent_of, mix, name_of, snapshot_steps
+from rfjax.training.checkpoint_facts import AVERAGES
+from rfjax.training.power_averages import Mixture, Snapshot, exponent_of, mix, name_of, snapshot_steps
 from rfjax.training.processes import distributed
 from rfjax.training.state import State
+from rfjax.weight_names import weights_name
 
-FOLDER = "averages"  # of a run's folder: the snapshots
+SAME_AS_TRUNK = ("seed", "learning_rate", "batch_size", "params", "corpus_fingerprint")  # of a branch's run.json
 # Largest relative error of the weights over steps, as the root of the mean square. Two averages of widths 0.05 and 0.1
 # with 16 evenly spread snapshots give an error of 0.009 for a width of 0.15, 0.023 for 0.2, 0.039 for 0.03, 0.079 for
 # 0.25.
@@ -42,99 +43,151 @@ class Held(NamedTuple):
 def parse_widths(text: str) -> tuple[float, ...]:
     """Parses the widths of `--average`, such as "0.08,0.12". Raises `ConfigError` for anything else."""
     try:
-        widths = tuple(float(word) for word in text.split(","))
+        widths = tuple(float(f"{float(word):g}") for word in text.split(","))  # as in the weights' names
     except ValueError:
         widths = ()
-    known = f"it must be widths (sigma_rel) between 0 and {MOST_WIDTH}, such as 0.12 or 0.05,0.1,0.15"
-    if not widths or not all(0 < width < MOST_WIDTH for width in widths) or len(set(widths)) < len(widths):
+    known = f"it must be widths (sigma_rel) between {LEAST_WIDTH} and {MOST_WIDTH}, such as 0.12 or 0.05,0.1,0.15"
+    if not widths or not all(LEAST_WIDTH <= width < MOST_WIDTH for width in widths) or len(set(widths)) < len(widths):
         raise ConfigError(f"--average is {text!r}; {known}")
     return widths
 
 
-def save_snapshot(workdir: Path, state: State, step: int, facts: dict, config: TrainConfig) -> None:
-    """Stores the averages if `step` is one of the `snapshot_steps`, and waits until they are on disk.
+def save_snapshot(
+    workdir: Path,
+    state: State,
+    step: int,
+    facts: dict,
+    steps: Collection[int],
+    wait: Callable[[], None] = lambda: None,
+) -> None:
+    """Stores the averages if `step` is among `steps`, and waits until they are on disk. `wait` waits for a save that is
+    not done, since only one save may be under way.
 
-    Snapshots of other steps, left by a run whose length was changed, are removed. To be called before the checkpoint of
-    the same step is saved: then no snapshot is lost if the run resumes from that checkpoint. Raises `SaveFailed`.
+    To be called before the checkpoint of the same step is saved: then no snapshot is lost if the run resumes from that
+    checkpoint. Raises `SaveFailed`.
     """
-    steps = snapshot_steps(config)
-    folder = workdir / FOLDER
-    if step not in steps or distributed.from_first(lambda: step in checkpoint.steps_saved(folder)):
+    folder = workdir / AVERAGES
+    if step not in steps:
         return
-    with Checkpoints(folder, keep_last=1, kept=steps.__contains__) as writer:
+    wait()
+    if distributed.from_first(lambda: step in checkpoint.steps_saved(folder)):
+        return  # an attempt to save the checkpoint failed, and this is the next one
+    with Checkpoints(folder, keep_last=1, kept=lambda step: True) as writer:
         writer.save(Snapshot(state.power, state.power_step), step, facts)
 
 
-def held_by(workdir: Path, step: int) -> list[Held]:
-    """Lists the stored averages of a run up to `step`: its snapshots, those of its trunk up to where the run left it,
-    and the averages in the checkpoint of `step` itself.
+def drop_later(workdir: Path, step: int, steps: Collection[int]) -> None:
+    """Removes the snapshots of steps after the one from which a run goes on; the run makes them again. Does nothing for
+    a run that makes none, whose `steps` are empty."""
+    if not steps:
+        return
+    if distributed.is_first():
+        for later in checkpoint.steps_saved(workdir / AVERAGES):
+            if later > step:
+                checkpoint.drop(workdir / AVERAGES, later)
+    distributed.together("snapshots after the step to go on from removed")
 
-    Raises `ConfigError` for a run that keeps no power-function averages.
+
+def held_by(workdir: Path, step: int) -> tuple[list[Held], list[str]]:
+    """Lists the stored averages of a run up to `step`: its snapshots, those of its trunk up to where the run left it,
+    and the averages in the checkpoint of `step` itself. Returns (the averages, what is missing, in words).
+
+    Raises `ConfigError` for a run that keeps no power-function averages, or none that was updated by then.
     """
     config = run_folder.read_config(workdir)
     widths = config.train.power_averages
     if not widths:
-        lack = f"the run in {workdir} keeps no power-function averages"
-        raise ConfigError(f"{lack}; train it with --config.train.power_averages=0.05,0.1, or leave out --average")
+        lack = f"the run in {workdir} keeps no power-function averages, of which others are made"
+        raise ConfigError(f"{lack}; train it with --config.train.power_averages=0.05,0.1, or evaluate ema or raw")
     found: dict[tuple[int, float], Held] = {}
-    for name, at in distributed.from_first(lambda: _places(workdir, step)):
+    places, lacking = distributed.from_first(lambda: _places(workdir, step))
+    for name, at in places:
         updated = _updated(Path(name), at)
-        if updated:
-            for width in widths:
-                found.setdefault((updated, width), Held(Path(name), at, width, updated))
-    return list(found.values())
+        for width in widths if updated else ():
+            found.setdefault((updated, width), Held(Path(name), at, width, updated))
+    if not found:
+        raise ConfigError(f"the averages of {workdir} were not updated before step {step}; give a later --step")
+    return list(found.values()), lacking
 
 
-def _places(workdir: Path, step: int) -> list[tuple[str, int]]:
-    """(folder, step) of the checkpoint, and of the snapshots of the run and of its trunks that lie before it."""
-    found, folder, last = [(str(workdir), step)], workdir, step
+def _places(workdir: Path, step: int) -> tuple[list[tuple[str, int]], list[str]]:
+    """Returns ([(folder, step)] of the checkpoint, and of the snapshots of the run and of its trunks that lie before
+    it; what is missing, in words)."""
+    found, lacking, folder, last = [(str(workdir), step)], [], workdir, step
     while folder is not None:
-        found += [(str(folder / FOLDER), at) for at in checkpoint.steps_saved(folder / FOLDER) if at <= last]
-        trunk = (run_folder.read_run(folder) or {}).get("trunk")
-        folder, last = (_trunk_of(folder, trunk), trunk["step"]) if trunk else (None, 0)
-    return found
+        saved, record = checkpoint.steps_saved(folder / AVERAGES), run_folder.read_run(folder) or {}
+        found += [(str(folder / AVERAGES), at) for at in saved if at <= last]
+        trunk = record.get("trunk")
+        begun = trunk["step"] if trunk else 0
+        expected = snapshot_steps(run_folder.read_config(folder).train)
+        missing = [at for at in expected if begun < at <= last and at not in saved]
+        lacking += [f"{len(missing)} snapshots are missing in {folder / AVERAGES}"] if missing else []
+        folder, last = (_trunk_of(folder, record, trunk), begun) if trunk else (None, 0)
+        if trunk and folder is None:
+            lacking.append(f"its trunk {trunk['run']} is not beside it")
+    return found, lacking
 
 
-def _trunk_of(folder: Path, trunk) -> Path:
-    """The trunk's folder; if the study was moved, the folder of that name beside the branch."""
+def _trunk_of(folder: Path, record, trunk) -> Path | None:
+    """The trunk's folder: beside the branch, or where it was when the branch left it. None if neither is that trunk."""
     path = Path(trunk["path"])
-    return path if path.is_dir() else folder.absolute().parent / path.name
+    for place in (folder.absolute().parent / path.name, path):
+        there = run_folder.read_run(place) if (place / "run.json").is_file() else None
+        if there is not None and all(there[name] == record[name] for name in SAME_AS_TRUNK):
+            return place
+    return None
 
 
 def _updated(folder: Path, at: int) -> int:
-    """The step after which the averages stored at a step were last updated."""
+    """The step after which the averages stored at a step were last updated; 0 for a checkpoint of weights alone."""
+    if "power_step" not in checkpoint.stored_shapes(folder, at):
+        return 0
     abstract = {"power_step": jax.ShapeDtypeStruct((), np.int32, sharding=_first_device())}
-    return int(checkpoint.restore_step(folder, at, abstract)[0]["power_step"])
+    return int(_read(folder, at, abstract)["power_step"])
+
+
+def _read(folder: Path, at: int, abstract):
+    try:
+        return checkpoint.restore_step(folder, at, abstract)[0]
+    except RfjaxError as error:
+        if folder.name != AVERAGES:
+            raise
+        move = f"move {folder / checkpoint.FOLDER / str(at)} away: the average is then made from the others"
+        raise RfjaxError(f"{error}; {move}") from None
 
 
 def _first_device():
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
+def mixture_for(workdir: Path, step: int, width: float) -> tuple[list[Held], Mixture]:
+    """Finds how the average of a width at a checkpoint's step is made. Returns (the stored averages, the mixture).
+
+    Reads no parameters. Raises `ConfigError` as `held_by` does, and for a width whose weights over steps the stored
+    averages cannot make.
+    """
+    held, lacking = held_by(workdir, step)
+    end = float(max(each.updated for each in held))
+    ends, exponents = zip(*((float(each.updated), exponent_of(each.width)) for each in held), strict=True)
+    mixture = mix(ends, exponents, end, exponent_of(width))
+    if mixture.misfit > MISFIT:
+        kept = ", ".join(f"{each:g}" for each in sorted({each.width for each in held}))
+        missing = f" ({'; '.join(lacking)})" if lacking else ""
+        raise ConfigError(
+            f"{weights_name(width)} cannot be made at step {step} of {workdir}: the {len(set(ends))} stored averages "
+            f"of widths {kept}{missing} give its weights over steps with an error of {mixture.misfit:.1%} (at most "
+            f"{MISFIT:.0%}); choose a width nearer to theirs, or train with more --config.train.average_snapshots"
+        )
+    return held, mixture
+
+
 def restore(workdir: Path, step: int, width: float, sharding: Callable | None = None) -> Any:
     """Makes the average of a width at a checkpoint's step. `sharding` is a function from the tree of its arrays' shapes
     to a tree of shardings; by default arrays go to the first device.
 
-    Raises `ConfigError` for a run without power-function averages, and for a width whose weights over steps the stored
-    averages cannot make. Raises `RfjaxError` for a snapshot that is damaged or of another network.
+    Raises `ConfigError` as `mixture_for` does, and `RfjaxError` for a snapshot that is damaged or of another run.
     """
-    held = held_by(workdir, step)
-    if not held:
-        raise ConfigError(f"the averages of {workdir} were not updated before step {step}; give a later --step")
-    end = max(each.updated for each in held)
-    mixture = mix(
-        [float(each.updated) for each in held],
-        [exponent_of(each.width) for each in held],
-        float(end),
-        exponent_of(width),
-    )
-    if mixture.misfit > MISFIT:
-        kept = ", ".join(f"{each:g}" for each in sorted({each.width for each in held}))
-        raise ConfigError(
-            f"--average is {width:g}, and the {len({each.updated for each in held})} stored averages of widths {kept} "
-            f"in {workdir} give its weights over steps with an error of {mixture.misfit:.1%} (at most {MISFIT:.0%}); "
-            "give a width nearer to theirs, or train with more --config.train.average_snapshots"
-        )
+    held, mixture = mixture_for(workdir, step, width)
     total = form = None
     rows = zip(held, map(np.float32, mixture.coefficients), strict=True)
     for (folder, at), stored in itertools.groupby(rows, key=lambda row: (row[0].folder, row[0].at)):
@@ -153,7 +206,7 @@ def _restore_all(folder: Path, at: int, names: Sequence[str], sharding) -> dict[
     shapes = {name: checkpoint.stored_shapes(folder, at)["power"][name] for name in names}
     places = {name: sharding(tree) if sharding else _everywhere(tree) for name, tree in shapes.items()}
     abstract = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, places)
-    return checkpoint.restore_step(folder, at, {"power": abstract})[0]["power"]
+    return _read(folder, at, {"power": abstract})["power"]
 
 
 def _everywhere(tree):

@@ -277,6 +277,8 @@ def run_config(base: Config, tune: TuneConfig) -> Config:
         together=1,
         branches=(),
         ema_every=1,
+        power_averages=(),
+        average_snapshots=16,
         condition_dropout=0.0,
         keep_every=0,
     )

@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from helpers import planted_study
+from helpers import planted_ranking, planted_study
+from rfjax.errors import ConfigError
+from rfjax.evaluation import records
+from rfjax.laws.study_fits import primary_settings
+from rfjax.ranking.measures import measures_of
 from rfjax.report.average_widths import average_widths_figure, averages_section
 from rfjax.report.numbers import report_numbers
 from rfjax.results import merge, results_folder
@@ -60,3 +64,39 @@ def test_the_section_and_its_figure_show_them(numbers):
     assert len(lines) == 2 and min(min(line.get_ydata()) for line in lines) == 0
     assert averages_section({"average_widths": []}, Page()) == ""
     assert average_widths_figure({"average_widths": []}, {}) is None
+
+
+def test_laws_and_rankings_never_take_made_averages(tmp_path):
+    """Half of the runs have a loss of the ordinary average alone, half of the raw weights, and all of a made average:
+    it has the most runs. Catches a law or a ranking of averages whose width was chosen by their loss."""
+    folders = planted_study.write_study(tmp_path / "runs", finished=FINISHED, failed=False, samples=False)
+    for number, folder in enumerate(folders):
+        for path in (folder / "evaluations").glob("*.json"):
+            key = json.loads(path.read_text())["key"]
+            if key["evaluation"] == "validation" and key["weights"] == ("raw", "ema")[number % 2]:
+                path.unlink()
+        made = {"weights": "power-0.1", "grid": "paper-8"}
+        planted_study.put(folder, folder.name, 2000, "validation", planted_study.loss_values(0.01), **made)
+    merge.collect(folders, tmp_path / "results")
+    assert primary_settings(results_folder.read(tmp_path / "results")).weights == "ema"
+    for folder in folders:
+        for path in (folder / "evaluations").glob("*.json"):
+            key = json.loads(path.read_text())["key"]
+            if key["evaluation"] == "validation" and key["weights"] != "power-0.1":
+                path.unlink()
+    merge.collect(folders, tmp_path / "only")
+    with pytest.raises(ConfigError, match="has no validation loss; evaluate a run first"):
+        primary_settings(results_folder.read(tmp_path / "only"))
+    ranked = []
+    for variant, score in {"rf": 0.7, "eps/linear": 0.6}.items():
+        ranked += planted_ranking.write_variant(
+            tmp_path / "ranked", variant, lambda *_, s=score: (s, s), corpora=("shapes",)
+        )
+    merge.collect(ranked, tmp_path / "before")
+    for folder in ranked:
+        for steps, guidance in planted_ranking.SAMPLERS:
+            place = {"corpus": "shapes", "weights": "power-0.1", "steps": steps, "guidance": guidance}
+            records.write_record(folder, planted_ranking.control_record(folder.name, 0.1, 9.0, **place))
+    merge.collect(ranked, tmp_path / "after")
+    before, after = (measures_of(results_folder.read(tmp_path / name)) for name in ("before", "after"))
+    assert after.controls == before.controls

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rfjax.config import Config, SamplerConfig
+from rfjax.config import Config, SamplerConfig, apply_overrides
 from rfjax.errors import ConfigError
 from rfjax.tune import config
 from rfjax.tune.methods import METHODS
@@ -58,3 +58,9 @@ def test_a_tuned_run_keeps_the_network_and_the_evaluations_of_its_own():
     assert (tuned.model, tuned.data, tuned.seed) == (base.model, base.data, base.seed)
     assert (tuned.train.steps, tuned.train.batch_size, tuned.train.condition_dropout) == (9, 6, 0.0)
     assert tuned.evaluation.sampler == base.evaluation.sampler
+
+
+def test_a_tuned_run_keeps_no_power_averages():
+    """Catches a base run's averages asked of the state of a tuning, which has none."""
+    base = apply_overrides(Config(), {"train.power_averages": (0.05, 0.1), "train.average_snapshots": 8})
+    assert config.run_config(base, config.load(None, {})).train.power_averages == ()
