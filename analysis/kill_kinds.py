@@ -55,7 +55,8 @@ def study(points: dict, **train) -> str:
 
 # The study that tuning, evaluating, collecting and exporting start from. It is trained once, undisturbed.
 BASE = study({"a": {}, "b": {"model.depth": 2}}, steps=40)
-RATES = {f"rate{number}": {"train.learning_rate": 5e-4 * 2**number} for number in range(3)}
+WHOLE = {"mesh.data": -1, "mesh.fsdp": 1}  # each of the runs trained together is whole on one device
+RATES = {f"rate{number}": {"train.learning_rate": 5e-4 * 2**number, **WHOLE} for number in range(3)}
 
 
 class Kind(NamedTuple):
@@ -142,7 +143,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 KINDS = {
     "study": Kind(study_command, study_ends, study({"only": {}})),
-    "together": Kind(study_command, study_ends, study(RATES, together=3)),
+    "together": Kind(study_command, study_ends, study(RATES, together=3), processes=(1,)),
     "branches": Kind(
         study_command, study_ends, study({"only": {}}, schedule="wsd", decay_fraction=0.25, branches=(80, 140, 200))
     ),
