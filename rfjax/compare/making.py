@@ -208,7 +208,7 @@ def _names(wanted: Sequence[str]) -> tuple[Name, ...]:
 
 
 def _write_pages(request: Request, study: Study, shown: Mapping[str, Picture | None]) -> dict[str, int]:
-    """Writes the pages, and returns {page: its bytes}."""
+    """Writes the pages, and returns {page: its size in bytes}."""
     prompt_of = {image: pair.prompt for pair in study.pairs for image in pair.images}
     sizes = {prompt_of[image]: one.size for image, one in shown.items() if one is not None and image in prompt_of}
 

@@ -224,8 +224,8 @@ def _flattened(plain, layout) -> dict[str, dict[str, str]]:
     """Finds the average that latent-diffusion's LitEma saves. LitEma removes the dots from the tensors' names, as in
     `model_ema.diffusion_modelpos_embed`.
 
-    Returns {name of a layout: {tensor's name in the layout: its name in the file}}, for the layouts that match the most
-    names.
+    Returns {name of a layout: {tensor's name in the layout: its name in the file}}, for each layout that has more than
+    half of the names. If `layout` is given, only that layout is tried.
     """
     flat = {name[len(_FLAT) :]: kept for name, kept in plain.items() if name.startswith(_FLAT)}
     flat = {name: kept for name, kept in flat.items() if "." not in name and name not in _COUNTERS}

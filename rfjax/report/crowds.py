@@ -31,7 +31,7 @@ def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list
 
 
 def shown_of(shown: int, total: int, what: str, where: str) -> str:
-    """A sentence, after a blank, that says how many things are shown and which file has all; "" if all are shown."""
+    """A sentence, after a space, that says how many things are shown and which file has all; "" if all are shown."""
     return "" if shown >= total else f" Shown are {shown:,} of {total:,} {what}; all are in {where}."
 
 

@@ -175,7 +175,8 @@ def _unfinished(table, path) -> list[str]:
 
 
 def _summaries(table, path) -> list[str]:
-    """Returns notes on rows that seem to be means or sums of other rows instead of runs. They are kept."""
+    """Returns a note that names the rows whose run is called "mean", "std", "total" or the like, since such a row may
+    sum up other rows. The rows stay in the table, and are fitted as runs."""
     words = ("mean", "average", "avg", "median", "std", "min", "max", "sum", "total")
     named = table["run"].astype(str).str.strip().str.lower() if "run" in table else pd.Series(dtype=str)
     bad = named[named.isin(words)]
