@@ -281,6 +281,16 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
             time.sleep(pause)
 
 
+def _remove_torn(folder: Path) -> None:
+    """Removes the folders of saves that were not completed.
+
+    Orbax would do this in the background, and a manager that is closed before it saves does not wait for the end: then
+    the next manager's save might lose its own folder.
+    """
+    for torn in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(torn, ignore_errors=True)
+
+
 class Checkpoints:
     """Writes the checkpoints of one run. This is a context manager: at its end it waits for saves that are not done.
 
@@ -294,6 +304,7 @@ class Checkpoints:
         self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep_last), _KeptForGood(kept)])
         if distributed.is_first():
             (self._workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+            _remove_torn(self._workdir / FOLDER)
         distributed.together("the folder of checkpoints")
         self._open()
 
@@ -302,7 +313,6 @@ class Checkpoints:
             preservation_policy=self._policy,
             # A run's snapshots and its checkpoints are two managers; their processes must not wait at one barrier.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._prefix),
-            cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
         # All devices that hold a replicated array write a slice each, if the array is large enough to be worth
@@ -371,6 +381,7 @@ class Checkpoints:
         """Drops the remains of a failed save, so that the same step can be saved again."""
         with contextlib.suppress(Exception):
             self._manager.close()
+        _remove_torn(self._workdir / FOLDER)  # only a process that is alone opens again
         self._open()
 
     def _saving(self):

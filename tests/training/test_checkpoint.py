@@ -299,3 +299,22 @@ def test_other_names_beside_checkpoints_are_no_steps(tmp_path):
     assert restored(tmp_path).step == 3
     save(tmp_path, [5])
     assert steps_saved(tmp_path) == [3, 5]
+
+
+def test_torn_saves_are_gone_before_a_manager_is_made(tmp_path, monkeypatch):
+    """Catches folders that are removed in the background, while the next manager begins to save: it would lose its
+    own."""
+    torn = tmp_path / checkpoint.FOLDER / "7.orbax-checkpoint-tmp"
+    (torn / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    real, there = checkpoint.ocp.CheckpointManager, []
+
+    def make(*arguments, **named):
+        there.append(torn.exists())
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", make)
+    with Checkpoints(tmp_path, keep_last=1, kept=lambda step: False) as checkpoints:
+        torn.mkdir()
+        checkpoints.open_again()
+        checkpoints.save(state_at(7), 7, COST)
+    assert there == [False, False] and checkpoint.steps_saved(tmp_path) == [7]
