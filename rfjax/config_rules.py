@@ -14,8 +14,6 @@ from rfjax.limits import (
     BACKBONES,
     CHOICES,
     CLIP_CORPORA,
-    LEAST_WIDTH,
-    MOST_WIDTH,
     POSITION_MULTIPLE,
     RANGES,
     SCORES,
@@ -27,6 +25,7 @@ from rfjax.limits import (
     format_number,
 )
 from rfjax.mesh_axes import INNER_AXES
+from rfjax.weight_names import WIDTHS, are_widths
 
 # (field, the field or number that must divide its value)
 DIVISORS: tuple[tuple[str, str | int], ...] = (
@@ -56,12 +55,6 @@ def parse_bucket(text: str) -> tuple[tuple[int, int, int], Fraction]:
         wanted = "a bucket is FRAMESxHEIGHTxWIDTH@SHARE, such as 8x16x16@0.7, or HEIGHTxWIDTH@SHARE of stills"
         raise ConfigError(f"{name} has {text!r}; {wanted}, with a share above 0 and at most 1") from None
     return found
-
-
-def _are_widths(widths: tuple[float, ...]) -> bool:
-    """Whether widths of power-function averages are in range, and differ in the digits of their names."""
-    in_range = all(LEAST_WIDTH <= width < MOST_WIDTH for width in widths)
-    return in_range and len({f"{width:g}" for width in widths}) == len(widths)
 
 
 def _are_buckets(buckets: tuple[str, ...]) -> bool:
@@ -207,8 +200,8 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         ("train.power_averages",),
-        _are_widths,
-        f"it must list different widths (sigma_rel) between {LEAST_WIDTH} and {MOST_WIDTH}, such as (0.05, 0.1)",
+        are_widths,
+        f"it must list different widths {WIDTHS}, such as (0.05, 0.1)",
     ),
     (
         ("train.power_averages", "train.steps", "train.average_every"),

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rfjax.errors import ConfigError
 from rfjax.limits import LEAST_WIDTH, MOST_WIDTH
 
 POWER = "power-"
+WIDTHS = f"(sigma_rel) between {LEAST_WIDTH} and {MOST_WIDTH}"  # for messages
 
 
 def weights_name(width: float) -> str:
@@ -22,6 +25,16 @@ def width_of(weights: str) -> float | None:
         return None
 
 
+def is_width(width: float) -> bool:
+    """Whether a power-function average may have this width (sigma_rel)."""
+    return LEAST_WIDTH <= width < MOST_WIDTH
+
+
+def are_widths(widths: Sequence[float]) -> bool:
+    """Whether widths may be, and differ in the digits of their names."""
+    return all(map(is_width, widths)) and len(set(map(weights_name, widths))) == len(widths)
+
+
 def is_trained(weights: str) -> bool:
     """Whether weights with this name come from training (`ema`, `raw`). Laws, rankings and settled rates take no
     others: an average that was made afterwards, at a width chosen by its loss, would be compared with those that were
@@ -30,13 +43,26 @@ def is_trained(weights: str) -> bool:
 
 
 def parse_weights(text: str) -> str:
-    """Checks a name of weights on a command line, and returns it as tables have it. Raises `ConfigError`."""
-    if not text.strip():
-        raise ConfigError("--weights is empty; give ema, raw or power-W, or leave it out (is a shell variable unset?)")
+    """Checks a name of weights on a command line, and returns it as tables have it. Raises `ConfigError`.
+
+    An empty text is returned as it is: the command line refuses empty values of all options in one place.
+    """
     width = width_of(text)
-    if text not in ("ema", "raw") and not (width is not None and LEAST_WIDTH <= width < MOST_WIDTH):
+    if text.strip() and text not in ("ema", "raw") and not (width is not None and is_width(width)):
         raise ConfigError(
-            f"--weights is {text!r}; it must be ema, raw, or the power-function average of a width (sigma_rel) between "
-            f"{LEAST_WIDTH} and {MOST_WIDTH}, such as power-0.12"
+            f"--weights is {text!r}; it must be ema, raw, or the power-function average of a width {WIDTHS}, such as "
+            "power-0.12"
         )
     return text if width is None else weights_name(width)
+
+
+def parse_widths(text: str) -> tuple[str, ...]:
+    """Parses the widths of `--average`, such as "0.08,0.12". Returns the names of these averages. Raises `ConfigError`
+    for anything else."""
+    try:
+        widths = tuple(map(float, text.split(",")))
+    except ValueError:
+        widths = ()
+    if not widths or not are_widths(widths):
+        raise ConfigError(f"--average is {text!r}; it must be widths {WIDTHS}, such as 0.12 or 0.05,0.1,0.15")
+    return tuple(map(weights_name, widths))

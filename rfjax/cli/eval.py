@@ -6,6 +6,7 @@ from rfjax.cli.arguments import add_checkpoint
 from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
+from rfjax.weight_names import parse_widths
 
 
 def add_arguments(parser) -> None:
@@ -30,14 +31,11 @@ def run(args, overrides) -> int:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
     folder, checkpoint = args.run, {"step": args.step, "weights": args.weights or "ema"}
     if args.average is not None:
-        from rfjax.training.snapshots import parse_widths
-        from rfjax.weight_names import weights_name
-
         if args.weights is not None:
             raise ConfigError(f"--average names the weights, and so does --weights={args.weights}; give one of the two")
         if args.sampling_steps is not None or args.mlperf_levels is not None:
             raise ConfigError("--average is for the config's own evaluations; leave out the other evaluation")
-        checkpoint["weights"] = tuple(map(weights_name, parse_widths(args.average)))
+        checkpoint["weights"] = parse_widths(args.average)
     if args.mlperf_levels is not None:
         from rfjax.evaluation.mlperf_loss import measure_assigned
 

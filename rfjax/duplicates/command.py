@@ -63,7 +63,7 @@ def run(args, overrides) -> int:
     """Describes the missing parts and then, unless the command is one task of several, writes the keys to drop."""
     from rfjax.duplicates import describe
     from rfjax.duplicates.search import faiss_module
-    from rfjax.prepare import given_keys, libraries, work
+    from rfjax.prepare import given_keys, work
     from rfjax.prepare.captions import CaptionColumns
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe
@@ -73,8 +73,7 @@ def run(args, overrides) -> int:
     _check(args, out)
     reading = Reading(**fields_given(Reading, args))
     rule = reading.clip_rule()
-    if rule is not None:
-        libraries.require("av", "reading clips needs PyAV", extra="video")
+    reading.require_video()
     source, columns = open_captioned(reading)
     descriptor = _descriptor(args)
     faiss = faiss_module()

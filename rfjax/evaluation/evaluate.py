@@ -135,8 +135,7 @@ def evaluate_run(
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))
     step, only = run.choose_step(step), (weights,) if isinstance(weights, str) else tuple(weights)
-    for width in filter(None, map(width_of, only)):
-        snapshots.mixture_for(run.workdir, step, width)  # raises for a width that cannot be made, before any work
+    snapshots.check_widths(run.workdir, step, [width for width in map(width_of, only) if width])  # before any work
     evaluator = Evaluator(run)
     due = due_at(run.config, run.name, step, everything=True, only=only)
     due.sort(key=lambda evaluation: only.index(evaluation.weights))  # each weights are read or made once

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     compiler = Compiler(args.optimisation, not args.no_xla_flags) if compiles else None
     settings = {"compiler": compiler, "search": args.search, "price": args.price}
     plans = [plan_point(point, target, **settings, say=say) for point in points]
-    said = notes(plans, target, compiler)
+    said = notes(plans, target, compiles)
     print("\n".join(["", *table(plans, target.slices), *said]))
     if args.out is not None:
         from rfjax.plan.page import render
@@ -132,25 +132,21 @@ def table(plans: Sequence, slices: int) -> list[str]:
     return format_table([[*LAYOUT_COLUMNS, *times, *COST_COLUMNS], *(_row(plan, times) for plan in plans)])
 
 
-def notes(plans: Sequence, target, compiler) -> list[str]:
-    """Returns the lines under a plan's table: what its numbers mean, and what planning found.
-
-    `compiler` is a `compiled.Compiler`, or None if nothing was compiled.
-    """
-    from rfjax.plan.compiled import why_not_compiled
+def notes(plans: Sequence, target, compiles: bool) -> list[str]:
+    """Returns the lines under a plan's table: what its numbers mean, and what planning found."""
+    from rfjax.plan.compiled import describe_settings, why_not_compiled
     from rfjax.plan.gpu_description import DESCRIPTIONS
 
     why = why_not_compiled(target.chip) or "--no-compile"
     how = f"Nothing was compiled ({why}): peak memory and traffic are estimates."
-    if compiler:
-        settings = sorted({plan.compiled.settings for plan in plans if plan.compiled}) or ["nothing fits"]
-        program = f"the program compiled for {target.name} ({'; '.join(settings)})"
+    if compiles:
+        program = f"the program compiled for {target.name} ({describe_settings(plan.compiled for plan in plans)})"
         how = f"Peak memory, operations and exchanges are those of {program}."
         if target.chip.kind == "cuda" and DESCRIPTIONS[target.chip.name].by_hand:
             how += f" XLA's description of {target.chip.name} was written by hand from white papers."
     gib = f"{target.chip.device_bytes / 2**30:.2f}"
     said = [
-        f"{how} {_attention_note(plans, target, compiler is not None)}",
+        f"{how} {_attention_note(plans, target, compiles)}",
         f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is {LAYOUT}.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]

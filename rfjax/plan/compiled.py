@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,11 @@ class Compiled:
         return f"level {self.optimisation}, {' and '.join(whose) or 'no'} XLA flags"
 
 
+def describe_settings(programs: Iterable[Compiled | None]) -> str:
+    """The settings of the programs of a plan; None stands for one that was too large to compile."""
+    return "; ".join(sorted({each.settings for each in programs if each})) or "nothing fits"
+
+
 # kind of chip -> (the package that compiles for it, the extra of rfjax that installs the package)
 COMPILERS = {"tpu": ("libtpu", "tpu-plan"), "cuda": ("jax_cuda13_plugin", "gpu-plan")}
 
@@ -149,24 +155,19 @@ def compile_sampler_for(config: Config, target: Target, sampling: dict, compiler
 
 
 def _compile(config, target, compiler, *, cpu_devices=0, sampling=None) -> Compiled:
-    environment = {**os.environ, **_ENVIRONMENT}
+    environment, special = {**os.environ, **_ENVIRONMENT}, f"--xla_force_host_platform_device_count={cpu_devices}"
     xla_flags.remove_flags(environment)  # those that rfjax set for this machine's own accelerator
-    if target is None:
-        flags = os.environ.get("XLA_FLAGS", "")
-        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cpu_devices}".strip()
-    else:
+    if target is not None:
         check_compiler(target)
         kind = target.chip.kind
+        # Without a device the compiler of GPUs cannot tune, and Triton's products have no default tiling.
+        special = "--xla_gpu_enable_triton_gemm=false" if kind == "cuda" else ""
         if compiler.xla_flags:
             added = _chosen(kind, tuple(environment.get(name, "") for name in _FLAG_VARIABLES)).added
             xla_flags.add_flags(environment, kind, added)
-        in_force = xla_flags.flags_in_force(environment)
-        if kind == "cuda":
-            # Without a device the compiler cannot tune, and Triton's products have no default tiling.
-            given = environment.get("XLA_FLAGS", "")
-            environment["XLA_FLAGS"] = f"{given} --xla_gpu_enable_triton_gemm=false".strip()
-    if target is None:
-        in_force = xla_flags.flags_in_force(environment)
+    in_force = xla_flags.flags_in_force(environment)
+    if special:
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {special}".strip()
     attention = attention_of(config, target) if target else "xla"
     attention = (SAMPLED_INSTEAD if sampling else COMPILED_INSTEAD).get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))

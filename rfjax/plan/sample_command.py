@@ -10,7 +10,7 @@ from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.quantised import check_weights
-from rfjax.plan.compiled import SAMPLED_INSTEAD, Compiler, check_compiler, why_not_compiled
+from rfjax.plan.compiled import SAMPLED_INSTEAD, Compiler, check_compiler, describe_settings, why_not_compiled
 from rfjax.plan.sample_options import read_sample_options
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
 from rfjax.plan.targets import Target
@@ -45,7 +45,7 @@ def plan_samples(args, study: Study, points: Sequence[Point], target: Target, sa
         if compiler:
             say(f"{point.id}: compiling the sampler for {target.name}, weights in {request.weights}")
         plans.append(plan_sampling(point.id, point.config, target, request, compiler))
-    said = notes(plans, points, target, compiler)
+    said = notes(plans, points, target, compiler is not None)
     print("\n".join(["", *format_table([HEADER, *map(_row, plans)]), *said]))
     if args.out is not None:
         content = {
@@ -71,13 +71,13 @@ def _row(plan: SamplePlan) -> tuple[str, ...]:
     return row + (amount(plan.seconds_per_image, 2), amount(plan.images_per_chip_hour))
 
 
-def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, compiler: Compiler | None) -> list[str]:
+def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, compiles: bool) -> list[str]:
     """Returns the lines under the table: what its numbers mean, and what each compiled sampler takes."""
     why = why_not_compiled(target.chip) or "--no-compile"
     memory = f"Nothing was compiled ({why}): peaks are estimates."
-    if compiler:
-        settings = sorted({plan.compiled.settings for plan in plans if plan.compiled}) or ["nothing fits"]
-        memory = f"Peaks are those of the samplers compiled for {target.name} ({'; '.join(settings)})."
+    if compiles:
+        settings = describe_settings(plan.compiled for plan in plans)
+        memory = f"Peaks are those of the samplers compiled for {target.name} ({settings})."
     sampler = points[0].config.evaluation.sampler
     guided = "" if sampler.guidance_scale == 1.0 else f": {plans[0].estimate.evaluations} evaluations of the network"
     said = [
@@ -90,7 +90,7 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
     for attention in sorted({plan.attention for plan in plans}):
         logits = max(plan.estimate.logits_bytes for plan in plans)
         text = f"Attention of a sampler on {target.name}: {attention}."
-        if compiler and attention in SAMPLED_INSTEAD:
+        if compiles and attention in SAMPLED_INSTEAD:
             text = text[:-1] + f", which cannot be compiled without its library; {SAMPLED_INSTEAD[attention]} was "
             text += "compiled in its place, which holds the logits of a block of queries."
         elif logits:

@@ -19,11 +19,11 @@ from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole, write_whole
 from rfjax.inputs import seals
 from rfjax.prepare import clips, images
-from rfjax.prepare.clip_files import Unfit
 from rfjax.prepare.clips import ClipRule
 from rfjax.prepare.filters import Filter, first_refusal
+from rfjax.prepare.judge import decoded
 from rfjax.prepare.options import check_range
-from rfjax.prepare.part import CORRUPT, UNREADABLE, LeftOut, Tell, listed, map_in_order
+from rfjax.prepare.part import LeftOut, Tell, listed, map_in_order
 from rfjax.prepare.recipe import keys_facts
 from rfjax.prepare.sources import Drop, Record, Source
 
@@ -170,31 +170,29 @@ def _look(record: Record | Drop, showing: Showing) -> list[Shown | Drop]:
         return [record]
     if record.key in showing.dropped_keys:
         return [Drop(record.key, listed(showing.dropped_keys[record.key]), "", record.done)]
-    look = _look_at_image if showing.clips is None else _look_at_clips
-    try:
-        return look(record, showing)
-    except images.CorruptImage as error:
-        return [Drop(record.key, CORRUPT, str(error), record.done)]
+    return (_look_at_image if showing.clips is None else _look_at_clips)(record, showing)
 
 
 def _look_at_image(record: Record, showing: Showing) -> list[Shown | Drop]:
     columns = record.metadata
     if any(test.measured for test in showing.filters):
-        columns = {**columns, **images.size_columns(*images.decode_unscaled(record.image, "none").size)}
+        whole = decoded(record, lambda file: images.decode_unscaled(file, "none"))
+        if isinstance(whole, Drop):
+            return [whole]
+        columns = {**columns, **images.size_columns(*whole.size)}
     if reason := first_refusal(showing.filters, columns):
         return [Drop(record.key, reason, "", record.done)]
-    return [Shown(record.key, (images.decode_unscaled(record.image, showing.crop),), record.done)]
+    image = decoded(record, lambda file: images.decode_unscaled(file, showing.crop))
+    return [image if isinstance(image, Drop) else Shown(record.key, (image,), record.done)]
 
 
 def _look_at_clips(record: Record, showing: Showing) -> list[Shown | Drop]:
     if reason := first_refusal((test for test in showing.filters if not test.measured), record.metadata):
         return [Drop(record.key, reason, "", record.done)]
-    try:
-        picked = clips.pick(record.image, showing.clips, showing.shown_frames, showing.crop)
-    except Unfit as error:
-        return [Drop(record.key, error.reason, str(error), record.done)]
-    except OSError as error:
-        return [Drop(record.key, UNREADABLE, f"{type(error).__name__}: {error}", record.done)]
+    pick = lambda file: clips.pick(file, showing.clips, showing.shown_frames, showing.crop)  # noqa: E731
+    picked = decoded(record, pick, of_clips=True)
+    if isinstance(picked, Drop):
+        return [picked]
     columns = {**record.metadata, **images.size_columns(picked[0].width, picked[0].height)}
     if reason := first_refusal(showing.filters, columns):
         return [Drop(record.key, reason, "", record.done)]

@@ -70,7 +70,7 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Makes the missing shards and then, unless the command is one task of several, the manifest."""
     from rfjax.data.prepared.text_encoders import parse_settings
-    from rfjax.prepare import given_keys, libraries, part, shard, storage, work
+    from rfjax.prepare import given_keys, part, shard, storage, work
     from rfjax.prepare.reading import Reading, fields_given, open_captioned, read_keys
     from rfjax.prepare.recipe import Recipe, read_recipe
 
@@ -82,8 +82,8 @@ def run(args, overrides) -> int:
         raise ConfigError("--estimate is said before any work, and --merge ends it; give one of the two")
     reading = Reading(**fields_given(Reading, args))
     rule = reading.clip_rule()
-    if rule is not None and not task.merges_only:
-        libraries.require("av", "reading clips needs PyAV", extra="video")
+    if not task.merges_only:
+        reading.require_video()
     source, columns = open_captioned(reading)
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     chosen |= {"validation_keys": read_keys(args.validation_keys, "--validation-keys")}

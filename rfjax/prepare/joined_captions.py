@@ -17,7 +17,7 @@ from rfjax.inputs.json_files import check_json, parse_json, read_json
 from rfjax.inputs.text import UndecodableText, decode_text
 from rfjax.prepare.caption_files import FORMAT, NAME, VERSION, ListJson
 from rfjax.prepare.captions import JOINED, JOINED_OF_CLIPS, NUL_REMOVED, NoText, notes_of, texts
-from rfjax.prepare.clips import ClipRule, check_same_rule, file_of
+from rfjax.prepare.clips import ClipRule, file_of
 from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
@@ -107,12 +107,6 @@ def _by_file(found: Mapping[str, tuple[str, ...]], rule: ClipRule | None) -> dic
         if (clip := file_of(key, rule)) is not None:
             files.setdefault(clip[0], {})[clip[1]] = captions
     return files
-
-
-def check_rule(captions: Captions, rule: ClipRule | None, option: str) -> None:
-    """Raises `ConfigError` if the captions were written for clips that are cut in another way than by `rule`."""
-    if captions.rule is not None:
-        check_same_rule(captions.rule, rule, option)
 
 
 def open_captions(text: str | Path) -> Captions:

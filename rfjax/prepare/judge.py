@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from rfjax.data.prepared.manifest_facts import bucket_name
 from rfjax.inputs.text import UndecodableText
@@ -15,6 +17,8 @@ from rfjax.prepare.images import CorruptImage, Picture
 from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, UNREADABLE, listed
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record
+
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,21 @@ class Kept:
         return bucket_name(self.picture.pixels.shape[:-1])
 
 
+def decoded(record: Record, decode: Callable[[bytes | Path], Decoded], *, of_clips: bool = False) -> Decoded | Drop:
+    """Returns what `decode` makes of a record's file, or the reason why the record is dropped. Files of clips are read
+    here, and images by their source, whose errors are raised."""
+    try:
+        return decode(record.image)
+    except CorruptImage as error:
+        return Drop(record.key, CORRUPT, str(error), record.done)
+    except Unfit as error:
+        return Drop(record.key, error.reason, str(error), record.done)
+    except OSError as error:
+        if not of_clips:
+            raise
+        return Drop(record.key, UNREADABLE, f"{type(error).__name__}: {error}", record.done)
+
+
 def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
     """Decodes a record. Returns its image, or its clips if the recipe has a rule for them, or the reason why it is
     dropped. The cheapest checks come first."""
@@ -56,19 +75,13 @@ def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
         return [Drop(record.key, NO_CAPTION, "", record.done)]
     if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
         return [Drop(record.key, reason, "", record.done)]
-    try:
-        if recipe.clips is None:
-            pictures = [images.decode(record.image, recipe.buckets, recipe.resample)]
-        else:
-            pictures = clips.cut(record.image, recipe.clips, recipe.buckets, recipe.resample)
-    except CorruptImage as error:
-        return [Drop(record.key, CORRUPT, str(error), record.done)]
-    except Unfit as error:
-        return [Drop(record.key, error.reason, str(error), record.done)]
-    except OSError as error:
-        if recipe.clips is None:  # images are read by their source
-            raise
-        return [Drop(record.key, UNREADABLE, f"{type(error).__name__}: {error}", record.done)]
+    if recipe.clips is None:
+        pictures = decoded(record, lambda file: [images.decode(file, recipe.buckets, recipe.resample)])
+    else:
+        cut = lambda file: clips.cut(file, recipe.clips, recipe.buckets, recipe.resample)  # noqa: E731
+        pictures = decoded(record, cut, of_clips=True)
+    if isinstance(pictures, Drop):
+        return [pictures]
     if reason := first_refusal((test for test in recipe.filters if test.measured), pictures[0].columns):
         return [Drop(record.key, reason, f"{pictures[0].width}x{pictures[0].height}", record.done)]
     found: list[Kept | Drop] = []

@@ -17,6 +17,7 @@ from rfjax.prepare import captions, joined_captions
 from rfjax.prepare.captions import TEMPLATE, CaptionColumns
 from rfjax.prepare.clips import ClipRule, check_same_rule, parse_rule
 from rfjax.prepare.filters import Filter, parse_filter
+from rfjax.prepare.libraries import require
 from rfjax.prepare.options import check_range
 from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Source, open_source
 
@@ -42,6 +43,11 @@ class Reading:
     def clip_rule(self) -> ClipRule | None:
         """How clips are cut from files; None for images."""
         return parse_rule(self.frames, self.fps, self.clips)
+
+    def require_video(self) -> None:
+        """Raises `ConfigError` if clips are asked for and the library that reads them is missing."""
+        if self.clip_rule() is not None:
+            require("av", "reading clips needs PyAV", extra="video")
 
     def filters(self) -> tuple[Filter, ...]:
         """Parses the comparisons of --filter."""
@@ -125,9 +131,10 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
         if synthetic is not None:
             both = f"--synthetic-column={synthetic} and --synthetic-captions={reading.synthetic_captions}"
             raise ConfigError(f"{both} both give synthetic captions; give one of the two")
-        written = joined_captions.open_captions(reading.synthetic_captions)
-        joined_captions.check_rule(written, reading.clip_rule(), f"--synthetic-captions {reading.synthetic_captions}")
-        source = joined_captions.JoinedSource(source, written, reading.clip_rule())
+        written, rule = joined_captions.open_captions(reading.synthetic_captions), reading.clip_rule()
+        if written.rule is not None:
+            check_same_rule(written.rule, rule, f"--synthetic-captions {reading.synthetic_captions}")
+        source = joined_captions.JoinedSource(source, written, rule)
         synthetic = captions.JOINED
     return source, CaptionColumns(original, synthetic, label, names, reading.template)
 

@@ -72,13 +72,13 @@ def run(args, overrides) -> int:
     work.check_folder(args.out, reads, own="captions.json")
     task = work.parse_task(args.task, args.merge)
     reading = Reading(**fields_given(Reading, args))
+    if not task.merges_only:
+        reading.require_video()
     rule = reading.clip_rule()
     chosen = {"filters": reading.filters(), "dropped_keys": reading.dropped_keys(), "clips": rule}
     chosen["shown_frames"] = ()
     if rule is not None:
         chosen["shown_frames"] = tuple(frames_shown(rule, 1 if args.shown_frames is None else args.shown_frames))
-        if not task.merges_only:
-            libraries.require("av", "reading clips needs PyAV", extra="video")
     elif args.shown_frames is not None:
         raise ConfigError(f"--shown-frames is {args.shown_frames}, and is for clips; give --frames, too")
     showing = Showing(**fields_given(Showing, args) | chosen)

@@ -220,13 +220,16 @@ def restore_params(workdir: Path, step: int | None = None, weights: str = "ema",
         raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
     step = distributed.from_first(lambda: choose_step(workdir, step))
     key = {"ema": "ema", "raw": "params"}[weights]
-    shapes = {key: stored_shapes(workdir, step)[key]}
+    tree, facts = restore_step(workdir, step, laid_out({key: stored_shapes(workdir, step)[key]}, sharding))
+    return tree[key], facts
+
+
+def laid_out(shapes, sharding=None):
+    """Adds shardings to a tree of shapes, for `restore_step`. `sharding` is that of `restore_params`."""
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     targets = sharding(shapes) if callable(sharding) else jax.tree.map(lambda _: sharding, shapes)
-    abstract = jax.tree.map(lambda s, t: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=t), shapes, targets)
-    tree, facts = restore_step(workdir, step, abstract)
-    return tree[key], facts
+    return jax.tree.map(lambda s, t: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=t), shapes, targets)
 
 
 def set_aside(workdir: Path, steps: Sequence[int]) -> None:
@@ -300,7 +303,6 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):
         self._workdir, self._step = Path(workdir), 0
-        self._prefix = checkpoint_facts.AVERAGES if self._workdir.name == checkpoint_facts.AVERAGES else None
         self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep_last), _KeptForGood(kept)])
         if distributed.is_first():
             (self._workdir / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -311,8 +313,8 @@ class Checkpoints:
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
-            # A run's snapshots and its checkpoints are two managers; their processes must not wait at one barrier.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._prefix),
+            # A run's snapshots and its checkpoints are two managers, which must not wait at one barrier.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._workdir.name),
             save_root_metadata=False,
         )
         # All devices that hold a replicated array write a slice each, if the array is large enough to be worth

@@ -25,7 +25,7 @@ from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trou
 from rfjax.training import branches, checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints, save_again
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.kept_steps import evaluated_steps, keeps
+from rfjax.training.kept_steps import evaluated_steps, keeps, saves
 from rfjax.training.loop import claim
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter, Window
@@ -360,7 +360,7 @@ class _Cohort:
             yield jax.device_put(batch, whole)
 
     def _saves(self, step):
-        return step % self.config.train.checkpoint_every == 0 or step in self.snapshots or self._keeps(step)
+        return saves(self.config.train, self.kept, self.snapshots, step)
 
     def _keeps(self, step):
         return keeps(self.config.train, self.kept, step)

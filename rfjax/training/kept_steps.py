@@ -43,6 +43,12 @@ def evaluated_steps(run: Run) -> frozenset[int]:
     return evaluation_steps(run.config, run.trunk.step if run.trunk else 0)
 
 
+def saves(train: TrainConfig, kept: Collection[int], snapshots: Collection[int], step: int) -> bool:
+    """Whether a step's checkpoint is saved: at multiples of `checkpoint_every`, with a snapshot of averages, and if the
+    checkpoint is kept."""
+    return step % train.checkpoint_every == 0 or step in snapshots or keeps(train, kept, step)
+
+
 def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
     """Whether a step's checkpoint is never deleted: the step is in `kept`, or a multiple of `keep_every`."""
     return step in kept or (train.keep_every > 0 and step % train.keep_every == 0)

@@ -22,7 +22,7 @@ from rfjax.training import branches, checkpoint, lineage, power_averages, run_fo
 from rfjax.training.bucket_losses import BucketLosses
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
-from rfjax.training.kept_steps import evaluated_steps, images_before, keeps
+from rfjax.training.kept_steps import evaluated_steps, images_before, keeps, saves
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter, Window
@@ -344,8 +344,7 @@ class _Attempt:
         )
 
     def _saves(self, step: int) -> bool:
-        train = self.config.train
-        return step % train.checkpoint_every == 0 or step in self.snapshots or self._keeps(step)
+        return saves(self.config.train, self.kept, self.snapshots, step)
 
     def _keeps(self, step: int) -> bool:
         return keeps(self.config.train, self.kept, step)

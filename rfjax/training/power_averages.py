@@ -93,7 +93,7 @@ def with_averages(update: Callable, config: TrainConfig) -> Callable:
     exponents = {name_of(width): exponent_of(width) for width in config.power_averages}
 
     def updated(state: AveragedState, *given):
-        new, metrics = update(TrainState(*state[: len(TrainState._fields)]), *given)
+        new, metrics = update(state, *given)
         number = new.step // config.average_every
         finite = new.skipped == state.skipped
         averaging = finite & ((new.step % config.average_every == 0) | (number == 0))
@@ -107,7 +107,7 @@ def with_averages(update: Callable, config: TrainConfig) -> Callable:
 
         power = jax.lax.cond(averaging, average, lambda power, params: power, state.power, new.params)
         last = jnp.where(averaging & (number > 0), new.step, state.power_step)
-        return AveragedState(*new, power, last), metrics
+        return new._replace(power=power, power_step=last), metrics
 
     return updated
 

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.limits import LEAST_WIDTH, MOST_WIDTH
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints
 from rfjax.training.checkpoint_facts import AVERAGES
@@ -38,18 +37,6 @@ class Held(NamedTuple):
     at: int
     width: float
     updated: int
-
-
-def parse_widths(text: str) -> tuple[float, ...]:
-    """Parses the widths of `--average`, such as "0.08,0.12". Raises `ConfigError` for anything else."""
-    try:
-        widths = tuple(float(f"{float(word):g}") for word in text.split(","))  # as in the weights' names
-    except ValueError:
-        widths = ()
-    known = f"it must be widths (sigma_rel) between {LEAST_WIDTH} and {MOST_WIDTH}, such as 0.12 or 0.05,0.1,0.15"
-    if not widths or not all(LEAST_WIDTH <= width < MOST_WIDTH for width in widths) or len(set(widths)) < len(widths):
-        raise ConfigError(f"--average is {text!r}; {known}")
-    return widths
 
 
 def save_snapshot(
@@ -140,10 +127,11 @@ def _trunk_of(folder: Path, record, trunk) -> Path | None:
 
 def _updated(folder: Path, at: int) -> int:
     """The step after which the averages stored at a step were last updated; 0 for a checkpoint of weights alone."""
-    if "power_step" not in checkpoint.stored_shapes(folder, at):
+    shapes = checkpoint.stored_shapes(folder, at)
+    if "power_step" not in shapes:
         return 0
-    abstract = {"power_step": jax.ShapeDtypeStruct((), np.int32, sharding=_first_device())}
-    return int(_read(folder, at, abstract)["power_step"])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return int(_read(folder, at, checkpoint.laid_out({"power_step": shapes["power_step"]}, here))["power_step"])
 
 
 def _read(folder: Path, at: int, abstract):
@@ -156,17 +144,18 @@ def _read(folder: Path, at: int, abstract):
         raise RfjaxError(f"{error}; {move}") from None
 
 
-def _first_device():
-    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+def check_widths(workdir: Path, step: int, widths: Collection[float]) -> None:
+    """Raises `ConfigError` as `restore` does for a width that cannot be made at a checkpoint's step. Reads no
+    parameters."""
+    if widths:
+        held, lacking = held_by(workdir, step)
+        for width in widths:
+            _mixture(held, lacking, width, f"step {step} of {workdir}")
 
 
-def mixture_for(workdir: Path, step: int, width: float) -> tuple[list[Held], Mixture]:
-    """Finds how the average of a width at a checkpoint's step is made. Returns (the stored averages, the mixture).
-
-    Reads no parameters. Raises `ConfigError` as `held_by` does, and for a width whose weights over steps the stored
-    averages cannot make.
-    """
-    held, lacking = held_by(workdir, step)
+def _mixture(held: Sequence[Held], lacking: Sequence[str], width: float, where: str) -> Mixture:
+    """Finds how the average of a width is made from the stored ones. Raises `ConfigError` for a width whose weights
+    over steps they cannot make; the message says what is `lacking`."""
     end = float(max(each.updated for each in held))
     ends, exponents = zip(*((float(each.updated), exponent_of(each.width)) for each in held), strict=True)
     mixture = mix(ends, exponents, end, exponent_of(width))
@@ -174,20 +163,22 @@ def mixture_for(workdir: Path, step: int, width: float) -> tuple[list[Held], Mix
         kept = ", ".join(f"{each:g}" for each in sorted({each.width for each in held}))
         missing = f" ({'; '.join(lacking)})" if lacking else ""
         raise ConfigError(
-            f"{weights_name(width)} cannot be made at step {step} of {workdir}: the {len(set(ends))} stored averages "
+            f"{weights_name(width)} cannot be made at {where}: the {len(set(ends))} stored averages "
             f"of widths {kept}{missing} give its weights over steps with an error of {mixture.misfit:.1%} (at most "
             f"{MISFIT:.0%}); choose a width nearer to theirs, or train with more --config.train.average_snapshots"
         )
-    return held, mixture
+    return mixture
 
 
 def restore(workdir: Path, step: int, width: float, sharding: Callable | None = None) -> Any:
     """Makes the average of a width at a checkpoint's step. `sharding` is a function from the tree of its arrays' shapes
     to a tree of shardings; by default arrays go to the first device.
 
-    Raises `ConfigError` as `mixture_for` does, and `RfjaxError` for a snapshot that is damaged or of another run.
+    Raises `ConfigError` as `held_by` does, and for a width whose weights over steps the stored averages cannot make.
+    Raises `RfjaxError` for a snapshot that is damaged or of another run.
     """
-    held, mixture = mixture_for(workdir, step, width)
+    held, lacking = held_by(workdir, step)
+    mixture = _mixture(held, lacking, width, f"step {step} of {workdir}")
     total = form = None
     rows = zip(held, map(np.float32, mixture.coefficients), strict=True)
     for (folder, at), stored in itertools.groupby(rows, key=lambda row: (row[0].folder, row[0].at)):
@@ -203,11 +194,6 @@ def restore(workdir: Path, step: int, width: float, sharding: Callable | None = 
 
 def _restore_all(folder: Path, at: int, names: Sequence[str], sharding) -> dict[str, Any]:
     """Reads the averages with these names that are stored at a step."""
-    shapes = {name: checkpoint.stored_shapes(folder, at)["power"][name] for name in names}
-    places = {name: sharding(tree) if sharding else _everywhere(tree) for name, tree in shapes.items()}
-    abstract = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, places)
+    stored = checkpoint.stored_shapes(folder, at)["power"]
+    abstract = {name: checkpoint.laid_out(stored[name], sharding) for name in names}
     return _read(folder, at, {"power": abstract})["power"]
-
-
-def _everywhere(tree):
-    return jax.tree.map(lambda _: _first_device(), tree)

@@ -19,7 +19,7 @@ from rfjax.training.loss import ExampleLosses, LossFn
 from rfjax.training.mesh import BATCH, check_batch, shardings
 from rfjax.training.optimizer import learning_rate
 from rfjax.training.power_averages import with_averages
-from rfjax.training.state import State, TrainState
+from rfjax.training.state import State
 
 TIME_BINS = 10  # the training loss is reported in this many equal bins of t in [0, 1]
 
@@ -175,7 +175,9 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
         skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
         skipped = state.skipped + bad
         metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, *bins)
-        return TrainState(state.step + 1, params, ema, opt_state, skipped, skipped_in_row), metrics
+        new = {"params": params, "ema": ema, "opt_state": opt_state}
+        new |= {"step": state.step + 1, "skipped": skipped, "skipped_in_row": skipped_in_row}
+        return state._replace(**new), metrics
 
     return update
 

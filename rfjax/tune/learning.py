@@ -95,8 +95,8 @@ def make_step(run: Run, tune: TuneConfig, abstract: TuneState) -> Callable:
         def loss_fn(adapter, batch, step, places):
             return loss(adapter, base, state.sampler, batch, step, places)
 
-        parts = step_parts(loss_fn, optimizer, run.config.train, run.mesh, abstract.trained)
-        trained, metrics = parts.update(state.trained, *parts.gradients(state.params, batch, state.step))
+        parts = step_parts(loss_fn, optimizer, run.config.train, run.mesh, abstract)
+        trained, metrics = parts.update(state, *parts.gradients(state.params, batch, state.step))
         ends, number = trained.step % every == 0, trained.step // every
         kept = jnp.where(ends, jnp.asarray(method.kept(tune, number), jnp.float32), 1.0)
         sampler = jax.tree.map(
@@ -105,7 +105,7 @@ def make_step(run: Run, tune: TuneConfig, abstract: TuneState) -> Callable:
             state.sampler,
             trained.params,
         )
-        return TuneState.of(trained, sampler), metrics
+        return trained._replace(sampler=sampler), metrics
 
     return step
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from rfjax.models.lora import Adapter, init_adapter
-from rfjax.training.state import Optimizer, OptState, TrainState, start_state
+from rfjax.training.state import Optimizer, OptState, start_state
 
 
 class TuneState(NamedTuple):
@@ -27,18 +27,9 @@ class TuneState(NamedTuple):
     skipped_in_row: Int[Array, ""]
     sampler: Adapter
 
-    @property
-    def trained(self) -> TrainState:
-        """The training state alone, without `sampler`."""
-        return TrainState(*self[: len(TrainState._fields)])
-
-    @classmethod
-    def of(cls, trained: TrainState, sampler: Adapter) -> TuneState:
-        return cls(*trained, sampler)
-
 
 def init_tuning(key: Array, base, rank: int, optimizer: Optimizer) -> TuneState:
     """The state before the first step, with a new adapter. Only the shapes of the parameters `base` are used."""
     adapter = init_adapter(key, base, rank)
     average, sampler = (jax.tree.map(jnp.copy, adapter) for _ in range(2))  # donated buffers must not be shared
-    return TuneState.of(start_state(adapter, average, optimizer), sampler)
+    return TuneState(*start_state(adapter, average, optimizer), sampler)

@@ -15,7 +15,7 @@ from rfjax.training.checkpoint_facts import AVERAGES
 from rfjax.training.mesh import path_name, shardings
 from rfjax.training.power_averages import exponent_of, mix, name_of, snapshot_steps, update_weight
 from rfjax.training.program import abstract_state
-from rfjax.weight_names import parse_weights
+from rfjax.weight_names import parse_weights, parse_widths
 
 WIDTHS = (0.05, 0.1)
 KEEPS = {"train.power_averages": WIDTHS, "train.steps": 64, "train.ema_every": 2, "train.checkpoint_every": 12}
@@ -276,7 +276,7 @@ def test_a_made_average_is_exported_by_its_name(trained):
 @pytest.mark.parametrize("text", ["", "0", "0.3", "0.1,0.1", "0.1,0.10000001", "wide"])
 def test_widths_that_cannot_be_are_refused(text):
     with pytest.raises(ConfigError, match="must be widths"):
-        snapshots.parse_widths(text)
+        parse_widths(text)
     if text not in ("", "wide"):
         with pytest.raises(ConfigError, match="must list different widths"):
             tiny_config({"train.power_averages": tuple(map(float, text.split(",")))})
