@@ -185,7 +185,8 @@ def _stamp(folder: Path) -> list[tuple[str, int, int]]:
 def _read(folder: Path) -> Results:
     path = folder / "table.json"
     if not path.is_file():
-        raise ConfigError(f"no results table at {folder} (table.json is missing); {REMEDY}")
+        missing = "table.json is missing" if folder.is_dir() else "there is no such folder"
+        raise ConfigError(f"no results table at {folder} ({missing}); {REMEDY}")
     try:
         version = parse_json(read_bytes(path)).get("schema")
         if version != SCHEMA and version not in range(min(ADDED) - 1, SCHEMA):

@@ -359,7 +359,7 @@ def _done_before(workdir: Path, run: PlannedRun) -> float:
 
 
 def _time_left(began, spent, total) -> str:
-    if not spent:
+    if spent < total / 100:  # until then most of the time is compilation and evaluation
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent
     return f" (about {left / 60:.0f} min left)"

@@ -74,6 +74,7 @@ def test_the_report_has_a_section_and_the_study_is_otherwise_the_same(undrawn, m
     assert "Sampling with fewer steps" in (tmp_path / "report" / "index.html").read_text()
 
 
+@pytest.mark.full
 def test_the_report_sets_depths_side_by_side_as_table_6(undrawn, tmp_path):
     """A row for each run and a column for each count. A drop under the wrong heading, or of another run,
     reads as well as the right one: each cell is computed here from the planted prompts."""

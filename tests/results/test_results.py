@@ -340,8 +340,10 @@ def test_a_damaged_table_is_refused_with_the_remedy(tmp_path, run, file, change,
 
 
 def test_missing_files_are_refused(tmp_path, run):
-    with pytest.raises(ConfigError, match="no results table at"):
+    with pytest.raises(ConfigError, match="no results table at .*table.json is missing"):
         results_folder.read(tmp_path)
+    with pytest.raises(ConfigError, match="no results table at .*there is no such folder"):
+        results_folder.read(tmp_path / "mistyped")
     merge.collect([run], tmp_path / "results")
     sheet = next((tmp_path / "results/samples").glob("*.png"))
     for path in (sheet, tmp_path / "results/long.csv"):

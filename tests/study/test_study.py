@@ -253,6 +253,7 @@ def test_a_study_whose_tracker_cannot_be_used_is_refused_before_it_trains(tmp_pa
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.full
 def test_the_nodes_smallest_point_takes_steps_on_tiny_dimensions(tmp_path):
     """configs/node_depth.py as it is but for its sizes and lengths: mup, bfloat16, no loop. Of its branches one run."""
     tiny = {

@@ -129,7 +129,8 @@ def test_a_tuning_that_is_stopped_within_a_round_ends_with_the_same_bits(base, t
     assert held_out.read(tmp_path / "dpo") == held_out.read(folder)
 
 
-@pytest.mark.parametrize("method", ["nft", pytest.param("grpo", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["nft", "grpo"])
 def test_other_methods_resume_exactly_too(base, tmp_path, method):
     """NFT's sampling policy keeps a share of its adapter, so it is neither the base nor the policy. GRPO's images have
     paths, which are made again, and whose steps have the same probability as when they were made."""

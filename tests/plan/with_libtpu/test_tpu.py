@@ -34,7 +34,8 @@ def test_the_smallest_point_compiles_for_a_small_slice():
     assert not [c for c in counts.collectives if c.kind == "all-to-all"]
 
 
-@pytest.mark.parametrize("slices", [2, pytest.param(4, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("slices", [2, 4])
 def test_slices_exchange_their_parts_of_the_gradients_and_nothing_else(slices):
     """Catches a mesh that is not ordered by slice (weights would be gathered over the slow network), exchanges between
     slices that the program's text hides, and gradients that are not first summed inside a slice."""
