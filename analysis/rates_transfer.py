@@ -2,10 +2,11 @@
 
     rfjax study --config analysis/rates_transfer.py --workdir DIR
 
-Each sweep has five rates, a factor of 2 apart, and two seeds. At depth 2, widths 64, 128 and 256 are swept under
-standard, mup and completep, and width 512 under mup at three rates. At width 128, depths 1 and 4 are swept, too. A
-second backbone and Muon are swept at two widths under mup. The rates of a size train as one program. The environment
-variables `TRANSFER_STEPS` and `TRANSFER_WIDTHS` make the study smaller for a test.
+Each sweep has five rates, a factor of 2 apart, and two seeds. Under standard the sweeps of narrow networks have two
+more rates, because their best rates are higher. At depth 2, widths 64, 128 and 256 are swept under standard, mup and
+completep, and width 512 under mup at three rates. At width 128, depths 1 and 4 are swept, too. A second backbone and
+Muon are swept at two widths under mup. The rates of a size train as one program. The environment variables
+`TRANSFER_STEPS` and `TRANSFER_WIDTHS` make the study smaller for a test.
 """
 
 import os
@@ -24,7 +25,7 @@ NAMES = {
     "completep": {"model.parametrization": "completep", "model.base_depth": 1, **BASE},
 }
 # log2 of the rates. Under mup the rate is that of hidden kernels at width 64, which is four times the rate of inputs.
-POWERS = {"standard": range(-11, -6), "mup": range(-9, -4), "completep": range(-9, -4), "muon": range(-8, -3)}
+POWERS = {"standard": range(-11, -4), "mup": range(-9, -4), "completep": range(-9, -4), "muon": range(-8, -3)}
 
 
 def get_config():
@@ -43,7 +44,8 @@ def cells():
     """(name, overrides, log2 rates) of each size under each setting."""
     for name, changes in NAMES.items():
         for width in WIDTHS:
-            yield f"{name}-w{width}", changes | {"model.hidden": width}, POWERS[name]
+            powers = range(-11, -6) if (name, width) == ("standard", 256) else POWERS[name]
+            yield f"{name}-w{width}", changes | {"model.hidden": width}, powers
         for depth in (1, 4):
             more = {"model.hidden": WIDTHS[min(1, len(WIDTHS) - 1)], "model.depth": depth}
             yield f"{name}-d{depth}", changes | more, POWERS[name]

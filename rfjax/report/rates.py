@@ -19,6 +19,8 @@ SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 # What tells one sweep from another, beside depth, width and number of images: column -> what an empty cell means.
 SETTINGS = {"backbone": "mmdit", "parametrization": "standard", "optimizer": "adamw"}
 OPTIMUM = ("edge", "low", "high", "interval_note", "step")
+STYLES = ("-", "--", ":", "-.")  # of the lines of the widths
+PANELS = 3  # side by side in the figure
 
 
 def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -114,37 +116,59 @@ def rates_section(numbers: Mapping, page: object) -> str:
 
 
 def learning_rate_figure(numbers, look) -> Figure | None:
-    """Draws the final loss against the peak learning rate, a line for each size, number of images and setting."""
+    """Draws the final loss against the peak learning rate: a line for each size and number of images, and a panel for
+    each backbone, parametrisation and optimiser."""
     sweeps = drawn_sweeps(numbers)
     if not sweeps:
         return None
-    figure = Figure(figsize=(WIDTH, 2.9))
-    axis = figure.subplots()
-    widths = sorted({sweep["hidden"] for sweep in sweeps})
-    styles = ("-", "--", ":", "-.")
+    panels: dict[tuple, list] = {}
     for sweep in sweeps:
-        colour, marker = look[sweep["depth"]]
-        rates = sorted({run["learning_rate"] for run in sweep["runs"]})
-        mean = [np.mean([run["loss"] for run in sweep["runs"] if run["learning_rate"] == rate]) for rate in rates]
-        axis.plot(rates, mean, color=colour, marker=marker, ls=styles[widths.index(sweep["hidden"]) % len(styles)])
-        best = mean[rates.index(sweep["best"])]
-        ring = VERMILION if sweep["at_edge"] else GREEN
-        axis.plot(sweep["best"], best, marker="o", ms=11, mfc="none", mec=ring, lw=0)
-        if not sweep["at_edge"]:
-            axis.plot(sweep["optimum"], best, marker="|", ms=9, color=colour, lw=0)
-            if sweep["low"] is not None:
-                axis.plot([sweep["low"], sweep["high"]], [best, best], color=colour, lw=0.8)
-    log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
-    log_scale(axis, "x", [run["learning_rate"] for sweep in sweeps for run in sweep["runs"]])
-    axis.set(xlabel="peak learning rate", ylabel="validation loss")
+        panels.setdefault(tuple(sweep[name] for name in SETTINGS), []).append(sweep)
+    panels = dict(sorted(panels.items(), key=lambda panel: len(panel[1]), reverse=True))
+    columns = min(len(panels), PANELS)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH, 2.9 if rows == 1 else 2.2 * rows + 0.3))
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    widths = sorted({sweep["hidden"] for sweep in sweeps})
+    for axis, (settings, drawn) in zip(axes, panels.items(), strict=False):
+        for sweep in drawn:
+            _draw_sweep(axis, sweep, look[sweep["depth"]], STYLES[widths.index(sweep["hidden"]) % len(STYLES)])
+        log_scale(axis, "x", [run["learning_rate"] for sweep in drawn for run in sweep["runs"]])
+        if len(panels) > 1:
+            own = [value for value, default in zip(settings, SETTINGS.values(), strict=True) if value != default]
+            axis.set_title(", ".join(own) or "standard", fontsize="medium")
+        axis.label_outer()
+        axis.tick_params(labelbottom=True)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis in axes[::columns]:
+        log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
+        axis.set_ylabel("validation loss")
+    for axis in axes[len(panels) - columns : len(panels)]:
+        axis.set_xlabel("peak learning rate")
     handles = depth_handles(look, sweeps) + [
         Line2D([], [], marker="o", ms=9, mfc="none", mec=GREEN, lw=0, label="best, inside the grid"),
         Line2D([], [], marker="o", ms=9, mfc="none", mec=VERMILION, lw=0, label="best, at the grid's edge"),
     ]
     if len(widths) > 1:
         handles += [
-            Line2D([], [], color=GREY, ls=styles[place % len(styles)], label=f"width {width}")
+            Line2D([], [], color=GREY, ls=STYLES[place % len(STYLES)], label=f"width {width}")
             for place, width in enumerate(widths)
         ]
     figure.legend(handles=handles, loc="outside right center")
     return figure
+
+
+def _draw_sweep(axis, sweep: Mapping, look: tuple, style: str) -> None:
+    """Draws a sweep's mean losses as a line, with a ring around the best rate, and the optimum with its interval."""
+    colour, marker = look
+    rates = sorted({run["learning_rate"] for run in sweep["runs"]})
+    mean = [np.mean([run["loss"] for run in sweep["runs"] if run["learning_rate"] == rate]) for rate in rates]
+    axis.plot(rates, mean, color=colour, marker=marker, ls=style)
+    best = mean[rates.index(sweep["best"])]
+    ring = VERMILION if sweep["at_edge"] else GREEN
+    axis.plot(sweep["best"], best, marker="o", ms=11, mfc="none", mec=ring, lw=0)
+    if not sweep["at_edge"]:
+        axis.plot(sweep["optimum"], best, marker="|", ms=9, color=colour, lw=0)
+        if sweep["low"] is not None:
+            axis.plot([sweep["low"], sweep["high"]], [best, best], color=colour, lw=0.8)

@@ -11,6 +11,7 @@ from helpers import planted_study
 from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.errors import ConfigError
+from rfjax.report import rates
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge
 from rfjax.study.cohorts import cohorts
@@ -183,14 +184,29 @@ def test_a_study_that_is_a_sweep_alone_has_a_report(swept, tmp_path, undrawn):
     assert "Learning rates" in page and "sizes agree" in page and [line for line in lines if "sizes agree" in line]
 
 
+def test_each_setting_has_its_panel_and_names_what_is_not_the_default():
+    """Catches rates of two parametrisations in one panel, where equal rates mean different steps."""
+    rows = [("mmdit", "standard", "adamw"), ("mmdit", "mup", "adamw"), ("dit", "mup", "muon"), ("mmdit", "mup", "muon")]
+    runs = [{"learning_rate": rate, "loss": loss} for rate, loss in ((1e-3, 0.4), (2e-3, 0.3), (4e-3, 0.5))]
+    sweep = {"depth": 1, "hidden": 64, "images": 10, "runs": runs, "best": 2e-3, "optimum": 1.9e-3, "at_edge": False}
+    sweeps = [sweep | {"low": None, "high": None} | dict(zip(rates.SETTINGS, row, strict=True)) for row in rows]
+    sweeps.append(sweeps[1] | {"hidden": 128})
+    figure = rates.learning_rate_figure({"learning_rates": sweeps}, {1: ("k", "o")})
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == ["mup", "standard", "dit, mup, muon", "mup, muon"]
+    assert [len([line for line in axis.lines if len(line.get_xdata()) == 3]) for axis in shown] == [2, 1, 1, 1]
+    alone = rates.learning_rate_figure({"learning_rates": sweeps[:1]}, {1: ("k", "o")})
+    assert [axis.get_title() for axis in alone.axes] == [""]
+
+
 def test_the_shipped_sweeps_train_a_sizes_rates_in_one_program(monkeypatch):
     """Catches a sweep whose points cannot join, and one that has another role."""
     transfer = Path(__file__).parents[2] / "analysis" / "rates_transfer.py"
-    for source, points, programs in (("shapes_rates", 30, 6), (transfer, 2 * (15 * 5 + 3 + 4 * 5), 2 * 20)):
+    for source, points, programs in (("shapes_rates", 30, 6), (transfer, 2 * (15 * 5 + 4 * 2 + 3 + 4 * 5), 2 * 24)):
         study = load_study(source)
         parts = cohorts({point.id: point.config for point in study.points})
         assert (len(study.points), len(parts)) == (points, programs)
         assert {run.role for run in study.runs} == {"sweep"}
         assert all(len({study.point(id).config.train.learning_rate for id in part}) == len(part) for part in parts)
     monkeypatch.setenv("TRANSFER_WIDTHS", "64")
-    assert len(load_study(transfer).points) == 2 * (9 * 5 + 2 * 5)
+    assert len(load_study(transfer).points) == 2 * (9 * 5 + 3 * 2 + 2 * 5)
