@@ -51,8 +51,8 @@ class Velocity:
 
 @dataclass(frozen=True)
 class AngularVelocity:
-    """v = a eps - b x0 (Salimans and Ho 2022), the velocity in the angle arctan(b / a). On the cosine path the velocity
-    in t is pi/2 times v."""
+    """v = a eps - b x0 (Salimans and Ho 2022). If a^2 + b^2 = 1, v is dz/dphi for the angle phi = arctan(b / a). So on
+    the cosine path the velocity dz/dt is pi/2 times v."""
 
     def mixing(self, path, t):
         a, b = path.a(t), path.b(t)

@@ -53,7 +53,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
-    times: int | None = None  # an example's temporal positions, if folded into the batch for `TimeAttention` to join
+    times: int | None = None  # how many temporal positions an example has in the batch axis; None: no `TimeAttention`
 
     def setup(self):
         c = self.config
@@ -77,7 +77,7 @@ class StreamBlock(nn.Module):
             self.mlp_out = Linear((mlp,), (width,), self.dtype)
 
     def modulations(self, condition):
-        """[chunks, batch, width]: shift, scale and gate of the attention, of the MLP and of the second attention."""
+        """[chunks, batch, width]: shift, scale, gate of attention, MLP, second attention; the first 2 if `final`."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):
@@ -109,8 +109,8 @@ class StreamBlock(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """All streams through a joint attention; the scan calls it with (carry, (condition, rotation of the image, places
-    of the attention over time))."""
+    """A block of all streams, joined in attention. The scan calls it with ({stream: tokens}, (condition, the image's
+    rotation, `Places` of the attention over time)). It returns ({stream: tokens}, None)."""
 
     config: ModelConfig
     dtype: jnp.dtype

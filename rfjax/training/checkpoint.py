@@ -287,8 +287,8 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
 def _remove_torn(folder: Path) -> None:
     """Removes the folders of saves that were not completed.
 
-    Orbax would do this in the background, and a manager that is closed before it saves does not wait for the end: then
-    the next manager's save might lose its own folder.
+    Orbax would also remove them, but in the background. A manager that is closed before its first save does not wait
+    for this removal. It could then delete the folder that the next manager's save has just begun.
     """
     for torn in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(torn, ignore_errors=True)

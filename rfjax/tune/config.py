@@ -98,7 +98,7 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    OWNER = " of a tuning"  # in messages about unknown keys; no field
+    OWNER = " of a tuning"  # text for messages about unknown keys; not a field of the config
 
     method: str = "dpo"  # a row of `methods.METHODS`
     seed: int = 0

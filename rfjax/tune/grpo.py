@@ -139,7 +139,8 @@ def loss(
     tune: TuneConfig,
     sampler: SamplerConfig,
 ) -> Loss:
-    """Computes each step's GRPO loss plus `kl` times the KL divergence of the policy's step from the reference's.
+    """Returns (losses, times t, measures), each with one value per sampling step. A loss is the GRPO loss plus `kl`
+    times the KL divergence of the policy's step from the reference's.
 
     The probability of a step under the sampling policy is not stored: it is computed again from that policy's weights.
     """

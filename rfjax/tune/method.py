@@ -91,8 +91,8 @@ class Method:
     about: str
     # (groups, config) -> the examples of a round: a named tuple of arrays, whose leading axis is the example
     examples: Callable[[Groups, TuneConfig], NamedTuple]
-    # (networks, formulation, draws, examples, config, sampler of the round) -> each example's loss, its time t, and
-    # further measures of it for the curve
+    # (networks, formulation, draws, examples, config, sampler of the round) -> (losses, times t, {name of a further
+    # measure, for the curve: values}), each with one value per example
     loss: Callable[[Networks, Formulation, Draws, NamedTuple, TuneConfig, SamplerConfig], Loss]
     # (config, number of the round that ends) -> the share of its own adapter that the sampling policy keeps
     kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
