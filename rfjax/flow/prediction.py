@@ -111,6 +111,6 @@ class EDMPrediction:
 def data_and_noise(
     mixing: Mixing, z: Float[Array, "batch ..."], prediction: Float[Array, "batch ..."]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """The (x0, eps) that give both z and the prediction. The coefficients have z's rank; det must not be zero."""
+    """The (x0, eps) that give both z and the prediction. `mixing` has arrays of z's rank; det must not be zero."""
     a, b, m, n = mixing
     return (n * z - b * prediction) / mixing.determinant, (a * prediction - m * z) / mixing.determinant

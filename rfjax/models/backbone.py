@@ -66,10 +66,10 @@ def make_backbone(
     attention: str = "auto",
     platform: str | None = None,
 ) -> Backbone:
-    """The network that `config` names, for batches of these shapes.
+    """Returns the network that `config` names, for batches of these shapes. A scan iteration has `unroll` blocks.
 
-    `attention` is `config.train.attention`; `platform` is where the network will run, by default JAX's default device.
-    Raises `ConfigError` for an attention that does not run there.
+    The other options are as in `config.train`; `platform` is where the network will run, by default that of JAX's first
+    device. Raises `ConfigError` for an attention that does not run there.
     """
     platform = platform or platform_of(jax.devices()[0])
     attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)

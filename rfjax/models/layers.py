@@ -178,7 +178,7 @@ def condition_vector(
 
 
 def position_formula(config: ModelConfig, rows: int, columns: int) -> Float[np.ndarray, "tokens hidden"]:
-    """The fixed positions of an image of rows x columns tokens."""
+    """The fixed sine-cosine position vectors of an image of rows x columns tokens, in row-major order."""
     grid, tokens, span = config.position_grid, config.position_tokens, config.position_span
     return cropped_positions(rows, columns, grid=grid, tokens=tokens, span=span, channels=config.width)
 

@@ -1,6 +1,6 @@
 """MM-DiT: text and image tokens in streams with their own weights, joined in attention (SD3 section 4 and figure 2;
 dual attention as in SD3.5-Medium). For clips the attention joins the tokens of all frames. With
-`temporal_attention="factorised"` each frame is instead an image of the batch, and `time_attention` joins the frames.
+`temporal_attention="factorised"` each temporal position is an image of the batch, and `time_attention` joins them.
 
 Stacked blocks run under a scan, so that compile time does not grow with the depth. The last block is apart: its context
 streams feed the attention and end there.
@@ -205,8 +205,8 @@ class MMDiT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations of one example's forward pass, by part. If frames are folded into the batch, all is counted once
-        per frame, also texts, conditions and modulations. Only the attention over time is counted once per example."""
+        """Operations of one example's forward pass, by part. With factorised attention each temporal position is an
+        image with a text and a modulation of its own; only the attention over time counts once per example."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
         whole, patch_values = flops.patches(model, shapes)
         images = model.batch_frames(shapes.latents)

@@ -66,8 +66,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-# Factors on a leaf's standard initial value, from its shape and v. With its factor, the standard deviation of a hidden
-# kernel falls as v^(-1/2), and that of every other leaf does not depend on the width.
+# Factors on a leaf's standard initial value, from the leaf's shape and v. After multiplication, the standard deviation
+# of a hidden kernel falls as v^(-1/2), and that of every other leaf does not depend on the width.
 def _as_wanted(shape, v):
     """For leaves whose standard initial value already moves with the width in this way: factor 1."""
     return 1.0

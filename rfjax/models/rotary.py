@@ -23,7 +23,7 @@ class Rotation(NamedTuple):
     sin: Float[Array, "tokens pairs"]
 
     def after(self, tokens: int) -> Rotation:
-        """The rotation of a longer sequence: first `tokens` tokens that are not rotated, then these."""
+        """The rotation of a longer sequence: `tokens` tokens that are not rotated, then the tokens of this rotation."""
         still = jnp.zeros((tokens, self.cos.shape[1]), self.cos.dtype)
         return Rotation(jnp.concatenate([still + 1.0, self.cos]), jnp.concatenate([still, self.sin]))
 

@@ -147,7 +147,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
         saved = facts["checksums"]
     except RfjaxError as error:
         failure = error
-    except Exception as error:  # Orbax, TensorStore and JSON raise their own kinds
+    except Exception as error:  # Orbax, TensorStore and JSON raise exceptions of their own
         failure = RfjaxError(f"checkpoint {path} cannot be read: {brief(error)}")
         failure.__cause__ = error
     if agree and (told := distributed.first_failure(failure)) and failure is None:
@@ -383,7 +383,7 @@ class Checkpoints:
         """Drops the remains of a failed save, so that the same step can be saved again."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        _remove_torn(self._workdir / FOLDER)  # only a process that is alone opens again
+        _remove_torn(self._workdir / FOLDER)  # only a job of one process comes here
         self._open()
 
     def _saving(self):

@@ -219,7 +219,7 @@ def way_back(workdir: Path, step: int) -> str:
     if good is None:
         return ""
     again = f"--branch={workdir}@{good} --skip-batches={step - good + SKIPPED_BEYOND} --workdir=ANOTHER"
-    return f"; if it does not come back, go back and pass over these batches: rfjax train {again}"
+    return f"; if the run does not recover, go back and pass over these batches: rfjax train {again}"
 
 
 def _rounded(values: dict) -> dict[str, float | None]:

@@ -163,7 +163,7 @@ def loss(
     measures = {
         "ratio_change": jnp.abs(ratio - 1.0),
         "clipped": (jnp.abs(ratio - 1.0) > tune.grpo.clip_ratio).astype(jnp.float32),
-        "gain": steps.advantage * log_ratio,  # positive: towards what was rated well
+        "gain": steps.advantage * log_ratio,  # positive: the policy prefers what was rated well
         "kl": divergence,
     }
     return each + tune.grpo.kl * divergence, formulation.path.time_at(level), measures

@@ -96,7 +96,7 @@ class Method:
     loss: Callable[[Networks, Formulation, Draws, NamedTuple, TuneConfig, SamplerConfig], Loss]
     # (config, number of the round that ends) -> the share of its own adapter that the sampling policy keeps
     kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
-    # evaluations of the network for each example: (forward passes alone, forward passes with a gradient)
+    # evaluations of the network for each example: (forward passes without a gradient, forward passes with one)
     evaluations: tuple[int, int]
     # if true, images are sampled by `flow.stochastic`, their paths are kept, and the loss uses guidance
     stochastic: bool = False

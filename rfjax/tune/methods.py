@@ -143,7 +143,7 @@ def nft_loss(
         "error_sampler": old_error,
         "moved_from_reference": moved,
         "moved_from_sampler": moved_from_sampler,
-        "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: nearer to what was rated well
+        "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: the policy prefers what was rated well
     }
     return loss + tune.nft.kl * moved, draws.t, measures
 
