@@ -61,7 +61,7 @@ class UniformAbove:
 class Discrete:
     """Uniform on the levels n / steps, n = 1, ..., steps, of a discrete schedule.
 
-    `pdf` is the probability of a level times the number of levels: the level's weight in a mean over levels.
+    `pdf` is the probability of a level times the number of levels, so it is 1 at each level.
     """
 
     steps: int = 1000
@@ -80,7 +80,7 @@ class Discrete:
 class LogitNormal:
     """t = sigmoid(x), x ~ N(mean, scale^2)  (SD3 eq. 19). A negative mean favours the data.
 
-    Where sigma = t / (1 - t), ln(sigma) ~ N(mean, scale^2): EDM's density of the noise level.
+    With sigma = t / (1 - t) this means ln(sigma) ~ N(mean, scale^2), EDM's density of the noise level sigma.
     """
 
     mean: float = 0.0

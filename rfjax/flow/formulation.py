@@ -2,7 +2,7 @@
 
 The table `FAMILIES` has the 61 formulations that SD3 compares (section 5.1) with the names used there, the paths of
 Lipman 2023 (`fm/...`), and data prediction (`x/...`). `PAPER` lists the 61. docs/formulations.md has the equations, and
-how the paper is read where it leaves a choice.
+the choices that were made where the paper is ambiguous.
 """
 
 from __future__ import annotations

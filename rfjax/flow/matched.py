@@ -1,9 +1,10 @@
 """Turns the network of any formulation into the velocity of a rectified flow at the same log-SNR.
 
 Divided by a + b, a point z = a x0 + b eps of any path is the straight path's y = (1 - s) x0 + s eps at s = b / (a + b).
-The network's prediction there, solved for data and noise, gives the velocity eps - x0. So one sampler integrates every
-formulation, and one validation loss compares them: both see only (y, s) and a velocity. Five numbers for each time
-(`Matched`) describe a formulation. A compiled program takes them as arrays, and serves every formulation.
+The network's prediction at z, solved for data and noise, gives the velocity eps - x0. So one sampler integrates every
+formulation, and one validation loss compares all formulations: both see only (y, s) and a velocity. Five numbers for
+each time (`Matched`) describe a formulation. A compiled program takes these numbers as arrays, and serves every
+formulation.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from rfjax.flow.path import Times, expand_time
 
 
 class Matched(NamedTuple):
-    """Five numbers for each time s by which a formulation's network gives the straight path's velocity; rf: (s, 1, s,
-    1, 0).
+    """The numbers that turn a formulation's network into the straight path's velocity at each time s (`time`).
 
     The network's inputs are `scale` times y and the time `condition`. The velocity at y is `of_prediction` times the
-    network's prediction plus `of_point` times y.
+    network's prediction plus `of_point` times y. For rf the five numbers are (s, 1, s, 1, 0).
     """
 
     time: Times
@@ -62,7 +62,7 @@ def velocity_of(
 
 
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:
-    """The factor that turns the loss of the rectified velocity into the formulation's own loss, at one point.
+    """The factor that turns the squared error of the rectified velocity at s into the formulation's own loss there.
 
     The factor is (det / (a + b))^2 times the weight, with a, b and det of the formulation's path: the error of the
     prediction is det / a times the error of the noise, and the error of the rectified velocity is (a + b) / a times

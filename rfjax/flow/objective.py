@@ -68,11 +68,11 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """A formulation's coefficients for a batch: each is one value per example, at its time, or one number for all."""
+    """A formulation's coefficients for a batch: each has one value per example, at the example's t, or one for all."""
 
     mixing: Mixing
     input_scale: Times | float
-    network_time: Times  # the function of t that the network is given as time
+    network_time: Times  # the network's time input, a function of t
     weight: Times | float
 
 
@@ -114,8 +114,8 @@ def effective_weight(formulation: Formulation, t: Times) -> Times:
 
         L = 1/2 integral of w(lambda) ||eps_hat - eps||^2 d lambda.
 
-    So w is twice the product of two numbers: the example's factor on the error of the noise, and the density of lambda
-    in training.
+    So w is twice the product of two numbers: the factor that the loss has on ||eps_hat - eps||^2 at t, and the density
+    of lambda in training.
     """
     mixing = formulation.prediction.mixing(formulation.path, t)
     a, b = mixing.a, mixing.b

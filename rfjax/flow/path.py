@@ -31,7 +31,7 @@ class Path(Protocol):
 
     @property
     def span(self) -> tuple[float, float]:
-        """The range of t in which the network is evaluated. Only sampling's last step, to sigma = 0, leaves it."""
+        """The range of t in which the network is evaluated. Sampling ends at sigma = 0 even if that is outside."""
 
     def a(self, t: Times) -> Times: ...
     def b(self, t: Times) -> Times: ...
@@ -97,7 +97,8 @@ class Cosine:
 
 @functools.lru_cache
 def _log_alpha_bar(steps, first, last):
-    """log prod_{i < n} (1 - beta_i) for n = 0, ..., steps; sqrt(beta_i) rises evenly."""
+    """Returns log prod_{i < n} (1 - beta_i) for n = 0, ..., steps, in float64; sqrt(beta_i) rises evenly from
+    sqrt(first) to sqrt(last)."""
     betas = np.linspace(math.sqrt(first), math.sqrt(last), steps) ** 2
     return np.append(0.0, np.cumsum(np.log1p(-betas)))
 
@@ -107,9 +108,10 @@ class LatentDiffusionLinear:
     """The discrete schedule of latent diffusion, "linear" in SD3 (section 2): sqrt(beta) rises evenly.
 
     After n of `steps` steps, at t = n / steps, a^2 = prod_{i < n} (1 - beta_i) and b^2 = 1 - a^2. Training visits
-    n = 1, ..., steps. The network's time input is (n - 1) / steps, so that an embedding of 1000 t sees the index that
-    such networks know. Between steps, for validation and sampling, log a^2 is interpolated linearly; derivatives are
-    those of the interpolation. The betas are Stable Diffusion's; SD3 does not print them.
+    n = 1, ..., steps. The network's time input is (n - 1) / steps. The embedding multiplies it by 1000, so with 1000
+    steps it gets the index n - 1, from 0 to 999, as in latent diffusion. Between steps, for validation and sampling,
+    log a^2 is interpolated linearly; derivatives are those of the interpolation. The betas are Stable Diffusion's; SD3
+    does not print them.
     """
 
     steps: int = 1000
@@ -159,9 +161,10 @@ _NEAREST = 2.0**-24
 class VarianceExplodingEDM:
     """EDM's path z = x0 + sigma eps (Karras 2022), in the time t = sigma / (1 + sigma).
 
-    In this time a normal ln(sigma) is a logit-normal t, and t has rectified flow's log-SNR. So rf's densities of t can
-    be used. The network's time input is c_noise = ln(sigma) / 4. SD3 writes the same density as b_t = exp F^-1(t) with
-    t uniform. Sampling spans EDM's sigma of 0.002 to 80.
+    If ln(sigma) is normal, this t is logit-normal. At equal t this path and rectified flow have equal log-SNR. So rf's
+    densities of t can be used. The network's time input is c_noise = ln(sigma) / 4. SD3 writes the same density as
+    b_t = exp F^-1(t), where t is uniform and F^-1 is the quantile function of ln(sigma). Sampling uses sigma from 80
+    down to 0.002, as EDM does.
     """
 
     span = (0.002 / 1.002, 80.0 / 81.0)

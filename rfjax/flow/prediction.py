@@ -51,8 +51,8 @@ class Velocity:
 
 @dataclass(frozen=True)
 class AngularVelocity:
-    """v = a eps - b x0 (Salimans and Ho 2022), the velocity in the angle arctan(b / a). On the cosine path the velocity
-    in t is pi/2 times v."""
+    """v = a eps - b x0 (Salimans and Ho 2022). If a^2 + b^2 = 1, v is dz/dphi for the angle phi = arctan(b / a). So on
+    the cosine path the velocity dz/dt is pi/2 times v."""
 
     def mixing(self, path, t):
         a, b = path.a(t), path.b(t)
@@ -111,6 +111,6 @@ class EDMPrediction:
 def data_and_noise(
     mixing: Mixing, z: Float[Array, "batch ..."], prediction: Float[Array, "batch ..."]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """The (x0, eps) that give both z and the prediction. The coefficients have z's rank; det must not be zero."""
+    """The (x0, eps) that give both z and the prediction. `mixing` has arrays of z's rank; det must not be zero."""
     a, b, m, n = mixing
     return (n * z - b * prediction) / mixing.determinant, (a * prediction - m * z) / mixing.determinant

@@ -20,7 +20,7 @@ from rfjax.flow.density import shift_time
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import VarianceExplodingEDM, rectified_time
 
-TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # takes (z, time), or (z, numbers that belong to the time)
+TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # (z, time) -> dz/dt, or (z, entry) as in `integrate`
 
 
 def _uniform(steps, shift):
@@ -28,10 +28,11 @@ def _uniform(steps, shift):
 
 
 def _diffusers(steps, shift):
-    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to the scheduler's least training
-    time (0.001, shifted), then 0.
+    """The times of diffusers' FlowMatchEulerDiscreteScheduler before their shift: equal steps from 1 to the scheduler's
+    least training time (0.001, shifted), then 0.
 
-    diffusers shifts the least time first, and then all times. So the least time is shifted twice, here as well.
+    diffusers shifts the least time, and then shifts all times. `sampling_times` shifts all times too, so the least time
+    is shifted twice, as in diffusers.
     """
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
@@ -65,9 +66,9 @@ def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform
 
     For rectified flow they are `sampling_times`. For other formulations "uniform" is the path's usual spacing, and
     "matched" is even in s. The usual spacing is Karras's from 80 to 0.002 for edm, and even in t for the other paths.
-    Sampling starts from y = s times unit noise at the first level s, so z = (a + b) y is N(0, b^2). If a network was
-    not trained at sigma = 0, Heun's last evaluation uses the smallest sigma that it was trained on. Raises
-    `ConfigError` for "diffusers", whose scheduler is for rectified flow.
+    Sampling starts from y = s times unit noise at the first level s, so z = (a + b) y is N(0, b^2). Heun's method also
+    evaluates the network at the last level, 0. If the formulation's span begins above sigma = 0, the network gets the
+    smallest sigma of the span there. Raises `ConfigError` for "diffusers" unless the formulation is rectified flow.
     """
     if formulation.is_rectified_flow:
         return sampling_times(steps, formulation.timestep_shift, sigmas)
@@ -100,8 +101,8 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 
 
 def _steps(times, at):
-    """Returns the length of each step, and the entries of `at`, by default the times, at each step's beginning and at
-    its end."""
+    """Returns (the signed length of each step, the entries of `at` at each step's beginning, those at its end), each
+    with a leading axis of steps. `at` is the times by default."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
         jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)
@@ -137,8 +138,8 @@ def integrate_with_length(
     method: str = "euler",
     at=None,
 ) -> tuple[Float[Array, "batch ..."], Float[Array, " batch"]]:
-    """Returns the result of `integrate`, and the length of each example's path: the sum over steps of the norm of its
-    move, over all elements. With Euler's method this is sum ||v dt||, as in SD3 table 6."""
+    """Returns the result of `integrate`, and the length of each example's path: the sum over steps of ||z_next - z||,
+    the norm over all elements of the example. With Euler's method this is sum ||v dt||, as in SD3 table 6."""
     step = METHODS[method]
 
     def body(carry, row):

@@ -7,8 +7,8 @@ s, ds < 0 and a Wiener process w it is
 
 y + (1 - s) v is the network's estimate of the noise, and -1/s times that estimate is the score. The score term in the
 bracket balances the added noise, so y keeps the ODE's distribution at every s. Steps are Euler-Maruyama steps. At s = 1
-sigma would be infinite, so the first step takes 1 - s at its end instead. The last step adds no noise, so that images
-end clean. So the last step is deterministic, and has no probability density that a loss could use.
+sigma would be infinite, so the first step's sigma uses the 1 - s of the step's end. The last step adds no noise, so
+that images end clean. So the last step is deterministic, and has no probability density that a loss could use.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Implementation:
     partitioned: bool = False  # whether the compiler can split it over a mesh; else `sharding.by_head` does
 
     def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
-        """The reason why an implementation does not run with these settings, or None."""
+        """The reason why this implementation does not run with these settings; None if it runs."""
         if platform not in self.platforms:
             return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
         if dtype not in self.dtypes:
@@ -68,8 +68,8 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def platform_of(device: jax.Device) -> str:
-    """Returns the device's platform, one of `ALL_PLATFORMS`. These tell GPUs apart, as JAX does not: fused kernels need
-    an NVIDIA GPU of Ampere or later."""
+    """Returns the device's platform, one of `ALL_PLATFORMS`. JAX calls every GPU `gpu`; here GPUs have three names,
+    because fused kernels need an NVIDIA GPU of the Ampere generation or later."""
     if device.platform not in ("gpu", "cuda", "rocm"):
         return device.platform
     if device.platform == "rocm" or "rocm" in device.client.platform_version.lower():

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from rfjax.models.attention_xla import scale
 
 LANES = 128  # the length of a TPU's vectors: the number of tokens is padded to a multiple of it
-LARGEST_BLOCK = 1024  # tokens: a kernel holds blocks of [tokens, tokens] in float32
+LARGEST_BLOCK = 1024  # the most tokens of a block: a kernel holds a float32 array of [block, block]
 
 
 def block_sizes(tokens: int) -> tuple[int, int]:
@@ -58,7 +58,8 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
         return jax.tree.map(np.asarray, kernel)
 
     # The cache returns the kernel's tables to later traces, on other devices too. So the tables must not hold a tracer
-    # of the present trace. A new thread has no trace; `jax.ensure_compile_time_eval` would keep the one of Flax's scan.
+    # of the present trace. A new thread has no trace. Under `jax.ensure_compile_time_eval` the trace of Flax's scan
+    # would still be active.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
         return outside.submit(build).result()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-# Batch and heads lead in every product, so that each is a plain batched matrix product.
+# Batch and heads are axes of both factors and of the result, so each product is a plain batched matrix product.
 _LOGITS = "bqhd,bkhd->bhqk"
 _OUTPUT = "bhqk,bkhd->bqhd"
 

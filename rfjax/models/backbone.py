@@ -16,7 +16,7 @@ that `make_backbone` gives, and has a static method `flops_by_part(model, shapes
 - The backbone's row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by
   default); `results/tokens.py` counts tokens by this field.
 
-`tests/models/test_backbones.py` tests all but the last. docs/README.md lists what a new backbone needs, file by file.
+`tests/models` tests all but the last (kinds in `test_parametrization.py`). docs/README.md lists a new backbone's files.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def make_backbone(
     attention: str = "auto",
     platform: str | None = None,
 ) -> Backbone:
-    """The network that `config` names, for batches of these shapes.
+    """Returns the network that `config` names, for batches of these shapes. A scan iteration has `unroll` blocks.
 
-    `attention` is `config.train.attention`; `platform` is where the network will run, by default JAX's default device.
-    Raises `ConfigError` for an attention that does not run there.
+    The other options are as in `config.train`; `platform` is where the network will run, by default that of JAX's first
+    device. Raises `ConfigError` for an attention that does not run there.
     """
     platform = platform or platform_of(jax.devices()[0])
     attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)
@@ -99,8 +99,8 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: its module's path, or "prediction" for the network itself. Flax's `__call__/0` is
-    removed from `path`, and so is the index 0 of the streams in a block's result, (streams, None)."""
+    """The name of a captured output: its module's path, or "prediction" for the network itself. Removed from `path` are
+    Flax's `__call__/0`, and the index 0 that the streams have in a block's result (streams, None)."""
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 

@@ -45,8 +45,8 @@ class Match:
         return self.size / self.reference - 1
 
 
-# A value of `hold`, which says what the match keeps of the reference -> two functions. From the reference, the first
-# computes the step between hidden sizes. From the reference and a hidden size, the second computes the head size.
+# {what `match_size` keeps of the reference (its argument `hold`): two functions}. The first takes the reference, and
+# returns the step between hidden sizes. The second takes the reference and a hidden size, and returns the head size.
 HOLDS: dict[str, tuple[Callable, Callable]] = {
     "head_size": (lambda model: model.head_size, lambda model, hidden: model.head_size),
     "heads": (lambda model: model.heads, lambda model, hidden: hidden // model.heads),
@@ -56,8 +56,8 @@ HOLDS: dict[str, tuple[Callable, Callable]] = {
 def match_size(
     reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences
 ) -> Match:
-    """Changes the fields `differences` of the config `reference`, and finds the hidden size at which the number of
-    parameters or of FLOPs (`by`) is nearest to the reference's.
+    """Returns the network that is `reference` with the fields `differences` changed, and with the hidden size at which
+    its number of parameters or of FLOPs (`by`) is nearest to the reference's.
 
     The depth is kept. `hold` says whether the size of a head or the number of heads is kept; with few heads, a
     fixed number of heads gives finer steps of the hidden size. Hidden sizes are multiples of what is kept (the size

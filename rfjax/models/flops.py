@@ -27,7 +27,7 @@ def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
 
 def sequence_tokens(model: ModelConfig, shapes: BatchShapes) -> int:
     """The number of tokens in the sequence of an example: the tokens of the image or clip and, if the network puts the
-    text into the same sequence, the tokens of the text (once per frame with factorised attention)."""
+    text into the same sequence, the tokens of the text (with factorised attention, once per temporal position)."""
     text = shapes.context[0] if BACKBONES[model.backbone].text_in_sequence else 0
     return patches(model, shapes)[0] + model.batch_frames(shapes.latents) * text
 

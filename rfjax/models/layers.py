@@ -17,7 +17,7 @@ from rfjax.models.patches import patchify
 from rfjax.models.positions import cropped_positions, time_positions
 
 NORM_EPSILON = 1e-6
-SCALE = "kernel_scale"  # beside an int8 kernel (`models/quantised.py`): float32, one for each output channel
+SCALE = "kernel_scale"  # the leaf beside an int8 kernel: a float32 scale per output channel (`models/quantised.py`)
 
 
 def xavier_uniform(inputs: int) -> Callable:
@@ -95,8 +95,8 @@ def modulate(
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x Phi(x) by the tanh formula (Hendrycks & Gimpel 2016, arXiv 1606.08415). In bfloat16 it is computed in float32
-    and rounded once, as PyTorch does, and the backward pass keeps only `x`, not the tanh beside it."""
+    """x Phi(x) by the tanh formula (Hendrycks & Gimpel 2016, arXiv 1606.08415). For bfloat16 input it is computed in
+    float32 and rounded once, as in PyTorch; then only `x` is kept for the backward pass, which computes tanh again."""
     return nn.gelu(x, approximate=True) if x.dtype == jnp.float32 else _low_precision_gelu(x)
 
 
@@ -118,8 +118,8 @@ _low_precision_gelu.defvjp(lambda x: (_gelu_in_float32(x), x), _gelu_backward)
 
 
 def unstack(x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*slice"]]:
-    """The slices along an axis, for example queries, keys and values. The backward pass stacks the gradients along the
-    same axis, as `x` is laid out. The gradient of `jnp.moveaxis` would have to be transposed first."""
+    """The slices along an axis, for example queries, keys and values. The backward pass stacks their gradients along
+    the same axis, in the layout of `x`. After `jnp.moveaxis` it would have to transpose the stacked gradient."""
     return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
 
 
@@ -178,7 +178,7 @@ def condition_vector(
 
 
 def position_formula(config: ModelConfig, rows: int, columns: int) -> Float[np.ndarray, "tokens hidden"]:
-    """The fixed positions of an image of rows x columns tokens."""
+    """The fixed sine-cosine position vectors of an image of rows x columns tokens, in row-major order."""
     grid, tokens, span = config.position_grid, config.position_tokens, config.position_span
     return cropped_positions(rows, columns, grid=grid, tokens=tokens, span=span, channels=config.width)
 
@@ -191,7 +191,7 @@ def added_positions(
     """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
     A token's vector is the vector of its place in the frame (`frame`, by default sine-cosine) plus the vector of its
-    temporal position. The vector of the first one is zero, so a clip of one frame has the positions of an image.
+    temporal position. The vector of temporal position 0 is zero, so a clip of one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None

@@ -27,7 +27,7 @@ Adapter = Any  # the same dict with {"a", "b"} in place of each adapted kernel, 
 
 class MatrixAxes(NamedTuple):
     """How a kernel is read as matrices: which axes are inputs, outputs and separate maps. Axes are counted from the
-    end. Any axes before these count stacked layers."""
+    end. Axes that are in none of the three groups stand in front, and count stacked layers."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -148,8 +148,8 @@ def adapted_leaves(params: Params) -> dict[str, MatrixShape]:
 
 
 def cut_ranks(params: Params, rank: int) -> dict[int, list[str]]:
-    """Returns {rank: the kernels whose factors have this rank}, in ascending order, for kernels that are too small for
-    `rank`."""
+    """Returns {lower rank: paths of the kernels whose factors have it}, in ascending order. It lists only kernels that
+    are too small for factors of rank `rank` (`rank_of`)."""
     cut: dict[int, list[str]] = {}
     for path, shape in adapted_leaves(params).items():
         if (own := rank_of(shape, rank)) < rank:

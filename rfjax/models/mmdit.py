@@ -1,6 +1,6 @@
 """MM-DiT: text and image tokens in streams with their own weights, joined in attention (SD3 section 4 and figure 2;
 dual attention as in SD3.5-Medium). For clips the attention joins the tokens of all frames. With
-`temporal_attention="factorised"` each frame is instead an image of the batch, and `time_attention` joins the frames.
+`temporal_attention="factorised"` each temporal position is an image of the batch, and `time_attention` joins them.
 
 Stacked blocks run under a scan, so that compile time does not grow with the depth. The last block is apart: its context
 streams feed the attention and end there.
@@ -53,7 +53,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
-    times: int | None = None  # an example's temporal positions, if folded into the batch for `TimeAttention` to join
+    times: int | None = None  # how many temporal positions an example has in the batch axis; None: no `TimeAttention`
 
     def setup(self):
         c = self.config
@@ -77,7 +77,7 @@ class StreamBlock(nn.Module):
             self.mlp_out = Linear((mlp,), (width,), self.dtype)
 
     def modulations(self, condition):
-        """[chunks, batch, width]: shift, scale and gate of the attention, of the MLP and of the second attention."""
+        """[chunks, batch, width]: shift, scale, gate of attention, MLP, second attention; the first 2 if `final`."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):
@@ -109,8 +109,8 @@ class StreamBlock(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """All streams through a joint attention; the scan calls it with (carry, (condition, rotation of the image, places
-    of the attention over time))."""
+    """A block of all streams, joined in attention. The scan calls it with ({stream: tokens}, (condition, the image's
+    rotation, `Places` of the attention over time)). It returns ({stream: tokens}, None)."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -205,8 +205,8 @@ class MMDiT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations of one example's forward pass, by part. If frames are folded into the batch, all is counted once
-        per frame, also texts, conditions and modulations. Only the attention over time is counted once per example."""
+        """Operations of one example's forward pass, by part. With factorised attention each temporal position is an
+        image with a text and a modulation of its own; only the attention over time counts once per example."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
         whole, patch_values = flops.patches(model, shapes)
         images = model.batch_frames(shapes.latents)

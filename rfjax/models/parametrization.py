@@ -47,8 +47,8 @@ class Kind:
     `forward_depth`."""
 
     rate: float = 0.0  # of Adam's rate, before the forward multiplier
-    muon_rate: float = 0.0  # of Muon's rate; its updates have the root mean square of Adam's (optimizer.py)
-    decay: float = 0.0  # of the weight decay; its product with the rate is the same at every width
+    muon_rate: float = 0.0  # of Muon's rate, for updates scaled to the root mean square of Adam's (optimizer.py)
+    decay: float = 0.0  # of the weight decay; `rate` + `decay` = 0, so rate times decay is the same at every width
     epsilon: float = -1.0  # of Adam's epsilon: gradients shrink with width
     forward: float = 0.0  # of the forward multiplier
     forward_depth: float = 0.0  # of the forward multiplier, as a power of L: for maps whose output joins the stream
@@ -66,10 +66,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
-# Factors on a leaf's standard initial value, from its shape and v. With its factor, the standard deviation of a hidden
-# kernel falls as v^(-1/2), and that of every other leaf does not depend on the width.
+# Factors on a leaf's standard initial value, from the leaf's shape and v. After multiplication, the standard deviation
+# of a hidden kernel falls as v^(-1/2), and that of every other leaf does not depend on the width.
 def _as_wanted(shape, v):
-    """For leaves whose standard initial value already behaves so."""
+    """For leaves whose standard initial value already moves with the width in this way: factor 1."""
     return 1.0
 
 

@@ -7,14 +7,14 @@ from jaxtyping import Array, Float
 
 from rfjax.errors import ConfigError
 
-POSITIONS = "positions"  # the parameters' leaf with a stored grid; no step changes it
+POSITIONS = "positions"  # the leaf of the parameters that holds a stored grid of positions; training never changes it
 
 
 def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, " grid"]:
-    """The positions of all `grid` tokens of an axis. The training images have the middle `tokens` of them.
+    """The positions of all `grid` tokens of an axis. The training images use the middle `tokens` positions.
 
-    Position p is (p - (grid - tokens)/2) * span/tokens. The training images span [0, span) at any resolution (span is
-    16 in the paper: 256 px over 16 px a token). Longer sides extrapolate at both ends.
+    Token p has position (p - (grid - tokens)/2) * span/tokens. The training images span [0, span) at any resolution
+    (span is 16 in the paper: 256 px over 16 px a token). Longer sides extrapolate at both ends.
     """
     return (np.arange(grid) - (grid - tokens) / 2) * (span / tokens)
 

@@ -1,8 +1,8 @@
 """Three-axis rotary positions (Su et al. 2021, RoPE; over time, height and width as in Wan and HunyuanVideo).
 
 A head's channels are shared out over the axes. Each axis rotates its channels in pairs of neighbours. Pair i of an axis
-with d channels is rotated by the angle position * theta^(-2i/d), where positions count tokens from 0. The product of a
-query and a key then depends on their distance alone. Text tokens are not rotated.
+with d channels is rotated by the angle position * theta^(-2i/d), where positions count tokens from 0. The positions of
+a query and a key then affect their product only through the distance. Text tokens are not rotated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Rotation(NamedTuple):
     sin: Float[Array, "tokens pairs"]
 
     def after(self, tokens: int) -> Rotation:
-        """The rotation of a longer sequence, which begins with this number of tokens that are not rotated."""
+        """The rotation of a longer sequence: `tokens` tokens that are not rotated, then the tokens of this rotation."""
         still = jnp.zeros((tokens, self.cos.shape[1]), self.cos.dtype)
         return Rotation(jnp.concatenate([still + 1.0, self.cos]), jnp.concatenate([still, self.sin]))
 

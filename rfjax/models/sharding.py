@@ -105,7 +105,7 @@ def by_head(
     function: Callable, *arrays: Float[Array, "batch tokens heads head_size"]
 ) -> Float[Array, "batch tokens heads head_size"]:
     """Applies `function` to each device's own examples and heads, for kernels that the compiler cannot split. If the
-    mesh does not divide the batch or the heads, every device computes all of them."""
+    mesh does not divide the number of examples, every device computes all examples; the same holds for heads."""
     mesh = _mesh()
     if mesh is None:
         return function(*arrays)

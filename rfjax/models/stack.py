@@ -43,7 +43,8 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
     saved values; the program then grows with `length`. `remat` is `config.train.remat`.
     """
     if remat != "none":
-        # Without a loop the compiler would see that a value is computed again, and keep it instead.
+        # Without a loop the compiler would see that the backward pass computes a value again. It would then keep the
+        # forward pass's value in memory, and remat would save nothing; `prevent_cse` stops that.
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=unroll >= length)
     return nn.scan(
         block,

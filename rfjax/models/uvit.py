@@ -30,7 +30,7 @@ ZEROS = nn.initializers.zeros
 
 
 def level_channels(config: ModelConfig) -> tuple[int, ...]:
-    """Channels of the levels, the finest level first. They double with each level, up to the transformer's width."""
+    """Channels of the levels, the finest level first. They double with each level; the last has half the width."""
     levels = int(math.log2(config.patch_size))
     return tuple(config.width >> (levels - level) for level in range(levels))
 
@@ -147,8 +147,9 @@ class UViT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Returns {part of the network: forward operations of one example}. The network has shared blocks between
-        levels, each of which halves the resolution and doubles the channels."""
+        """Returns {part of the network: forward operations of one example}. Each level on the way down halves the
+        resolution and doubles the channels; each level on the way up reverses this. Between the two ways are `dit`'s
+        blocks."""
         h, (text, context_size) = model.width, shapes.context
         _, height, width, channels = shapes.latents
         sizes = (*level_channels(model), h)

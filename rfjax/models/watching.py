@@ -53,8 +53,9 @@ def note_streams(module: nn.Module, **streams: Float[Array, "batch _ width"]) ->
 def by_layer(noted: Mapping) -> tuple[dict[str, Float[Array, ""]], dict[str, Float[Array, ""]]]:
     """Sorts a collection of notes into two dicts, (largest logits, mean squares): {layer and part of the layer: value}.
 
-    Layers count from 0 over all stacks. Among the logits, "3" is the joint attention of layer 3, and "3/image" is the
-    second attention, among the image's tokens alone.
+    Layers count from 0 over all stacks. Among the logits of MM-DiT, "3" is the joint attention of layer 3, "3/image" is
+    the second attention, among the image's tokens alone, and "3/image/time" is the attention over time. Among the mean
+    squares, "3/image" is the image's stream after layer 3.
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(noted)}
     logits, squares, first = {}, {}, 0

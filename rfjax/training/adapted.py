@@ -33,7 +33,8 @@ def adapter_of(workdir: Path) -> AdapterFacts | None:
 
 
 def describe(base: Path, step: int, weights: str, workdir: Path, rank: int, alpha: float) -> AdapterFacts:
-    """Makes the entry `adapter` of a new tuned run's run.json."""
+    """Makes the entry `adapter` of a new tuned run's run.json. The base run's folder is `base`; its checkpoint `step`
+    and the weights `ema` or `raw` are what the adapter belongs to."""
     path = os.path.relpath(base.absolute(), workdir.absolute())
     sums = _sums(checkpoint.read_facts(base, step), weights)
     return {"base": path, "step": step, "weights": weights, "sums": sums, "rank": rank, "alpha": alpha}

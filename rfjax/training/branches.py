@@ -98,10 +98,10 @@ def _shared(train: TrainConfig, **changes) -> TrainConfig:
 
 
 class Departure(NamedTuple):
-    """What `--branch RUN@STEP` names."""
+    """What `--branch RUN@STEP` names: the trunk with the step of departure, and the trunk's config."""
 
     trunk: Trunk
-    config: Config  # of the trunk
+    config: Config
 
 
 def read_departure(text: str) -> Departure:
@@ -117,9 +117,9 @@ def read_departure(text: str) -> Departure:
 def check_fits(trunk: Trunk, run: Run) -> None:
     """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure both must be the same run.
 
-    The trunk must have a checkpoint at the departure. Config, corpus and the learning rates before the departure must
-    be equal. The branch must leave at the step where its rate begins to fall; a branch that skips batches may leave at
-    any step.
+    The trunk must have a checkpoint at the departure. The two runs must have equal configs (but for `_MAY_DIFFER`),
+    equal corpora, and equal learning rates before the departure. The branch must leave at the step where its rate
+    begins to fall; a branch that skips batches may leave at any step before its last.
     """
     folder, train, where = Path(trunk.path), run.config.train, f"{trunk.path}@{trunk.step}"
     if trunk.skip_batches:
@@ -156,9 +156,9 @@ def check_fits(trunk: Trunk, run: Run) -> None:
 
 
 def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
-    """The trunk that a run left, from its run.json.
+    """The trunk that a run left, from its run.json (`record`); None for a run without a trunk.
 
-    Raises `ConfigError` if the run that is now asked for has another trunk, or none.
+    Raises `ConfigError` if `run` names a trunk, and run.json names another trunk or none.
     """
     held = record.get("trunk")
     held = held and Trunk(**{name: held[name] for name in Trunk._fields if name in held})

@@ -147,7 +147,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
         saved = facts["checksums"]
     except RfjaxError as error:
         failure = error
-    except Exception as error:  # Orbax, TensorStore and JSON raise their own kinds
+    except Exception as error:  # Orbax, TensorStore and JSON raise exceptions of their own
         failure = RfjaxError(f"checkpoint {path} cannot be read: {brief(error)}")
         failure.__cause__ = error
     if agree and (told := distributed.first_failure(failure)) and failure is None:
@@ -287,8 +287,8 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
 def _remove_torn(folder: Path) -> None:
     """Removes the folders of saves that were not completed.
 
-    Orbax would do this in the background, and a manager that is closed before it saves does not wait for the end: then
-    the next manager's save might lose its own folder.
+    Orbax would also remove them, but in the background. A manager that is closed before its first save does not wait
+    for this removal. It could then delete the folder that the next manager's save has just begun.
     """
     for torn in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(torn, ignore_errors=True)
@@ -383,7 +383,7 @@ class Checkpoints:
         """Drops the remains of a failed save, so that the same step can be saved again."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        _remove_torn(self._workdir / FOLDER)  # only a process that is alone opens again
+        _remove_torn(self._workdir / FOLDER)  # only a job of one process comes here
         self._open()
 
     def _saving(self):

@@ -76,8 +76,8 @@ def check(facts: object, workdir: Path, step: int, path: Path) -> None:
 
 
 def owner_of(workdir: Path) -> dict | None:
-    """The facts that identify the run in a folder, or whose averages lie there; None if its run.json is missing or
-    cannot be read."""
+    """Returns the facts that identify a run. `workdir` is the run's folder, or the folder `averages` inside it. Returns
+    None if run.json is missing or cannot be read."""
     folder = workdir.absolute().parent if workdir.name == AVERAGES else workdir
     try:
         record = read_json(folder / "run.json")

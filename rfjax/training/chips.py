@@ -33,7 +33,7 @@ class Chip:
     shapes: tuple[tuple[int, ...], ...] = ()  # TPU: the slices that exist; GPU: (nodes, GPUs per node)
     node: str = "node"  # what GPUs that are joined by `node_bandwidth` are called
     cores: int = 1  # what one chip adds to the number in a slice's name: its TensorCores, or 1 if names count chips
-    torus_side: int = 1  # if a side of a slice is a multiple of this, its links form a ring
+    torus_side: int = 1  # if a side of a slice is a multiple of this, the links along it form a ring
     topology: str = ""  # the TPU compiler's name of the family
     core_name: str = ""  # what the TPU compiler calls a chip whose cores are one device
     source: str

@@ -43,7 +43,7 @@ from rfjax.training.step import parameter_groups
 OWN = ("formulation", "timestep_shift", "train.learning_rate")
 
 
-# (step, the runs that go on, a function that returns a run's weights on the host: {"ema": ..., "raw": ...})
+# (step, the members still in training, a function from a member to its weights on the host: {"ema": ..., "raw": ...})
 OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
@@ -75,7 +75,7 @@ def train_cohort(
     All members have the same corpus and network. `on_checkpoint` is called at each evaluated step, once all checkpoints
     are on disk. If members are at different steps, they are divided into parts (`_parts`) that are trained one after
     another. A problem of one member (another config in its folder, damage, divergence) ends only this member. A problem
-    of a whole part (a full disk) ends the part.
+    of a whole part (a full disk) ends the part. `keep_steps`, `stop` and `log_seconds` are those of `loop.train`.
 
     Raises `Preempted`, after saving, if `stop` says so; the next start resumes. Raises `ConfigError` for a corpus of
     several latent shapes.
@@ -152,8 +152,8 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 def _departure(member: Run) -> list[int]:
-    """The step at which a branch leaves its trunk, in a list, because the branch can start from the trunk's checkpoint
-    as from one of its own; [] for any other run."""
+    """Returns, in place of the saved steps of a member without checkpoints, the steps that it can start from: for a
+    branch [the step at which it leaves its trunk], and [] for any other run."""
     return [member.trunk.step] if member.trunk else []
 
 
@@ -196,7 +196,7 @@ class _Cohort:
     def restore(self, failures: dict[Path, Exception]) -> bool:
         """Reads every member's state. Returns False if a checkpoint is damaged.
 
-        The damaged checkpoint is then set aside; if the member has no other checkpoint, the member is added to the
+        In that case, if the member has another checkpoint, the damaged one is set aside; if not, the member is added to
         `failures`.
         """
         if self.first is None:

@@ -36,7 +36,7 @@ def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def lanes(members: int, mesh: Mesh) -> list[int]:
     """Returns, for each position in the stack of states, the index of the member whose state stands there.
 
-    All devices get equally many positions. Those left over repeat the last member; their results are discarded.
+    All devices get equally many positions. Positions left over repeat the last member; their results are discarded.
     """
     return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
 
@@ -76,8 +76,8 @@ def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callab
         inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
         rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times, strict=True)]
-        # Some formulations have one number for all examples where others have a number for each. Here every coefficient
-        # becomes a number for each, so that the rows can be stacked.
+        # A coefficient may be one number for all examples in one formulation, and one number per example in another.
+        # Here each coefficient becomes one number per example, so that the rows can be stacked.
         rows = [
             jax.tree.map(lambda number, t=t: jnp.broadcast_to(jnp.float32(number), t.shape), row)
             for row, t in zip(rows, times, strict=True)

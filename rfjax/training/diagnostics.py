@@ -29,7 +29,8 @@ DEEP, LONG = 24, 1024  # from this depth on, or above this many tokens, bfloat16
 
 
 class Diagnostics(NamedTuple):
-    """The measurements of a forward pass. A key names the layer, from 0, and the part of it: "3", "3/image"."""
+    """The measurements of a forward pass. A key names a layer, counted from 0, or a part of a layer: "3", "3/image"
+    (`watching.by_layer`)."""
 
     loss: Float[Array, ""]  # the step's training loss, before its update
     largest_logit: dict[str, Float[Array, ""]]

@@ -33,7 +33,8 @@ _MAY_BE_NEW = re.compile(r"(query|key)_norm2?/scale$|/time/")
 # Parameters with an axis for a patch's values: (that axis, whether they are divided by the number of frames).
 _SPREAD = {"patch_embed/kernel": (0, True), "final/linear/kernel": (1, False), "final/linear/bias": (0, False)}
 
-# Fields of config.model and config.data that decide no parameter's shape, except perhaps that of stored positions.
+# Fields of config.model and config.data (or the beginnings of their names) that decide no parameter's shape, except
+# perhaps the shape of stored positions.
 _SHAPE_NOTHING = (
     "data.corpus",
     "data.prepared",
@@ -193,8 +194,8 @@ def _inner(path) -> str:
 def _frames(parent: Parent, config: Config) -> int:
     """The number of frames over which the weights that embed and predict the parent's patches are spread.
 
-    If the parent's patches have one frame, and the run's patches are the same but for their frames, it is the run's
-    frames per patch; else 1.
+    If the parent's patches have one frame, and the run's patches have the same height, width and channels, this is the
+    number of frames in a patch of the run; else 1.
     """
     theirs = _config_of(parent)
     if theirs is None or theirs.model.temporal_patch_size != 1:

@@ -21,7 +21,7 @@ from rfjax.outputs import open_to_append
 from rfjax.training.step import TIME_BINS, StepMetrics
 
 CURVE = "metrics.jsonl"
-DIAGNOSTICS = "diagnostics.jsonl"  # rows of diagnostics and warnings; no file without any
+DIAGNOSTICS = "diagnostics.jsonl"  # rows of diagnostics and warnings; a run without such rows has no such file
 
 
 def _finite(value: float) -> float | None:
@@ -59,8 +59,8 @@ class Window:
                 }
 
     def close(self, last: StepMetrics) -> dict:
-        """Ends the window. Returns part of a row: the window's means, and the last step's learning rate and group
-        norms.
+        """Ends the window. Returns part of a row: the window's means, and the last step's learning rate and gradient
+        norm of each parameter group.
 
         `loss_by_t[i]` is the mean loss of examples with t in [i/10, (i+1)/10); null if there are none.
         """

@@ -24,7 +24,7 @@ from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
 
-SKIPPED_BEYOND = 100  # the way back of a warning passes over batches up to so many steps after the warning
+SKIPPED_BEYOND = 100  # the command in a warning (`way_back`) skips batches until this many steps after the warning
 
 
 class Spending:
@@ -32,10 +32,11 @@ class Spending:
 
     Images and FLOPs include those of the run's ancestors. Seconds include those of earlier attempts at this run.
 
-    `batch_size` and `flops_per_image` are numbers, or functions of a step that return sums over all earlier steps.
-    `batch_size` returns the number of their images. If both are functions, `flops_per_image` returns the FLOPs of all
-    their images; if only `flops_per_image` is a function, it counts one image for each step. If several runs are
-    trained together, `share` is the fraction of the time that is counted for this run.
+    `batch_size` and `flops_per_image` are numbers if all steps cost the same. Else they are functions of a step, and
+    return a sum over all steps before it. `batch_size(step)` is the number of images. `flops_per_image(step)` is the
+    FLOPs of these images if `batch_size` is also a function; if `batch_size` is a number, it is the FLOPs of one image
+    for each step. If several runs are trained together, `share` is the fraction of the time that is counted for this
+    run.
     """
 
     def __init__(
@@ -73,15 +74,15 @@ class Spending:
 
 
 class Rates:
-    """Steps, images and FLOPs per second of training time, since the last call of `at`."""
+    """Steps, images and FLOPs per second of training time, and the MFU, since the last call of `at`."""
 
     def __init__(self, spending: Spending, step: int, mesh: Mesh):
         self.spending, self._from = spending, (step, spending.at(step)["train_seconds"])
         self._peak = hardware.peak_flops([device.device_kind for device in mesh.devices.flat])
 
     def at(self, step: int, runs: int = 1) -> dict:
-        """Returns the speed of training up to `step`: steps, images and FLOPs per second. If `runs` runs are trained
-        together, their images and FLOPs are summed."""
+        """Returns the speed of training from the step of the last call to `step`: steps, images and FLOPs per second,
+        and the MFU. If `runs` runs are trained together, their images and FLOPs are summed."""
         seconds = self.spending.at(step)["train_seconds"]
         since_step, since = self._from
         self._from = step, seconds
@@ -218,7 +219,7 @@ def way_back(workdir: Path, step: int) -> str:
     if good is None:
         return ""
     again = f"--branch={workdir}@{good} --skip-batches={step - good + SKIPPED_BEYOND} --workdir=ANOTHER"
-    return f"; if it does not come back, go back and pass over these batches: rfjax train {again}"
+    return f"; if the run does not recover, go back and pass over these batches: rfjax train {again}"
 
 
 def _rounded(values: dict) -> dict[str, float | None]:

@@ -69,7 +69,7 @@ def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array
 
 
 def warmup_advice(config: TrainConfig) -> str | None:
-    """Says how to mend a warm-up that ends after half of the run, or later; None for a shorter one."""
+    """Returns advice for a warm-up that takes more than half of the run; None for a shorter warm-up."""
     if 2 * config.warmup <= config.steps:
         return None
     highest = float(learning_rate(config)(jnp.arange(config.steps)).max())

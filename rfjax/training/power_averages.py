@@ -1,8 +1,9 @@
 """Power-function averages of the parameters, from which an average of another width is made after training.
 
-After T steps such an average weighs the parameters of step t by t^gamma. So its width is a fixed share of the run,
-whatever the run's length: sigma_rel, the standard deviation of the weights over T. `train.power_averages` lists the
-widths to keep while training; `snapshots.py` stores them from time to time, and makes averages of other widths.
+After T steps such an average weighs the parameters of step t by t^gamma. Its width, sigma_rel, is the standard
+deviation of t under these weights, divided by T. So the width is a fixed share of the run, whatever the run's length.
+`train.power_averages` lists the widths whose averages are kept while training; `snapshots.py` stores these averages
+from time to time, and makes averages of other widths.
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2, arXiv 2312.02696),
 section 3 and appendix C.
@@ -85,8 +86,8 @@ def update_weight(exponent: float, step: Int[Array, "*n"], since: Int[Array, "*n
 def with_averages(update: Callable, config: TrainConfig) -> Callable:
     """Returns the `update` of `make_update`, extended by the config's power-function averages.
 
-    They are updated after the steps after which the ordinary average is updated, every `average_every`, and not after
-    a step that was skipped. Without power-function averages, `update` itself is returned.
+    They are updated together with the ordinary average: every `average_every` steps, except after a step that was
+    skipped. Without power-function averages, `update` itself is returned.
     """
     if not config.power_averages:
         return update
@@ -136,9 +137,9 @@ def product(
     end: Float[np.ndarray, "*#m"],
     exponent: Float[np.ndarray, "*#m"],
 ) -> Float[np.ndarray, "*m"]:
-    """The inner product over time of the weights of two averages, given the last step and the exponent of each.
+    """The inner product, over steps, of the weights of two averages (EDM2, equation 151).
 
-    EDM2, equation 151.
+    One average ends at step `ends` and has the exponent `exponents`; the other has `end` and `exponent`.
     """
     smaller, larger = np.minimum(ends, end), np.maximum(ends, end)
     power = np.where(ends < end, exponent, exponents)

@@ -177,7 +177,7 @@ def make_run(
 ) -> Run:
     """Makes the run of a config on all of JAX's devices, to be trained, measured or timed.
 
-    With `like`, the run shares the corpus, network and mesh of that run, whose config must give the same ones. Raises
+    With `like`, the run shares the corpus, network and mesh of that run; the two configs must describe the same. Raises
     `ConfigError` for an unknown corpus, for a network or an attention that does not fit, and for a mesh that does not
     match the devices.
     """
@@ -223,7 +223,7 @@ def _named(config: Config, workdir: str | Path | None, study: str | None, point:
 
 
 def read_config(workdir: Path) -> Config:
-    """The config of the run in a folder. Raises `ConfigError` if there is no run."""
+    """The config of the run in a folder. Raises `ConfigError` if config.json or run.json is missing."""
     for name in ("config.json", "run.json"):
         if not (workdir / name).is_file():
             raise ConfigError(f"{workdir} is not a run's folder: it has no {name}; give the folder that was --workdir")
@@ -266,7 +266,7 @@ def check_record(run: Run) -> None:
 
 
 def describe(run: Run, parent: dict | None) -> dict:
-    """The content of a new run's run.json. `parent` is None, or the `lineage.Parent` of its weights as a dict."""
+    """The content of a new run's run.json. `parent` is None, or the `lineage.Parent` of the run's weights as a dict."""
     config, corpus = run.config, run.corpus
     return {
         "schema": 1,
@@ -354,7 +354,7 @@ def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: 
     """Records in run.json that an attempt begins at `step`, from a checkpoint with `facts`, with `together` runs in one
     program. Returns the new record.
 
-    A branch also records what its trunk had cost when it left, so that this cost is not counted twice.
+    A branch also records what its trunk had cost when the branch left, so that this cost is not counted twice.
     """
     if not (run.workdir / "config.json").exists():
         run_folder.write_json(run.workdir / "config.json", configs.to_dict(run.config))

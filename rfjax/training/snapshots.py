@@ -1,7 +1,8 @@
 """Stores a run's power-function averages from time to time, and makes the average of another width from them.
 
-The weights over steps of the wanted average are approximated by a sum of those of the snapshots, with the least square
-error (EDM2, arXiv 2312.02696, appendix C.3; `power_averages.py` says what these averages are).
+An average gives the parameters of each step a weight. A linear combination of the stored averages approximates the
+wanted average: its coefficients give the weights with the least square error (EDM2, arXiv 2312.02696, appendix C.3;
+`power_averages.py` says what these averages are).
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from rfjax.training.state import State
 from rfjax.weight_names import weights_name
 
 SAME_AS_TRUNK = ("seed", "learning_rate", "batch_size", "params", "corpus_fingerprint")  # of a branch's run.json
-# Largest relative error of the weights over steps, as the root of the mean square. Two averages of widths 0.05 and 0.1
-# with 16 evenly spread snapshots give an error of 0.009 for a width of 0.15, 0.023 for 0.2, 0.039 for 0.03, 0.079 for
-# 0.25.
+# The largest relative error that is allowed for the weights over steps, as the root of the mean square. From two
+# averages of widths 0.05 and 0.1 with 16 evenly spread snapshots, a width of 0.15 has an error of 0.009, 0.2 of 0.023,
+# 0.03 of 0.039, and 0.25 of 0.079.
 MISFIT = 0.03
 
 
@@ -58,7 +59,7 @@ def save_snapshot(
         return
     wait()
     if distributed.from_first(lambda: step in checkpoint.steps_saved(folder)):
-        return  # an attempt to save the checkpoint failed, and this is the next one
+        return  # stored by an earlier attempt, in which saving the checkpoint itself then failed
     with Checkpoints(folder, keep_last=1, kept=lambda step: True) as writer:
         writer.save(Snapshot(state.power, state.power_step), step, facts)
 
@@ -98,8 +99,8 @@ def held_by(workdir: Path, step: int) -> tuple[list[Held], list[str]]:
 
 
 def _places(workdir: Path, step: int) -> tuple[list[tuple[str, int]], list[str]]:
-    """Returns ([(folder, step)] of the checkpoint, and of the snapshots of the run and of its trunks that lie before
-    it; what is missing, in words)."""
+    """Returns (places, what is missing, in words). A place (folder, step) is the checkpoint of `step`, or a snapshot up
+    to that step. Snapshots of the run's trunk up to the departure are included, and those of the trunk's trunk."""
     found, lacking, folder, last = [(str(workdir), step)], [], workdir, step
     while folder is not None:
         saved, record = checkpoint.steps_saved(folder / AVERAGES), run_folder.read_run(folder) or {}
@@ -154,8 +155,8 @@ def check_widths(workdir: Path, step: int, widths: Collection[float]) -> None:
 
 
 def _mixture(held: Sequence[Held], lacking: Sequence[str], width: float, where: str) -> Mixture:
-    """Finds how the average of a width is made from the stored ones. Raises `ConfigError` for a width whose weights
-    over steps they cannot make; the message says what is `lacking`."""
+    """Finds how the average of a width is made from the stored averages `held`. Raises `ConfigError` if the error of
+    the weights over steps is above `MISFIT`; the message says what is `lacking`."""
     end = float(max(each.updated for each in held))
     ends, exponents = zip(*((float(each.updated), exponent_of(each.width)) for each in held), strict=True)
     mixture = mix(ends, exponents, end, exponent_of(width))

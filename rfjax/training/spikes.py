@@ -1,7 +1,7 @@
 """Warns of spikes and of a climbing loss, because such a run may be about to diverge.
 
-It uses only the numbers that every step returns anyway. Its memory is part of a checkpoint's facts, so a resumed run
-warns at the same steps as an uninterrupted run.
+The detector uses only the numbers that every step returns anyway. Its memory is part of a checkpoint's facts, so a
+resumed run warns at the same steps as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 HISTORY = 128  # steps that are remembered
-LEAST = 32  # steps before the first warning; the loss's level is its median over so many
-DEVIATIONS = 6.0  # a spike is so many deviations above the median, in logarithms
+LEAST = 32  # steps before the first warning; the loss's level is its median over this many finite steps
+DEVIATIONS = 6.0  # a spike is more than this many deviations above the median, in logarithms
 # A spike is at least exp(6 x 0.27) = 5 times the median: in healthy runs on real pictures, in batches of 16, the
 # gradient norm reached 4.2 times.
 SMALLEST_DEVIATION = 0.27
-CLIMB = 1.5  # the loss climbs where its level is so many times the lowest level so far
-QUIET = 128  # steps after a warning in which no other of the same kind is given
+CLIMB = 1.5  # the loss has climbed if its level is more than this many times the lowest level so far
+QUIET = 128  # for this many steps after a warning no other warning of the same kind is given
 
 
 class Memory(TypedDict):
@@ -31,7 +31,7 @@ class Memory(TypedDict):
 
 
 class SpikeDetector:
-    """Warns of a value far above those before it (a spike), and of a loss whose median has climbed."""
+    """Warns of a value far above the values before (a spike), and of a loss whose median has climbed."""
 
     def __init__(self, memory: Memory | None = None):
         memory = memory or {"values": {}, "quiet": {}}

@@ -160,7 +160,7 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
         )
 
         every = config.average_every
-        number = (state.step + 1) // every  # of the update of the average; at 0 the average equals the parameters
+        number = (state.step + 1) // every  # counts updates of the average; at 0 the average equals the parameters
         averaging = finite & (((state.step + 1) % every == 0) | (number == 0))
         weight = average_weight(config.ema_decay, number)
         ema = jax.lax.cond(  # a branch, not a select: most steps need not touch the average's memory

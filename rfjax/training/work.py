@@ -23,7 +23,7 @@ class Work:
     abstract: State  # shapes, dtypes and shardings of the state
     first_state: Callable[[], State]
     compile: Callable[[Callable[[str], None]], Take]  # (a function that shows a line) -> the training step
-    batches: Callable[[int, Callable[[], State]], Iterator]  # (first step, a function that returns the newest state)
+    batches: Callable[[int, Callable[[], State]], Iterator]  # (first step, function that gives the newest state)
     flops_per_image: int | Callable[[int], int]  # as in `monitor.Spending`
     facts: Mapping[str, object]  # further fields of run.json
     alarms: Callable[[Mapping], Iterable[str]] = lambda row: ()  # (row of the curve) -> lines to show

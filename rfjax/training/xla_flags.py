@@ -60,13 +60,13 @@ FLAGS: tuple[Flag, ...] = (
         "tpu",
         _MAXTEXT,
         {
-            "xla_enable_async_all_gather": "gather weights beside the products",
-            "xla_enable_async_collective_permute": "pass pieces on beside the products",
-            "xla_tpu_enable_async_collective_fusion": "run an exchange inside the kernel of a product",
+            "xla_enable_async_all_gather": "gather weights while matrix products run",
+            "xla_enable_async_collective_permute": "send pieces to neighbours while matrix products run",
+            "xla_tpu_enable_async_collective_fusion": "run an exchange inside the kernel of a matrix product",
             "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "do the same for gathered weights",
             "xla_tpu_enable_async_collective_fusion_multiple_steps": "use several products, if one is too short",
             "xla_tpu_overlap_compute_collective_tc": "let the TensorCore compute during an exchange",
-            "xla_tpu_enable_data_parallel_all_reduce_opt": "sum gradients between slices beside the products",
+            "xla_tpu_enable_data_parallel_all_reduce_opt": "sum gradients between slices during matrix products",
             "xla_tpu_data_parallel_opt_different_sized_ops": "do the same for gradients of different sizes",
         },
     ),
@@ -88,7 +88,7 @@ def flag_names(text: str) -> set[str]:
     return {word.lstrip("-").partition("=")[0] for word in text.split() if word.startswith("-")}
 
 
-# What a child process runs for the compiler to read its flags. No device is touched.
+# The Python code of a child process that makes the compiler read its flags. No device is touched.
 _PROBES = {
     "cuda": "from jaxlib import xla_client; xla_client.CompileOptions()",
     "tpu": "from jax.experimental.topologies import get_topology_desc as get; get(platform='tpu', "
@@ -109,7 +109,7 @@ _PROBE_SECONDS = 60
 
 def is_known(platform: str, flags: str) -> bool:
     """Whether the compiler for a kind of chip knows all these flags. A child process tries them; an unknown flag ends
-    it.
+    the child.
 
     If the child does not answer in time, the flags count as known: all processes of a job must come to the same answer,
     and a slow file system may delay the children of only some processes.

@@ -98,7 +98,7 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    OWNER = " of a tuning"  # in messages about unknown keys; no field
+    OWNER = " of a tuning"  # text for messages about unknown keys; not a field of the config
 
     method: str = "dpo"  # a row of `methods.METHODS`
     seed: int = 0
@@ -262,9 +262,11 @@ def flatten(tune: TuneConfig) -> dict[str, object]:
 
 
 def run_config(base: Config, tune: TuneConfig) -> Config:
-    """Makes the tuned run's config: that of the base run, with the tuning's number of steps, batch size and rates.
+    """Makes the tuned run's config: that of the base run, with the fields `shared` (steps, batch size and so on) from
+    the tuning. After warm-up the rate is constant; the optimiser is AdamW; there is no condition dropout.
 
-    So code that reads runs can read a tuned run. Its last checkpoint gets the evaluations of the base run's config.
+    So code that reads runs can read a tuned run. Only the last checkpoint gets the evaluations of the base run's
+    config.
     """
     shared = ("steps", "batch_size", "accumulate", "learning_rate", "warmup_steps", "clip_norm", "weight_decay")
     shared += ("ema_decay", "log_every", "checkpoint_every", "keep_last")

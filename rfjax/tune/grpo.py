@@ -139,7 +139,8 @@ def loss(
     tune: TuneConfig,
     sampler: SamplerConfig,
 ) -> Loss:
-    """Computes each step's GRPO loss plus `kl` times the KL divergence of the policy's step from the reference's.
+    """Returns (losses, times t, measures), each with one value per sampling step. A loss is the GRPO loss plus `kl`
+    times the KL divergence of the policy's step from the reference's.
 
     The probability of a step under the sampling policy is not stored: it is computed again from that policy's weights.
     """
@@ -162,7 +163,7 @@ def loss(
     measures = {
         "ratio_change": jnp.abs(ratio - 1.0),
         "clipped": (jnp.abs(ratio - 1.0) > tune.grpo.clip_ratio).astype(jnp.float32),
-        "gain": steps.advantage * log_ratio,  # positive: towards what was rated well
+        "gain": steps.advantage * log_ratio,  # positive: the policy prefers what was rated well
         "kl": divergence,
     }
     return each + tune.grpo.kl * divergence, formulation.path.time_at(level), measures

@@ -219,7 +219,8 @@ class Learning:
 
 
 def flops_per_example(run: Run, tune: TuneConfig) -> int:
-    """FLOPs for each example of a training step: forward and backward passes, plus its share of sampling the images."""
+    """FLOPs for each example of a training step: forward and backward passes, plus the example's share of the FLOPs
+    that sample the round's images."""
     forward, both = (count(run.config.model, run.corpus.shapes) for count in (forward_flops, training_flops))
     method = METHODS[tune.method]
     sampler, rollout = tune.sampler(run.config.evaluation.sampler), tune.rollout

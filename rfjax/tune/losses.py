@@ -13,7 +13,8 @@ SMALLEST_SIZE = 1e-5  # lower bound of the mean absolute error of x0 by which Di
 
 
 def error_change(prediction: Latents, reference: Latents, target: Latents) -> Errors:
-    """Computes ||p - v*||^2 - ||p_ref - v*||^2, with norms that are means over an image's elements.
+    """Returns each image's ||p - v*||^2 - ||p_ref - v*||^2: the error of `prediction` minus that of `reference`, both
+    against `target`. Norms are means over an image's elements.
 
     It is computed as the mean of (p - p_ref)(p + p_ref - 2 v*), which stays precise if the two errors are nearly equal.
     A plain difference would round each error first, and a beta of thousands would multiply this rounding.
@@ -49,8 +50,8 @@ def nft(
 
     `to_data` is the factor from an error of the prediction to the error of x0. If it is given, the loss uses errors of
     x0, and divides each by its mean absolute value, through which no gradient flows. Without `to_data`, and if v_old is
-    the exact velocity of the old distribution, the loss is least at v_old + 2/beta E[r] (v' - v_old). Here v' is the
-    velocity of the distribution whose density is proportional to r times the old density.
+    the exact velocity of the images' distribution, the loss is least at v_old + 2/beta E[r] (v' - v_old). Here v' is
+    the velocity of the distribution whose density is proportional to r times that of the images.
     """
     ahead = (1.0 - beta) * old + beta * prediction
     behind = (1.0 + beta) * old - beta * prediction

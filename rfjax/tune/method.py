@@ -91,12 +91,12 @@ class Method:
     about: str
     # (groups, config) -> the examples of a round: a named tuple of arrays, whose leading axis is the example
     examples: Callable[[Groups, TuneConfig], NamedTuple]
-    # (networks, formulation, draws, examples, config, sampler of the round) -> each example's loss, its time t, and
-    # further measures of it for the curve
+    # (networks, formulation, draws, examples, config, sampler of the round) -> (losses, times t, {name of a further
+    # measure, for the curve: values}), each with one value per example
     loss: Callable[[Networks, Formulation, Draws, NamedTuple, TuneConfig, SamplerConfig], Loss]
     # (config, number of the round that ends) -> the share of its own adapter that the sampling policy keeps
     kept: Callable[[TuneConfig, Int[Array, ""]], Float[Array, ""] | float]
-    # evaluations of the network for each example: (forward passes alone, forward passes with a gradient)
+    # evaluations of the network for each example: (forward passes without a gradient, forward passes with one)
     evaluations: tuple[int, int]
     # if true, images are sampled by `flow.stochastic`, their paths are kept, and the loss uses guidance
     stochastic: bool = False

@@ -23,12 +23,12 @@ from rfjax.tune.method import Draws, Groups, Loss, Method, Networks, mean_square
 
 
 class Pairs(NamedTuple):
-    """Pairs of images of one prompt. Index 0 of the axis of length 2 is the winner, index 1 the loser."""
+    """Pairs of images of one prompt. On the second axis of `latents` and `ids`, index 0 is the winner, 1 the loser."""
 
     latents: Float[np.ndarray, "pairs 2 frames height width channels"]
     context: Float[np.ndarray, "pairs tokens context_size"]
     pooled: Float[np.ndarray, "pairs pooled_size"]
-    ids: Int[np.ndarray, "pairs 2 2"]
+    ids: Int[np.ndarray, "pairs 2 2"]  # keys of the noise that the two images were sampled from, as in `Groups`
 
 
 def choose_pairs(groups: Groups, tune: TuneConfig) -> Pairs:
@@ -58,7 +58,7 @@ def dpo_loss(
     tune: TuneConfig,
     sampler: SamplerConfig | None = None,
 ) -> Loss:
-    """Computes DPO's loss of each pair.
+    """Returns (DPO's losses, times t, measures), each with one value per pair.
 
     Winner, loser, policy and reference share one t. If `dpo.noise` is fresh, they also share one noise.
     """
@@ -108,7 +108,8 @@ class Rated(NamedTuple):
 def rate(groups: Groups, tune: TuneConfig) -> Rated:
     """Selects the images of groups whose rewards differ, and scales their rewards to r in [0, 1].
 
-    In a group of equal rewards all images would have r = 1/2, and would only pull the policy towards the old policy.
+    In a group of equal rewards all images would have r = 1/2. They would only pull the policy towards the sampling
+    policy.
     """
     telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
     count = groups.rewards.shape[1]
@@ -126,7 +127,8 @@ def nft_loss(
     tune: TuneConfig,
     sampler: SamplerConfig | None = None,
 ) -> Loss:
-    """Computes each image's DiffusionNFT loss plus `kl` times the squared distance to the reference's prediction."""
+    """Returns (losses, times t, measures), each with one value per image. A loss is the DiffusionNFT loss plus `kl`
+    times the squared difference from the reference's prediction."""
     given = network_inputs(formulation, draws.t, rated.latents, draws.noise)
     conditions, target = Conditions(rated.context, rated.pooled), given.target
     each = networks.policy, networks.sampler, networks.reference
@@ -141,7 +143,7 @@ def nft_loss(
         "error_sampler": old_error,
         "moved_from_reference": moved,
         "moved_from_sampler": moved_from_sampler,
-        "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: nearer to what was rated well
+        "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: the policy prefers what was rated well
     }
     return loss + tune.nft.kl * moved, draws.t, measures
 

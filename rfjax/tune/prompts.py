@@ -1,4 +1,5 @@
-"""Divides a corpus's prompts into those to tune on and those held out, and chooses each round's. No JAX here."""
+"""Divides a corpus's prompts into prompts to tune on and prompts held out, and chooses the prompts of each round. No
+JAX here."""
 
 from __future__ import annotations
 
@@ -38,9 +39,9 @@ def _place(prompt: str) -> str:
 def split(prompts: Mapping[str, Sequence[dict]], share: float) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """Returns (prompts to tune on, prompts held out), by task.
 
-    The first `share` of each task's prompts is held out, and at least one prompt. Prompts with a pair of class and
-    colour that pretraining never showed are in neither part, because tuning must not teach these pairs. Raises
-    `ConfigError` if a task has no prompt left to tune on.
+    Of each task's prompts, the first `share` (a fraction, at least one prompt) are held out. Prompts with a pair of
+    class and colour that pretraining never showed are in neither part, because tuning must not teach these pairs.
+    Raises `ConfigError` if a task has no prompt left to tune on.
     """
     tuned, held_out = {}, {}
     for task, rows in prompts.items():

@@ -27,7 +27,7 @@ RewardFn = Callable[[Float[np.ndarray, "n h w 3"], Sequence[Mapping]], Float[np.
 
 @dataclass(frozen=True)
 class Reward:
-    """A row of the table."""
+    """A row of the table. All values of the reward are in [low, high]."""
 
     about: str
     make: Callable[[Corpus], RewardFn]
@@ -85,9 +85,10 @@ TIDY = 0.15  # a pixel counts as clean if it is this near, in RGB, to a colour, 
 
 
 def _cleanness(corpus: Corpus) -> RewardFn:
-    """The share of pixels that the corpus could have drawn: a grey background, a colour, or a mix of both at an edge.
+    """Makes the reward that is the share of pixels that the corpus could have drawn: the background, a colour of the
+    palette, or a mix of both at an edge.
 
-    It uses neither prompt nor detector. So an image whose smears fool the detector scores low.
+    The reward uses neither prompt nor detector. So an image whose smears fool the detector scores low.
     """
     vocabulary = getattr(corpus, "vocabulary", None)
     if vocabulary is None or not hasattr(vocabulary, "palette"):
@@ -141,7 +142,8 @@ def make_reward(name: str, corpus: Corpus, field: str = "reward") -> RewardFn:
 
 
 def hash_of_file(name: str, field: str) -> str | None:
-    """Returns the first 16 hex digits of the SHA-256 of a user's own reward's file; None for a row of `REWARDS`."""
+    """Returns the first 16 hex digits of the SHA-256 of the file of a user's own reward, FILE.py:FUNCTION; None for a
+    row of `REWARDS`."""
     if name in REWARDS:
         return None
     return hashlib.sha256(local_path(name.rpartition(":")[0], field).read_bytes()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from rfjax.tune.method import Groups
 from rfjax.tune.methods import METHODS
 from rfjax.tune.rewards import RewardFn
 
-MOST_DRAWS = 4  # times that a round's images are sampled, with other prompts each time, until rewards differ
+MOST_DRAWS = 4  # the most times that a round's images are sampled, for other prompts each time, until rewards differ
 
 
 def noise_seed(tune: TuneConfig) -> np.uint32:

@@ -28,7 +28,7 @@ from rfjax.tune.rewards import hash_of_file, make_reward
 from rfjax.tune.rollouts import Rollouts
 
 FILE = "tune.json"
-REWARD_FILES = "reward_files"  # in run.json: {a user's own reward: hashes of its file, a new one after each change}
+REWARD_FILES = "reward_files"  # the field of run.json with the result of `_reward_files`
 
 
 def tune_run(
@@ -110,8 +110,9 @@ def _voted_examples(run: Run, tune: TuneConfig, every, tuned) -> voted_pairs.Vot
 
 
 def _reward_files(workdir: Path, fields: Mapping[str, str]) -> dict[str, list[str]]:
-    """Returns {file with a user's own reward: every hash that it has had since the tuning began, the newest last}.
-    Warns if a file has changed. The tuning goes on, because the change may be a correction."""
+    """Returns {a user's own reward, as FILE.py:FUNCTION: the file's hashes since the tuning began, the newest last}. A
+    hash is added when the file has changed. Then this also prints a warning, and the tuning goes on, because the change
+    may be a correction."""
     record = read_json(workdir / "run.json", dict[str, object]) if (workdir / "run.json").is_file() else {}
     found = {}
     for field, name in fields.items():

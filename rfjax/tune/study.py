@@ -77,7 +77,8 @@ def read_changes(folders: Iterable[Path]) -> list[Change]:
     """Reads the measures that exist both for tuned runs and for their base runs.
 
     These are the validation loss, GenEval by each sampler that both have, and the rewards and diversity of
-    `held_out.jsonl`. The names of rewards that were measured without guidance contain `unguided`.
+    `held_out.jsonl`. If a reward or diversity was measured with and without guidance, its name without guidance ends
+    with `unguided`.
     """
     changes = []
     for folder in folders:

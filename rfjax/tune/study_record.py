@@ -15,7 +15,7 @@ FILE = "tuned.json"
 
 
 def write(workdir: Path, changes: Sequence[Change]) -> Path:
-    """Writes the comparison to `tuned.json` in a folder, and its figure beside it."""
+    """Writes the comparison to `tuned.json` in a folder, and its figure beside it. Returns the path of `tuned.json`."""
     found = {"schema": 1} | as_plain(changes)
     contents: dict[Path, str | bytes] = {workdir / FILE: json.dumps(found, indent=1) + "\n"}
     figure = draw({"": changes})

@@ -33,14 +33,14 @@ AT_A_TIME = 64  # images that are encoded to latents at a time
 
 @dataclass(frozen=True)
 class VotedPairs:
-    """The pairs of a study: (prompt, winner's file, loser's file) of each, and what was left out."""
+    """The pairs of a study to learn from: each pair's prompt, and in `files` (the winner's file, the loser's file)."""
 
     study: str
     question: str
     prompts: tuple[str, ...]
     files: tuple[tuple[Path, Path], ...]
     sha256: str  # of the prompts and of the images' pixels
-    lines: tuple[str, ...]  # for a console
+    lines: tuple[str, ...]  # for a console: how many pairs there are, and which were left out
 
     @property
     def facts(self) -> dict[str, object]:
@@ -51,7 +51,7 @@ class VotedPairs:
 
 
 def read_pairs(folder: Path, question: str, held_out: Collection[str]) -> VotedPairs:
-    """Reads a preference study with its key, votes and images, and returns the pairs that its voters decided.
+    """Reads a preference study with its key, votes and images. Returns the pairs in which one image won.
 
     Pairs whose prompt is in `held_out` are left out. Raises `ConfigError` for a damaged study or votes, for an image
     that is missing or has changed since the study was made, and if no pair is left.
@@ -175,7 +175,7 @@ class VotedExamples:
 def rows_of_pass(tune: TuneConfig, examples: int, step: int) -> Int[np.ndarray, " batch"]:
     """The indices of the examples that a step takes. Passes over all examples follow each other, each in an order of
     its own that depends on (seed, pass). Step n takes the `batch_size` examples from number n * batch_size on, counted
-    over all passes, so a batch may span two."""
+    over all passes, so a batch may contain the end of one pass and the beginning of the next."""
     places = np.arange(step * tune.batch_size, (step + 1) * tune.batch_size)
     passes, within = np.divmod(places, examples)
     orders = {number: np.random.default_rng((tune.seed, number)).permutation(examples) for number in set(passes)}

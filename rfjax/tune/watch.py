@@ -1,8 +1,8 @@
 """Measures a tuning on prompts that it never uses, to reveal reward hacking.
 
-It measures the trained reward, a reward that is not trained on, and diversity. A row of `held_out.jsonl` has one
-measure (a reward or diversity) on one set of prompts, with one guidance scale, at one step. The images of all steps
-start from the same noise, so two steps are compared prompt by prompt.
+The measures are the trained reward, a reward that is not trained on, and diversity. A row of `held_out.jsonl` has one
+measure on one set of prompts, with one guidance scale, at one step. The images of all steps start from the same noise,
+so two steps are compared prompt by prompt.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _slurm_devices(environ) -> tuple[int, ...] | None:
     tasks = _tasks_on_node(environ)
     if not count or not tasks:
         return None
-    if count < tasks:  # each task sees only its own
+    if count < tasks:  # each task sees only its own GPUs
         return tuple(range(count))
     share, place = count // tasks, _whole(environ, "SLURM_LOCALID")
     return tuple(range(place * share, (place + 1) * share))
@@ -151,7 +151,7 @@ def _from_cluster(environ, only: str | None = None) -> Job | None:
             address = kind.get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
             local = kind.get_local_process_id()
             return Job(name, processes, kind.get_process_id(), address, None if local is None else (local,))
-        except Exception as error:  # requests, kubernetes and sockets raise their own kinds
+        except Exception as error:  # requests, kubernetes and sockets raise exceptions of their own
             raise RfjaxError(
                 f"this is one of a job's processes by {name}, but the others could not be found "
                 f"({type(error).__name__}: {error}); give --coordinator, --processes and --process-id"

@@ -208,10 +208,11 @@ def first_failure(error: Exception | None) -> str | None:
 
 
 def point_ended(number: int, failure: Exception | None, *, patience_seconds: float = 120.0) -> str | None:
-    """How a point of a study ended, the same in all processes: None, or the failure of the first process that failed.
+    """Returns how the study's point `number` ended: None, or the failure of the first process that failed. All
+    processes get the same answer. Each passes its own `failure`, or None.
 
-    Raises `RfjaxError` if this process failed alone while the others wait for it: the job must then end and be started
-    again.
+    A process that failed waits `patience_seconds` for the others. If they do not come, it failed alone, and they wait
+    for it elsewhere. Then this raises `RfjaxError`: the job must end and be started again.
     """
     global _numbers
     if not many():
@@ -229,7 +230,8 @@ def point_ended(number: int, failure: Exception | None, *, patience_seconds: flo
             raise lost from failure
         raise RfjaxError(f"process {_job.process_id} of {_job.processes} failed alone: {failure or error}") from failure
     words = [json.loads(word) for _, word in sorted(coordination_client().key_value_dir_get(folder))]
-    _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed in different exchanges
+    # The processes may have failed in different exchanges. From here on they count alike again.
+    _numbers = itertools.count(1 + max(number for _, number in words))
     return next((word for word, _ in words if word is not None), None)
 
 
@@ -242,8 +244,8 @@ _agreed = False
 def stop_agreed() -> bool:
     """Whether to stop. After any process was sent SIGTERM, this becomes true at the same call in all processes.
 
-    JAX's pre-emption service counts the calls, and stops at the largest count of any process, plus one. So all
-    processes must call it equally often.
+    JAX's pre-emption service gets the number of each call, and agrees on the largest number of any process, plus one.
+    So all processes must call this function equally often.
     """
     global _agreed
     if not _agreed:

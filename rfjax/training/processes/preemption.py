@@ -10,11 +10,11 @@ from rfjax.training.processes import distributed, watch
 
 
 class StopSignal:
-    """A context manager. Calling it returns whether SIGTERM or SIGINT has come.
+    """A context manager. Calling the object returns whether SIGTERM or SIGINT has come.
 
-    A second SIGINT interrupts at once. Outside the main thread, where Python handles no signals, the call never returns
-    true. With many processes, a signal to any one makes the same call true in all of them. JAX then handles SIGTERM,
-    and a SIGINT is passed on as a SIGTERM.
+    A SIGINT after the first signal interrupts at once. With one process, the call never returns true outside the main
+    thread, because Python handles signals only there. With many processes, a signal to any process makes the same call
+    true in all of them: JAX handles SIGTERM, and this object passes a SIGINT on as a SIGTERM.
     """
 
     def __init__(self):
