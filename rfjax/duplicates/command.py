@@ -133,8 +133,7 @@ def _read_parts(paths, recipe_hash):
 
 
 class Searching:
-    """Prints the progress of the search. `began` gets the number of images, which is known only once the clusters are
-    made."""
+    """Prints the progress of the search. `began` gets the number of images to compare, once the clusters are made."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock

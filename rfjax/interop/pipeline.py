@@ -1,4 +1,4 @@
-"""Writes the parts of a `StableDiffusion3Pipeline` beside the network: the frozen models of its prepared corpus.
+"""Writes the parts of a `StableDiffusion3Pipeline` beside the network: the frozen models of the prepared corpus.
 
 The frozen models' weights are hard-linked if the file system allows it, else copied. The autoencoder's config is
 rewritten with the corpus's shift and scale.
@@ -153,7 +153,7 @@ def _used(config: Config, found: Manifest) -> tuple[str, ...]:
 
 
 def _folders(name: str) -> tuple[str, str | None]:
-    """Returns the folder names of a frozen model and of its tokenizer, or None if it has no tokenizer."""
+    """Returns the names of a frozen model's folder and of its tokenizer's folder (None if it has no tokenizer)."""
     slot = text_encoders.SLOTS.get(name)
     return (slot.part, slot.tokenizer) if slot else (name, None)
 

@@ -170,8 +170,8 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 def _given_keys(args, source, ours) -> dict:
     """Returns {option: keys that the user gave with it}, to be compared with the source's keys.
 
-    Leaves out the keys of captions if the source does not know its keys, or if the captions were written for exactly
-    this source.
+    Leaves out the keys of captions if the source does not know its keys before it is read, or if the captions were
+    written for exactly this source.
     """
     given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
     if ours.validation_keys:
@@ -213,7 +213,8 @@ _OTHER_KEYS = "give keys as rfjax inspect shows them, and another --out if shard
 
 
 def _check_keys_known(args, shards, ours, location) -> None:
-    """Raises `RfjaxError` if no shard has a key of the given captions, or none has a key of the images to drop."""
+    """Raises `RfjaxError` if the shards have no caption of --synthetic-captions or no image of --validation-keys, or if
+    --drop-keys left out no image. Prints how many images --drop-keys left out."""
     from rfjax.prepare.part import listed
 
     if args.synthetic_captions is not None and not any(
@@ -239,7 +240,7 @@ def _check_keys_known(args, shards, ours, location) -> None:
 def _scaling(args, made) -> dict:
     """Returns the latents' `shift` and `scale`, and `scaling`, which names their origin.
 
-    Raises `ConfigError` if --latent-scaling is a corpus of another autoencoder.
+    Raises `ConfigError` if --latent-scaling names no folder, or a corpus of another autoencoder.
     """
     from rfjax.data.prepared import manifest
     from rfjax.prepare.merge import SCALINGS
