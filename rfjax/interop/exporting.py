@@ -204,7 +204,7 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """Returns the scheduler_config.json of diffusers' Euler sampler, with training's timestep shift at this shape."""
+    """Returns the scheduler_config.json of diffusers' Euler sampler, with the shift that training has at this shape."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,

@@ -255,8 +255,8 @@ def _choose(path: Path, layout: str, stem: str, wanted: str | None):
 
 
 def _scheduler(folder: Path) -> Scheduler | None:
-    """Reads the sampler's settings from the pipeline's folder, if the weights lie in a pipeline, else from the folder
-    of the weights."""
+    """Reads the sampler's settings from the folder of the pipeline in which the weights lie or, if there are none, from
+    the folder of the weights; None if neither has settings."""
     above = [folder.parent] if folder.name == _NETWORK or (folder.parent / _INDEX).is_file() else []
     for base in (*above, folder):
         for path in (base / "scheduler" / SCHEDULER, base / SCHEDULER):

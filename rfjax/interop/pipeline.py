@@ -132,7 +132,7 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
     notes = [f"rfjax samples with {sampler.method}, diffusers with euler"] if sampler.method != "euler" else []
     if config.timestep_shift_by_area:
         notes.append(
-            f"the scheduler's shift is for {height}x{width} pixels; for m times as many it is sqrt(m) times it"
+            f"the scheduler's shift is for {height}x{width} pixels; for m times as many pixels multiply it by sqrt(m)"
         )
     # diffusers refuses a folder that lacks T5 unless it gets these arguments.
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"

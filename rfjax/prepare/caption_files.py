@@ -208,7 +208,7 @@ def _without_repeats(looked: Iterable[Shown | Drop]) -> Iterator[Shown | Drop]:
     seen = set()
     for item in looked:
         if isinstance(item, Shown) and item.key in seen:
-            yield Drop(item.key, "repeated key", "captions are found by their image's key", item.done)
+            yield Drop(item.key, "repeated key", "another image has this key, and captions are found by key", item.done)
             continue
         if isinstance(item, Shown):
             seen.add(item.key)

@@ -29,13 +29,13 @@ READ = {".json", ".jinja", ".model", ".txt"}  # files besides the weights that m
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How captions are written. For each image and prompt the model writes `captions` captions: the best of a beam
-    search or, at a temperature above 0, samples."""
+    """How captions are written. For each image and prompt the model writes `captions` captions: samples if
+    `temperature` is above 0, else the best of a beam search."""
 
     prompts: tuple[str, ...] = ()
     captions: int = 1
     beams: int = 1
-    temperature: float = 0.0  # 0: no sampling, always the likeliest token
+    temperature: float = 0.0  # 0: no sampling, but the likeliest token or a beam search
     max_tokens: int = 77
 
     def __post_init__(self):

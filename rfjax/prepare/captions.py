@@ -23,7 +23,8 @@ class CaptionColumns:
     original: str = "caption"
     synthetic: str | None = None
     label: str | None = None  # the column of the class, if captions are made from the class's names
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # label as text -> names
+    # Label as text -> names of the class. If this is empty, the label itself is the name.
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     template: str = TEMPLATE
 
     def of(self, metadata: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:

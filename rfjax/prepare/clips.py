@@ -124,7 +124,8 @@ def too_few(frames: int) -> str:
 
 
 def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], resample: str) -> list[Clip]:
-    """Cuts the clips of a file, at least one, each resized to cover its bucket (height, width) and cropped evenly.
+    """Returns the clips of a file, at least one. Each is resized to cover the bucket (height, width) of the nearest
+    aspect, and cropped at the centre.
 
     The file is decoded only up to the end of its last clip. Raises `CorruptImage` if that part cannot be decoded, and
     `OSError` if the system cannot open the file. Raises `Unfit` for a file shorter than one clip, for a clip that has

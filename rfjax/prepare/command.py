@@ -79,7 +79,7 @@ def run(args, overrides) -> int:
     work.check_folder(args.out, reads, own="manifest.json")
     task = work.parse_task(args.task, args.merge)
     if args.estimate and task.merges_only:
-        raise ConfigError("--estimate is said before any work, and --merge ends it; give one of the two")
+        raise ConfigError("--estimate is for work to come, and --merge is the last step of it; give one of the two")
     reading = Reading(**fields_given(Reading, args))
     rule = reading.clip_rule()
     if not task.merges_only:
@@ -182,7 +182,7 @@ def _given_keys(args, source, ours) -> dict:
 
 
 def _check_keys(args, source, given, unmet) -> None:
-    """Raises `ConfigError`, before any work, if the source knows its keys and an option gives none of them."""
+    """Raises `ConfigError`, before any work, if the source knows its keys and has none of those of an option."""
     messages = {
         "--drop-keys": _no_key_to_drop,
         "--validation-keys": _no_key_to_validate,

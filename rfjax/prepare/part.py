@@ -82,7 +82,7 @@ class LeftOut:
     rows: list[dict] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     kept: int = 0
-    records: int = 0  # seen so far; several items may come from one record
+    records: int = 0  # items seen so far; with `of_files`, files seen so far
 
     def sift(
         self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0, of_files: bool = False

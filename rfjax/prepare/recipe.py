@@ -112,7 +112,8 @@ class Recipe:
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
-    """Parses `HEIGHTxWIDTH,HEIGHTxWIDTH,...` to (height, width) pairs. Raises `ConfigError`, also for bad buckets."""
+    """Parses `HEIGHTxWIDTH,HEIGHTxWIDTH,...` to (height, width) pairs. Raises `ConfigError` for any other text, and for
+    buckets that `check_buckets` refuses."""
     try:
         buckets = tuple(tuple(map(int, bucket.split("x"))) for bucket in text.split(","))
         if any(len(bucket) != 2 for bucket in buckets):

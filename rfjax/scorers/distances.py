@@ -47,7 +47,7 @@ class Distance(NamedTuple):
 
     @property
     def standard(self) -> bool:
-        """Whether the metric's own model made the features, as far as the files say."""
+        """Whether the metric's own model made the features; also true if no file names a model."""
         return not self.model or MODELS[self.kind] in self.model.split()
 
     @property

@@ -78,7 +78,7 @@ def clips_of(folder: str | os.PathLike) -> Listed:
 class Reader:
     """How frames are taken from a clip."""
 
-    frames: int | None = None  # so many from the clip's start; None: all, equally many in each clip
+    frames: int | None = None  # number of frames from the clip's start; None: all (clips must have equally many)
     rate: Fraction | None = None  # frames a second; None: the pictures as stored
 
     @classmethod

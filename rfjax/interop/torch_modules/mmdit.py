@@ -1,8 +1,8 @@
-"""A rectified-flow MM-DiT in PyTorch, as one file: needs torch and safetensors, nothing else.
+"""An MM-DiT of rfjax in PyTorch, as one file: needs torch and safetensors, nothing else.
 
     from mmdit import load
     model = load("the folder of this file")
-    velocity = model(latents, t, context, pooled)  # of a rectified flow; t in [0, 1], 1 is noise
+    velocity = model(latents, t, context, pooled)  # if trained as a rectified flow; t in [0, 1], 1 is noise
     latents = latents + (t_next - t) * velocity    # one Euler step towards t = 0
 
 Latents of clips are [batch, channels, frames, height, width]; those of images have no frames.

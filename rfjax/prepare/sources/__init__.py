@@ -86,7 +86,7 @@ SOURCES = {
 
 
 def open_source(text: str, *, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES) -> Source:
-    """Opens the source that a command line names: `KIND:WHERE`, or a path whose kind its files tell.
+    """Opens the source that a command line names: `KIND:WHERE`, or a path whose files tell the kind.
 
     Reads files with one of the `suffixes`, which are `IMAGES` or `CLIPS`.
 
@@ -124,9 +124,8 @@ def _kind_below(path, kinds, suffixes):
 
 
 def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
-    """Returns {reason: names of what is not read} for a source that reads the files with this `suffix`, such as .tar,
-    in the folder `where`. Not read are images, files in subfolders and other files. Empty if `where` is not a
-    folder."""
+    """Returns {reason: names of what is not read} of the folder `where`, for a source that reads its files with the
+    suffix `suffix`, such as .tar: images, files in subfolders and other files. Returns {} if `where` is no folder."""
     if not Path(where).is_dir():
         return {}
     walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})

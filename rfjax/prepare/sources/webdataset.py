@@ -2,7 +2,7 @@
 
 The .txt or .caption is the caption; the .json holds columns. Nothing is unpacked. The headers are read first, so that
 an image finds its caption anywhere in the tar. An image that cannot be paired with certainty is left out, with a
-reason: its name occurs twice, its key has several images, or its member is not a plain file.
+reason: its name occurs twice, its key has several images or captions, or its member is not a plain file.
 """
 
 from __future__ import annotations
