@@ -27,7 +27,7 @@ def add_arguments(parser) -> None:
     kinds = "a perceptual hash of 256 bits (default), or a model such as SSCD"
     named = {"metavar": "phash|MODEL.onnx", "type": as_text("--descriptor")}
     descriptor.add_argument("--descriptor", default="phash", help=kinds, **named)
-    size = "side of the images that the model sees, if its input leaves it open"
+    size = "side of the images that the model sees, if the model takes any size"
     descriptor.add_argument("--model-size", type=int, metavar="PIXELS", help=size)
     mean, std = (
         "mean that is subtracted from RGB in [0, 1] (default: ImageNet's); not for a model whose input is bytes",
@@ -133,8 +133,7 @@ def _read_parts(paths, recipe_hash):
 
 
 class Searching:
-    """Prints the progress of the search. `began` gets the number of images, which is known only once the clusters are
-    made."""
+    """Prints the progress of the search. `began` gets the number of images to compare, once the clusters are made."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock

@@ -110,8 +110,8 @@ def describe(
 ) -> Shaped[np.ndarray, "n views size"]:
     """Describes images, or clips by some of their frames.
 
-    A clip's rows are those of its frames side by side, so the similarity of two clips is the mean over their frames. A
-    row is zero, and not compared, if one of its frames has no description.
+    A clip's row joins the rows of its frames, so the similarity of two clips is the mean over their frames. The row is
+    all zeros, and so is not compared, if the row of one of its frames is all zeros.
     """
     if pixels.ndim == 4:
         return descriptor.describe(pixels)
@@ -128,7 +128,7 @@ def _without_flat(digests, flat, batch):
 
 
 def _look(record: Record | Drop, recipe: Recipe) -> list[_Looked | Drop]:
-    """Decodes a record. Returns its image, or the frames of each of its clips, or why it is not compared."""
+    """Decodes a record. Returns its image, or some frames of each of its clips, or a `Drop` with the reason."""
     if isinstance(record, Drop):
         return [record]
     found = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)

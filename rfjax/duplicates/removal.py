@@ -43,7 +43,8 @@ def find(
 ) -> Found:
     """Finds the images to drop, going through all images in the source's order: part by part, in each part's order.
 
-    Calls `began` with the number of images once the clusters are made. Raises `RfjaxError` if there is no image.
+    Calls `began` with the number of images to compare, once the clusters are made, and then `tell` with the number of
+    images done. Raises `RfjaxError` if there is no image.
     """
     keys, left_out, views, digests = [], [], [], []
     for part in parts:

@@ -21,7 +21,7 @@ BLOCK = 512  # images whose rows are queried at once
 TRAINED_ON = 256  # k-means is trained on at most this many descriptors per cluster
 ROUNDS = 20
 SEED = 0
-SLACK = 1e-4  # above the error of float32 sums; similarities near the threshold are recomputed in float64
+SLACK = 1e-4  # FAISS's float32 search goes so far below the threshold; its hits are computed again in float64
 CHUNK = 65536  # pairs compared in float64 at once
 
 
@@ -83,8 +83,8 @@ class Index:
 
 @dataclass(frozen=True)
 class Removal:
-    """The result of the search at one threshold: for each image the image that stays in its place, or -1 if the image
-    itself stays."""
+    """The result of the search at one threshold. `keeper` has for each image the index of the image that stays in its
+    place, or -1 if the image itself stays."""
 
     threshold: float
     dropped: Bool[np.ndarray, " n"]

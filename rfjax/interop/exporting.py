@@ -79,9 +79,12 @@ def export_run(
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file. Returns `out`.
 
+    `dtype` is the tensors' type: f32, f16 or bf16. In a folder no file of weights is larger than `max_shard_bytes`,
+    unless one tensor is.
+
     With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
     `scheduler`, beside the frozen models of the run's prepared corpus. The frozen models come from the folder `models`,
-    by default the folder that the corpus was prepared with.
+    by default `config.data.prepared.models` or, if that is empty, the folder that the corpus was prepared with.
 
     Raises `ConfigError` for a setting that the layout cannot express and if `out` exists. Raises `RfjaxError` for a
     damaged checkpoint and a full disk. After an error no file is left behind.
@@ -201,7 +204,7 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """Returns the scheduler_config.json of diffusers' Euler sampler, with training's timestep shift at this shape."""
+    """Returns the scheduler_config.json of diffusers' Euler sampler, with the shift that training has at this shape."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,

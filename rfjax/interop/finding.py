@@ -1,4 +1,4 @@
-"""Finds the files of a checkpoint on disk, and the JSON files beside them, in the folder above or in one below.
+"""Finds a checkpoint's files on disk, and its JSON files: beside the weights, in the folder above, or in one below.
 
 This module reads no file but JSON, and notes every guess it makes.
 """
@@ -123,7 +123,8 @@ def _settings_near(folder: Path) -> tuple[dict, Path | None, list[str]]:
 
 
 def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
-    """Finds the checkpoint in a folder of weights or of a pipeline. `wanted` is the variant; None takes any."""
+    """Finds the checkpoint in a folder of weights or of a pipeline. `wanted` is the variant; None takes the files
+    without a variant or, if there are none, the only variant."""
     path, name, notes = _down(path)
     for layout, stem in names.WEIGHTS.items():
         chosen = _choose(path, layout, stem, wanted)
@@ -254,8 +255,8 @@ def _choose(path: Path, layout: str, stem: str, wanted: str | None):
 
 
 def _scheduler(folder: Path) -> Scheduler | None:
-    """Reads the sampler's settings from the pipeline's folder, if the weights lie in a pipeline, else from the folder
-    of the weights."""
+    """Reads the sampler's settings from the folder of the pipeline in which the weights lie or, if there are none, from
+    the folder of the weights; None if neither has settings."""
     above = [folder.parent] if folder.name == _NETWORK or (folder.parent / _INDEX).is_file() else []
     for base in (*above, folder):
         for path in (base / "scheduler" / SCHEDULER, base / SCHEDULER):

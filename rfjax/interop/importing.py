@@ -237,7 +237,8 @@ def _config(source, exported, layout, found, base, overrides) -> tuple[Config, l
 
 
 def _head_size(source, exported, base, overrides) -> tuple[int | None, list[str]]:
-    """Returns (head size, notes). The size is the manifest's, else config.json's, else the config's, else None."""
+    """Returns (head size, notes). The size is the manifest's, else config.json's, else that of `overrides` or `base`,
+    else 64 if there is a config.json, else None."""
     given = base
     if "model.head_size" in overrides:
         given = schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]})
@@ -294,7 +295,7 @@ def _check_data(config, layout, found, shapes: BatchShapes) -> None:
 
 
 class _Verified:
-    """Reads a tensor by name, and checks it against the manifest's checksum, if there is one."""
+    """Reads a tensor by name; checks that its numbers are finite, and its checksum if the manifest has one."""
 
     def __init__(self, reader, stored, layout, manifest):
         self._reader, self._stored = reader, stored

@@ -1,7 +1,7 @@
 """Finds the network among a file's tensors: its raw and averaged weights, under any prefix, beside other models.
 
 Tools wrap a network before they save it, so its tensors are named `model.diffusion_model.x`, `_orig_mod.x`, `module.x`
-and so on. A prefix is a network's if two tensors of a layout, its positions and its patch embedding, are under it.
+and so on. A prefix is a network's if the file has, under this prefix, a layout's positions and its patch embedding.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def _anchors(plain) -> tuple[Layout | None, list[str]]:
 
 
 def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
-    """Returns {name without `prefix`: name in the file} of the tensors that begin with `prefix`, and with no prefix of
-    `prefixes` that is longer.
+    """Returns {name without `prefix`: name in the file} of the tensors whose names begin with `prefix`, but with no
+    longer one of the `prefixes`.
 
     An average's counters are left out. If `prefix` is empty, tensors of other models, such as an autoencoder's, are
     left out, too.

@@ -33,7 +33,7 @@ class Layout:
     name: str
     prefix: str = ""  # of every tensor's name
     block: str  # prefix of a block's tensors, formatted with the block's number
-    positions: str  # the buffer [1, grid * grid, channels]
+    positions: str  # name of the buffer of position embeddings [1, grid * grid, channels]
     outside: Mapping[str, Row]
     blocks: Mapping[str, Row]
     last: Mapping[str, Row] = field(default_factory=dict)  # rows of the last block that differ from `blocks`

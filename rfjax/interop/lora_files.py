@@ -73,8 +73,8 @@ def export_adapter(
 def tensors_of(
     part: LeafPart, factors: Factors, shape: tuple[int, ...], scale: float, rank: int
 ) -> dict[str, Float[np.ndarray, "rows columns"]]:
-    """Returns {name: tensor} of the factors of one layer of a kernel. `shape` is that of the whole kernel, stacked
-    layers included."""
+    """Returns {name: tensor} of the factors of one layer of a kernel: A, and B times `scale`, both padded with zeros to
+    `rank`. `factors` are the kernel's a and b; `shape` is that of the whole kernel, stacked layers included."""
     axes: MatrixAxes = matrix_axes(part.leaf)
     apart = matrix_shape(shape, axes).apart  # queries, keys and values: a name for each
     a, b = (factors[name] if part.layer is None else factors[name][part.layer] for name in "ab")

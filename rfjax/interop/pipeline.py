@@ -1,4 +1,4 @@
-"""Writes the parts of a `StableDiffusion3Pipeline` beside the network: the frozen models of its prepared corpus.
+"""Writes the parts of a `StableDiffusion3Pipeline` beside the network: the frozen models of the prepared corpus.
 
 The frozen models' weights are hard-linked if the file system allows it, else copied. The autoencoder's config is
 rewritten with the corpus's shift and scale.
@@ -132,7 +132,7 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
     notes = [f"rfjax samples with {sampler.method}, diffusers with euler"] if sampler.method != "euler" else []
     if config.timestep_shift_by_area:
         notes.append(
-            f"the scheduler's shift is for {height}x{width} pixels; for m times as many it is sqrt(m) times it"
+            f"the scheduler's shift is for {height}x{width} pixels; for m times as many pixels multiply it by sqrt(m)"
         )
     # diffusers refuses a folder that lacks T5 unless it gets these arguments.
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
@@ -153,7 +153,7 @@ def _used(config: Config, found: Manifest) -> tuple[str, ...]:
 
 
 def _folders(name: str) -> tuple[str, str | None]:
-    """Returns the folder names of a frozen model and of its tokenizer, or None if it has no tokenizer."""
+    """Returns the names of a frozen model's folder and of its tokenizer's folder (None if it has no tokenizer)."""
     slot = text_encoders.SLOTS.get(name)
     return (slot.part, slot.tokenizer) if slot else (name, None)
 

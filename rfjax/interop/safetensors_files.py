@@ -1,8 +1,8 @@
 """Writes and reads safetensors files one tensor at a time.
 
-The library's own writer needs all tensors in memory; `Writer` needs only one, even for a model of 8B parameters. The
-format is a length, a JSON header and the bytes (github.com/huggingface/safetensors, "Format"). `Reader` needs the
-library.
+The writer of the library safetensors needs all tensors in memory. `Writer` needs only one, even for a model of 8B
+parameters; the format is a length, a JSON header and the bytes (github.com/huggingface/safetensors, "Format"). `Reader`
+reads with the library.
 """
 
 from __future__ import annotations

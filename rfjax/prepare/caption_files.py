@@ -99,7 +99,7 @@ class OfPart(TypedDict):
 
 
 class ListJson(TypedDict):
-    """The keys of captions.json that joining needs."""
+    """The keys of captions.json that `rfjax.prepare.joined_captions` reads."""
 
     source: OfSource
     model: OfModel
@@ -125,7 +125,7 @@ def write_part(
     threads: int = 4,
     tell: Tell = lambda done, kept, dropped: None,
 ) -> dict:
-    """Writes the captions of a part's images to files whose names begin with `path`; returns the content of its .json.
+    """Writes the captions of a part's images to files whose names begin with `path`; returns the content of PATH.json.
 
     Raises `RfjaxError` if too many images are corrupt or a file cannot be written. Then no file of the part is left.
     """
@@ -164,8 +164,8 @@ def write_part(
 
 
 def _look(record: Record | Drop, showing: Showing) -> list[Shown | Drop]:
-    """Decodes a record and crops it for the captioner. Returns its image, or its clips' frames, or a `Drop` with the
-    reason why it is left out."""
+    """Decodes a record and crops its pictures for the captioner. Returns one `Shown` for an image or for each clip, and
+    a `Drop` with the reason in place of whatever is left out."""
     if isinstance(record, Drop):
         return [record]
     if record.key in showing.dropped_keys:
@@ -208,7 +208,7 @@ def _without_repeats(looked: Iterable[Shown | Drop]) -> Iterator[Shown | Drop]:
     seen = set()
     for item in looked:
         if isinstance(item, Shown) and item.key in seen:
-            yield Drop(item.key, "repeated key", "captions are found by their image's key", item.done)
+            yield Drop(item.key, "repeated key", "another image has this key, and captions are found by key", item.done)
             continue
         if isinstance(item, Shown):
             seen.add(item.key)

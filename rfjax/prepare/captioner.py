@@ -29,12 +29,13 @@ READ = {".json", ".jinja", ".model", ".txt"}  # files besides the weights that m
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How captions are written. Each prompt gives `captions` captions: a beam search's best, or that many samples."""
+    """How captions are written. For each image and prompt the model writes `captions` captions: samples if
+    `temperature` is above 0, else the best of a beam search."""
 
     prompts: tuple[str, ...] = ()
     captions: int = 1
     beams: int = 1
-    temperature: float = 0.0  # 0: no sampling, always the likeliest token
+    temperature: float = 0.0  # 0: no sampling, but the likeliest token or a beam search
     max_tokens: int = 77
 
     def __post_init__(self):
@@ -56,8 +57,8 @@ class Captioner:
     _write: Callable
 
     def captions(self, images: Sequence[tuple[Image.Image, ...]], seed: int) -> list[tuple[str, ...]]:
-        """Returns the captions of each item, which is one RGB image of any size, or several frames of a clip; none if
-        the model wrote nothing.
+        """Returns a tuple of captions for each item of `images`. An item is one RGB image of any size, or several
+        frames of a clip. Its tuple is empty if the model wrote nothing.
 
         `seed` matters only if a temperature was given: it decides the samples.
         """
@@ -73,10 +74,10 @@ def load(
     device: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Captioner:
-    """Loads a folder's model. It will be shown `pictures` images for each caption.
+    """Loads a folder's model, which will be shown `pictures` images for each caption.
 
-    Raises `ConfigError` if it is missing, incomplete or of another kind, if it needs a prompt and `writing` has none,
-    and if it cannot see several images at once.
+    Raises `ConfigError` if the model is missing, incomplete or of another kind, if it needs a prompt and `writing` has
+    none, and if `pictures` is above 1 and the model takes only one image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -85,7 +86,7 @@ def load(
     known = find_model(folder, ".", "")
     need = "writing captions needs PyTorch and transformers"
     torch, transformers = require("torch", need), require("transformers", need)
-    transformers.utils.logging.set_verbosity_error()  # it would warn about generation_config at every batch
+    transformers.utils.logging.set_verbosity_error()  # no warning about generation_config at every batch
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     place = Place(torch, device, compute_dtype)
@@ -148,7 +149,7 @@ def _inputs(processor, kind, images, prompt):
     if prompt is None:
         return processor(images=images, return_tensors="pt")
     found = processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")
-    if kind == "git":  # its tokenizer adds an end token; BLIP's model removes that itself
+    if kind == "git":  # GIT's tokenizer ends the prompt with an end token; BLIP's model removes such a token itself
         for name in ("input_ids", "attention_mask"):
             found[name] = found[name][:, :-1]
     return found
@@ -162,7 +163,8 @@ def _writer(model, processor, writing, place):
     options |= {"num_beams": writing.beams, "do_sample": bool(writing.temperature)}
     if writing.temperature:
         options["temperature"] = writing.temperature
-    typed = "token_type_ids" in inspect.signature(model.forward).parameters  # BERT's tokenizer returns them always
+    # BERT's tokenizer always returns token_type_ids, even for a model that does not take them.
+    typed = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def generate(images, prompt):
         inputs = _inputs(processor, kind, images, prompt).to(place.device, place.dtype)

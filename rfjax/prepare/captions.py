@@ -11,7 +11,7 @@ from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.text import decode_text, drop_nuls, read_text
 
 NUL_REMOVED = "caption with NUL removed"
-# The columns that joining captions adds to records: captions of the record, and of each clip cut from it
+# Columns that `joined_captions` adds to a record: the record's captions, and those of each clip cut from its file
 JOINED, JOINED_OF_CLIPS = "joined synthetic captions", "joined synthetic captions of its clips"
 TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, for ImageNet's classes
 
@@ -22,12 +22,14 @@ class CaptionColumns:
 
     original: str = "caption"
     synthetic: str | None = None
-    label: str | None = None  # the column that holds a class, if captions are made from its names
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # label as text -> names
+    label: str | None = None  # the column of the class, if captions are made from the class's names
+    # Label as text -> names of the class. If this is empty, the label itself is the name.
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     template: str = TEMPLATE
 
     def of(self, metadata: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Returns a record's (original, synthetic) captions. With `label`, each name of the class gives a caption.
+        """Returns a record's (original, synthetic) captions. With `label`, each name of the record's class gives one
+        original caption.
 
         Raises `NoText` for a column that holds no text, and `UndecodableText` for text in an unknown encoding.
         """
@@ -59,7 +61,7 @@ def column(metadata: Mapping[str, object], name: str) -> object:
 
 
 class NoText(ValueError):
-    """Raised if a column for captions or classes holds something else, such as a list in a list; says what."""
+    """Raised if a column for captions or classes holds a value that is no text; the message names value and type."""
 
 
 def texts(value: object) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def reading_notes(columns: CaptionColumns, metadata: Mapping[str, object]) -> li
 
 
 def notes_of(value: object) -> set[str]:
-    """As `reading_notes`, for one column's value."""
+    """Returns the notes of `reading_notes` for one column's value."""
     notes = set()
     for item in (value, *_items(value)):
         if isinstance(item, bytes):
@@ -130,7 +132,8 @@ def notes_of(value: object) -> set[str]:
 
 
 def clean(value: object) -> str:
-    """Makes text that can be stored: decodes and strips it, removes a byte-order mark, replaces half surrogate pairs.
+    """Returns a value as text that can be stored: decoded and stripped, without zero characters or a byte-order mark,
+    and with "?" for each half of a surrogate pair.
 
     Raises `UndecodableText` for bytes whose encoding cannot be recognised.
     """

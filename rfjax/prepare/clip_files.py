@@ -28,7 +28,8 @@ MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of one picture: PIL's own limit
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions (ITU-T H.273) whose range 8 bits of RGB do not hold
 TURNS = {0: None, -90: Image.Transpose.ROTATE_270, 90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
 TURNS[-180] = TURNS[180]
-LEAST_DELAY, USUAL_DELAY = Fraction(2, 100), Fraction(1, 10)  # seconds: a GIF's delay below the least is shown as usual
+# In seconds. A GIF's delay below the first is read as the second.
+LEAST_DELAY, USUAL_DELAY = Fraction(2, 100), Fraction(1, 10)
 NO_VIDEO, SIZE_CHANGES, NO_TIMES, BRIGHT = "no video", "size that changes", "pictures without times", "HDR"
 
 Made = tuple[Image.Image, tuple[str, ...]]  # an upright RGB picture, and the names of its conversions
@@ -47,9 +48,9 @@ class Shown:
     """A picture of a file, and when it is on the screen, in seconds since the file's first picture."""
 
     start: Fraction
-    lasts: Fraction | None  # seconds by the file; None: it does not say
-    tick: Fraction  # seconds; times are stored as whole numbers of it
-    make: Callable[[], Made]  # makes the picture; at most one later picture may have been asked for before the call
+    lasts: Fraction | None  # seconds, as the file says; None if it does not say
+    tick: Fraction  # seconds: the unit in which the file stores times, as whole numbers
+    make: Callable[[], Made]  # returns the picture; call it before you ask for a second later picture
 
 
 @contextlib.contextmanager
@@ -150,7 +151,7 @@ def _by_av(stream: io.BufferedIOBase) -> Iterator[Shown]:
 
 
 def _upright(frame, aspect: Fraction, notes: tuple[str, ...]) -> Made:
-    """A frame of FFmpeg as 8-bit RGB with square pixels, upright."""
+    """Returns a frame of FFmpeg as upright 8-bit RGB with square pixels, and the names of its conversions."""
     image, how = Image.fromarray(frame.to_ndarray(format="rgb24")), list(notes)
     if (bits := max(part.bits for part in frame.format.components)) > 8:
         how.append(f"{bits}-bit")
@@ -168,8 +169,8 @@ def _upright(frame, aspect: Fraction, notes: tuple[str, ...]) -> Made:
 
 
 def _gif_length(stream: io.BufferedIOBase, size: int) -> int:
-    """The bytes that a whole GIF would have. A GIF ends in ";", after which some programs write zeros. If the ";" is
-    missing, at least one byte is missing."""
+    """Returns how many bytes the whole GIF would have: `size`, or `size` + 1 (at least) if its end is missing. A GIF
+    ends in ";", after which some programs write zeros."""
     stream.seek(max(0, size - 1024))
     return size if stream.read().rstrip(b"\0").endswith(b";") else size + 1
 
@@ -180,8 +181,8 @@ def _riff_length(stream: io.BufferedIOBase, size: int) -> int:
 
 
 def _outermost_length(stream: io.BufferedIOBase, size: int) -> int:
-    """The position at which the last outermost element of a file ends. Elements are boxes in mp4 and mov (ISO
-    14496-12), and EBML elements in Matroska and WebM.
+    """Returns the position, in bytes, at which the last outermost element of a file ends. Elements are boxes in mp4 and
+    mov (ISO 14496-12), and EBML elements in Matroska and WebM.
 
     Returns `size` for other formats, and if a length is given as unknown.
     """

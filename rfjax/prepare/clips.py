@@ -1,8 +1,8 @@
 """Cuts clips of a fixed number of frames from files of moving pictures, by a stated rule.
 
-Clips begin at the file's first picture and follow each other without gap or overlap. At a rate, frame k of a file is
-the picture that is on the screen k/rate seconds after its first one, so a clip plays as fast as its file. Without a
-rate, frames are the pictures as stored, which must then be equally far apart.
+The first clip begins at the file's first picture, and clips follow each other without gap or overlap. If the rule gives
+a rate, frame k of a file is the picture that is on the screen k/rate seconds after the file's first picture, so a clip
+plays as fast as its file. Without a rate, frames are the pictures as stored, which must be equally far apart in time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rfjax.prepare.images import FILTERS, Picture, crop_unscaled, name_changes, 
 from rfjax.prepare.options import check_range
 
 FASTEST = 1000  # frames a second
-EARLY = Fraction(1, 4)  # share of a frame's duration by which a picture may come late: times are stored rounded
+EARLY = Fraction(1, 4)  # by this share of a frame's duration a picture may come late: stored times are rounded
 VARIABLE, SLOW = "variable frame rate", "fewer pictures than half the frames"
 LONGER, REPEATED = "longer than its clips", "pictures shown in several frames"
 
@@ -64,8 +64,8 @@ def clip_keys(key: str, count: int, rule: ClipRule | None) -> list[str]:
 
 
 def file_of(key: str, rule: ClipRule) -> tuple[str, int] | None:
-    """Splits the key FILE#NUMBER of a clip into (FILE, NUMBER); None for other keys, and for numbers that the rule does
-    not reach."""
+    """Splits the key FILE#NUMBER of a clip into (FILE, NUMBER). Returns None for other keys, and if NUMBER is not below
+    `rule.most`."""
     file, _, number = key.rpartition("#")
     numbered = file and number.isdecimal() and number.isascii() and str(int(number)) == number
     return (file, int(number)) if numbered and int(number) < rule.most else None
@@ -80,9 +80,10 @@ def describe_rule(rule: Mapping) -> str:
 
 
 def check_same_rule(theirs: Mapping, rule: ClipRule | None, option: str) -> None:
-    """Raises `ConfigError` if what an option names was made for clips that are cut by another rule.
+    """Raises `ConfigError` if the file that `option` names was made for clips cut by another rule than `rule`: by the
+    rule `theirs`, which has the fields of a `ClipRule` ({} stands for images).
 
-    A clip's key has its number alone, so under another rule the key would name other frames.
+    A clip's key holds only its number in the file, so under another rule the same key would mean other frames.
     """
     ours = {} if rule is None else asdict(rule)
     if dict(theirs) != ours:
@@ -104,7 +105,8 @@ def parse_rule(frames: int | None, rate: str | None, most: int | None) -> ClipRu
 
 
 def parse_rate(rate: str | None) -> Fraction | None:
-    """The frames a second that --fps gives; None without it. Raises `ConfigError` for other values."""
+    """Reads --fps, frames a second, as a fraction; None if the option is not given. Raises `ConfigError` unless the
+    value is a number above 0 and at most `FASTEST`."""
     try:
         number = Fraction(rate) if rate is not None else None
     except (ValueError, ZeroDivisionError):
@@ -122,10 +124,12 @@ def too_few(frames: int) -> str:
 
 
 def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], resample: str) -> list[Clip]:
-    """Cuts the clips of a file, at least one, each resized to cover its bucket (height, width) and cropped evenly.
+    """Returns the clips of a file, at least one. Each is resized to cover the bucket (height, width) of the nearest
+    aspect, and cropped at the centre.
 
-    The file is decoded only up to the end of its last clip. Raises `CorruptImage` if that part cannot be decoded,
-    `Unfit` for a file that gives no clip, and `OSError` if the system cannot open the file.
+    The file is decoded only up to the end of its last clip. Raises `CorruptImage` if that part cannot be decoded, and
+    `OSError` if the system cannot open the file. Raises `Unfit` for a file shorter than one clip, for a clip that has
+    fewer pictures than half its frames, and for what `pictures` and `as_stored` refuse.
     """
 
     def fit(shown: Shown, number: int) -> _Frame:
@@ -145,8 +149,8 @@ def cut(file: bytes | Path, rule: ClipRule, buckets: Sequence[tuple[int, int]], 
 
 
 def frames_shown(rule: ClipRule, count: int) -> list[int]:
-    """Returns which `count` frames of a clip stand for it: the middle one, or several evenly spread ones, of which the
-    first and the last are the clip's own. Raises `ConfigError` unless the clip has so many frames."""
+    """Returns the numbers of the `count` frames that stand for a clip: the middle frame alone, or several evenly spread
+    frames from the clip's first to its last. Raises `ConfigError` unless the clip has so many frames."""
     if not 1 <= count <= rule.frames:
         raise ConfigError(f"--shown-frames is {count}; it must lie in [1, {rule.frames}], --frames being {rule.frames}")
     return [rule.frames // 2] if count == 1 else np.linspace(0, rule.frames - 1, count).round().astype(int).tolist()
@@ -155,7 +159,7 @@ def frames_shown(rule: ClipRule, count: int) -> list[int]:
 def pick(file: bytes | Path, rule: ClipRule, places: Sequence[int], crop: str) -> list[Frames]:
     """Returns the frames at `places` of each clip that `cut` finds in a file, not resized.
 
-    Each is cut to its centred square unless `crop` is "none". Raises what `cut` raises.
+    Each frame is cut to its centred square unless `crop` is "none". Raises what `cut` raises.
     """
 
     def fit(shown: Shown, number: int) -> _Frame:
@@ -170,15 +174,15 @@ def pick(file: bytes | Path, rule: ClipRule, places: Sequence[int], crop: str) -
 
 
 class _Frame(NamedTuple):
-    picture: object  # None if it is not wanted
+    picture: object  # None for a frame that the caller does not want
     size: tuple[int, int] | None  # (width, height) of the file's picture
     notes: tuple[str, ...]  # names of the conversions
-    repeated: bool = False  # the picture of the frame before, still on the screen
+    repeated: bool = False  # whether the frame shows the same picture as the frame before it
 
 
 def _cut(file, rule: ClipRule, fit: Callable[[Shown, int], _Frame]):
     """Decodes a file up to the end of its last clip. Returns (start in seconds, frames) of each clip, and whether the
-    file is longer. `fit` makes a frame from a picture and the frame's number in its clip."""
+    file goes on after them. `fit` makes a frame from a picture and the frame's number in its clip."""
     with opened(file) as stream:
         rate = Fraction(rule.rate) if rule.rate else None
         timed = as_stored(pictures(stream)) if rate is None else at_rate(pictures(stream), rate)
@@ -206,8 +210,8 @@ def _cut(file, rule: ClipRule, fit: Callable[[Shown, int], _Frame]):
 def at_rate(shown: Iterator[Shown], rate: Fraction) -> Iterator[tuple[Fraction, Shown]]:
     """Yields (time, the picture on the screen at that time) at 0, 1/rate, 2/rate, ... seconds.
 
-    A picture that begins less than `EARLY` of a frame's duration later counts as already on the screen. The last
-    picture stays as long as the file says, or else as long as the picture before it.
+    A picture that begins at most `EARLY` of a frame's duration after such a time counts as on the screen at that time.
+    The last picture stays as long as the file says or, if the file does not say, as long as the picture before it.
     """
     number, current, lasted = 0, None, 1 / rate
     for each in shown:

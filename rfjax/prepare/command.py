@@ -79,7 +79,7 @@ def run(args, overrides) -> int:
     work.check_folder(args.out, reads, own="manifest.json")
     task = work.parse_task(args.task, args.merge)
     if args.estimate and task.merges_only:
-        raise ConfigError("--estimate is said before any work, and --merge ends it; give one of the two")
+        raise ConfigError("--estimate is for work to come, and --merge is the last step of it; give one of the two")
     reading = Reading(**fields_given(Reading, args))
     rule = reading.clip_rule()
     if not task.merges_only:
@@ -170,8 +170,8 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 def _given_keys(args, source, ours) -> dict:
     """Returns {option: keys that the user gave with it}, to be compared with the source's keys.
 
-    Leaves out the keys of captions if the source does not know its keys, or if the captions were written for exactly
-    this source.
+    Leaves out the keys of captions if the source does not know its keys before it is read, or if the captions were
+    written for exactly this source.
     """
     given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
     if ours.validation_keys:
@@ -182,7 +182,7 @@ def _given_keys(args, source, ours) -> dict:
 
 
 def _check_keys(args, source, given, unmet) -> None:
-    """Raises `ConfigError`, before any work, if the source knows its keys and an option gives none of them."""
+    """Raises `ConfigError`, before any work, if the source knows its keys and has none of those of an option."""
     messages = {
         "--drop-keys": _no_key_to_drop,
         "--validation-keys": _no_key_to_validate,
@@ -213,7 +213,8 @@ _OTHER_KEYS = "give keys as rfjax inspect shows them, and another --out if shard
 
 
 def _check_keys_known(args, shards, ours, location) -> None:
-    """Raises `RfjaxError` if no shard has a key of the given captions, or none has a key of the images to drop."""
+    """Raises `RfjaxError` if the shards have no caption of --synthetic-captions or no image of --validation-keys, or if
+    --drop-keys left out no image. Prints how many images --drop-keys left out."""
     from rfjax.prepare.part import listed
 
     if args.synthetic_captions is not None and not any(
@@ -239,7 +240,7 @@ def _check_keys_known(args, shards, ours, location) -> None:
 def _scaling(args, made) -> dict:
     """Returns the latents' `shift` and `scale`, and `scaling`, which names their origin.
 
-    Raises `ConfigError` if --latent-scaling is a corpus of another autoencoder.
+    Raises `ConfigError` if --latent-scaling names no folder, or a corpus of another autoencoder.
     """
     from rfjax.data.prepared import manifest
     from rfjax.prepare.merge import SCALINGS

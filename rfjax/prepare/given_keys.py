@@ -1,4 +1,4 @@
-"""Finds the keys given by the user, to drop images or to add captions, that name no image of the source.
+"""Finds keys that the user gave (to drop images, to choose validation images, to add captions) and no image has.
 
 For a folder, Parquet files and a TFDS data set the images' keys are known beforehand. For tars they are known only once
 all tars have been read.
@@ -22,8 +22,9 @@ OF_CLIPS = ("--drop-keys", "--synthetic-captions")  # options whose keys may be 
 
 
 def without_image(given: Iterable[str], keys: Iterable[str], clips: ClipRule | None = None) -> tuple[str, ...]:
-    """Returns the `given` keys that are not in `keys`, the keys of a source's images or files, and that are not those
-    of clips which `clips` may cut from these files. Their order is kept."""
+    """Returns, in their order, the `given` keys that name nothing in a source. `keys` are the keys of the source's
+    images or files. A key FILE#NUMBER names something if FILE is in `keys` and the rule `clips` may cut a clip
+    NUMBER."""
     rest = dict.fromkeys(given)
     files: dict[str, list[str]] = {}
     for key in rest if clips is not None and clips.most > 1 else ():
@@ -57,17 +58,17 @@ def known_after(
     dropped_keys: Collection[str],
     clips: ClipRule | None = None,
 ) -> tuple[str, ...]:
-    """Returns those of `dropped_keys` that named nothing in any part, which is known once all parts are finished.
+    """Returns the keys of `dropped_keys` by which no part dropped anything; to be called when all parts are finished.
 
-    `parts` are the names of the finished parts in `folder`. Of a source that knew its keys before its parts were read,
-    only the keys of clips that their files do not have are returned. The result is empty if a part's list of drops
-    cannot be read.
+    `parts` are the names of the finished parts in `folder`. If the source knew its keys before it was read,
+    `known_before` has already found the keys without an image or file. Then only the keys of clips are returned, those
+    whose file has no such clip. The result is empty if a part's list of drops cannot be read.
     """
     rest = dict.fromkeys(dropped_keys)
     if getattr(source, "keys", None) is not None:
         numbered = {key: clip[0] for key in rest if clips is not None and (clip := file_of(key, clips))}
         dropped_whole = {file for file in numbered.values() if file in rest}
-        unmet = set(without_image(numbered, source.keys, clips))  # said before the work
+        unmet = set(without_image(numbered, source.keys, clips))  # reported before the work
         rest = {key: None for key, file in numbered.items() if file not in dropped_whole and key not in unmet}
     if not rest:
         return ()

@@ -26,7 +26,7 @@ WHITE = (255, 255, 255, 255)
 INTEGERS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 DARK = "16-bit with no value above 255: black"
 CUT = "more than half cut off"
-STRIP_FRAMES = 6  # of a clip's thumbnail
+STRIP_FRAMES = 6  # most frames in a clip's thumbnail
 PNG_MARK, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # a PNG's first bytes; the offset of its bits per sample
 
 
@@ -58,8 +58,8 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) 
     """Returns the index of the bucket (height, width) whose log aspect ratio is nearest to an image's, the first of
     several that are equally near.
 
-    |log(w / h) - log(W / H)| is the log of wH / hW or of its inverse, whichever is above 1. So comparing these ratios
-    as fractions needs no logarithm, and nothing is rounded.
+    For an image of width w and height h and a bucket of W and H, |log(w / h) - log(W / H)| is the log of wH / hW or of
+    its inverse, whichever is above 1. These ratios are compared as fractions, so no logarithm is rounded.
     """
 
     def apart(number):
@@ -74,7 +74,7 @@ def name_changes(width: int, height: int, bucket: tuple[int, int]) -> list[str]:
     """Returns the names of what is lost when an image is fitted to a bucket (height, width): "enlarged" if a side of
     the image is smaller than the bucket's, and `CUT` if the crop leaves less than half of the image's area.
 
-    The crop leaves min(wH, hW) / max(wH, hW) of the area.
+    With w, h of the image and W, H of the bucket, the crop leaves min(wH, hW) / max(wH, hW) of the area.
     """
     rows, columns = bucket
     shares = sorted((width * rows, height * columns))
@@ -117,10 +117,10 @@ def crop_unscaled(image: Image.Image, crop: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _open_rgb(data):
-    """Yields (upright RGB image, names of its conversions). Turns errors within the context into `CorruptImage`."""
+    """Yields (upright RGB image, names of its conversions). A decoder's error in the context becomes `CorruptImage`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of large images and odd metadata; too large is an error
+            warnings.simplefilter("ignore")  # of large images and odd metadata; PIL raises if too large
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
                 _scale_transparent_colour(image, data)
@@ -139,8 +139,8 @@ def _open_rgb(data):
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "*frames height width 3"], side: int) -> bytes:
-    """Returns a JPEG of a picture, reduced so that its longer side has `side` pixels. For a clip, the JPEG shows some
-    of its frames side by side."""
+    """Returns a JPEG of a picture, resized so that its longer side has `side` pixels. For a clip, the JPEG shows up to
+    `STRIP_FRAMES` frames of this size side by side."""
     frames = film_strip(pixels) if pixels.ndim == 4 else pixels[None]
     rows, columns = (max(1, round(side * length / max(frames.shape[1:3]))) for length in frames.shape[1:3])
     small = Image.new("RGB", (columns * len(frames), rows))
@@ -154,7 +154,7 @@ def thumbnail(pixels: UInt8[np.ndarray, "*frames height width 3"], side: int) ->
 def film_strip(
     frames: Shaped[np.ndarray, "frames height width 3"], most: int = STRIP_FRAMES
 ) -> Shaped[np.ndarray, "shown height width 3"]:
-    """At most `most` frames of a clip, evenly spread, its first and last among them."""
+    """Returns at most `most` frames of a clip, evenly spread from the first to the last."""
     return frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
 
 

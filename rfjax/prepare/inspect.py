@@ -22,8 +22,8 @@ MADE_BY = "rfjax inspect"  # stored in the PNG, so that the command recognises i
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
     """Draws images from a split, the same number from each bucket that has enough.
 
-    Returns (bucket's name, the image's index in split and bucket, the record's facts, {index of a caption's record:
-    caption}, thumbnail's bytes, latents) of each image.
+    Returns for each image a row (bucket's name, the image's index in split and bucket, the record's facts, {index of a
+    caption's record: caption}, the thumbnail's JPEG, the stored latent).
     """
     pairs = [(turn, n) for n, bucket in enumerate(found.buckets) for turn in range(min(count, bucket.images[split]))]
     shares = Counter(number for _, number in sorted(pairs)[:count])
@@ -44,7 +44,8 @@ def _draw(found, bucket, split, count, seed):
         numbers = [*facts["original"], *facts["synthetic"]]
         if not numbers or not {"latents", "thumbnail"} <= arrays.keys():
             raise RfjaxError(f"{where} has no caption, latents or thumbnail; {COPY_AGAIN}")
-        if lost := [number for number in numbers if not 0 <= number < texts.count(file)]:  # would read another shard
+        # An index outside the shard's file would read a caption of another shard.
+        if lost := [number for number in numbers if not 0 <= number < texts.count(file)]:
             raise RfjaxError(f"{where} names caption {lost[0]} of {texts.count(file)}; {COPY_AGAIN}")
         records = texts.read(texts.first(file) + np.array(numbers, np.int64))
         stored = {n: _unpacked(text, "captions", where) for n, text in zip(numbers, records, strict=True)}
@@ -61,9 +62,10 @@ def _unpacked(record, kind, where):
 
 
 def picture(rows, decoded=None) -> bytes:
-    """Returns a PNG of the images: each one's thumbnail, its decoded latent if given, and its first caption.
+    """Returns a PNG that shows each image of `rows`, which come from `samples`: its thumbnail and its first caption.
 
-    A clip's thumbnail is a strip of its frames; decoded frames are below it.
+    `decoded`, if given, are the images decoded from the latents, [height, width, 3] or [frames, height, width, 3] in
+    [0, 1]. They are shown beside the thumbnails. A clip's thumbnail is a strip of frames; decoded frames are below it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -46,7 +46,7 @@ class Captions:
     rule: Mapping | None = None
 
     def for_part(self, source: Source, part: int) -> Mapping[str, tuple[str, ...]]:
-        """Returns {key: captions}, which contains those of the source's part `part`.
+        """Returns {key: captions} with all captions of the source's part `part`, and perhaps captions of other parts.
 
         If the captions were written for this source in the same parts, only one file is read. Otherwise all captions
         are kept in memory.
@@ -63,7 +63,8 @@ class Captions:
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """A source whose records have one more column: the captions that belong to the record's key."""
+    """A source whose records have more columns: the captions that belong to the record's key and, if several clips are
+    cut from a file, those that belong to the clips' keys."""
 
     source: Source
     captions: Captions

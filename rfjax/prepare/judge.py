@@ -42,8 +42,11 @@ class Kept:
 
 
 def decoded(record: Record, decode: Callable[[bytes | Path], Decoded], *, of_clips: bool = False) -> Decoded | Drop:
-    """Returns what `decode` makes of a record's file, or the reason why the record is dropped. Files of clips are read
-    here, and images by their source, whose errors are raised."""
+    """Returns what `decode` makes of a record's image or file, or a `Drop` with the reason why it cannot be used.
+
+    An `OSError` is raised for an image, which the source has already read. For a file of clips (`of_clips`), which may
+    be read only now, it gives a `Drop`.
+    """
     try:
         return decode(record.image)
     except CorruptImage as error:
@@ -57,8 +60,8 @@ def decoded(record: Record, decode: Callable[[bytes | Path], Decoded], *, of_cli
 
 
 def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
-    """Decodes a record. Returns its image, or its clips if the recipe has a rule for them, or the reason why it is
-    dropped. The cheapest checks come first."""
+    """Decodes a record. Returns one `Kept` for an image or, if the recipe has a rule for clips, one for each clip, and
+    a `Drop` with the reason in place of whatever is left out. The cheapest checks come first."""
     if isinstance(record, Drop):
         return [record]
     if record.key in recipe.dropped_keys:

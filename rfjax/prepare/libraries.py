@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rfjax.errors import ConfigError
 
-LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")  # a manifest names them
+LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")  # listed in manifests
 
 
 def require(module: str, need: str, extra: str = "prepare"):
@@ -32,6 +32,6 @@ def versions(libraries: Sequence[str]) -> dict[str, str]:
 
 
 def surroundings(device: str, more: Sequence[str] = ()) -> dict[str, str]:
-    """Returns what a manifest records besides the models: Python's version, the device, the libraries' versions, those
-    of `more` libraries too."""
+    """Returns what a manifest records besides the models: Python's version, the device, and the versions of `LIBRARIES`
+    and of the libraries in `more`."""
     return {"python": platform.python_version(), "device": device or "default"} | versions((*LIBRARIES, *more))

@@ -62,7 +62,9 @@ OPTIONS = {
         metavar="N",
         help="at most so many clips of a file, one after the other from its beginning (default 1)",
     ),
-    "--caption-column": dict(metavar="NAME", help="column of captions (default: caption; for tfds, what it has)"),
+    "--caption-column": dict(
+        metavar="NAME", help="column of captions (default: caption; in tables also captions, text or prompt)"
+    ),
     "--synthetic-column": dict(metavar="NAME", help="column of captions made by a model, which training mixes in"),
     "--label-column": dict(metavar="NAME", help="column of classes, for captions; folder: the image's folder's name"),
     "--class-names": dict(

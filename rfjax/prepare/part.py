@@ -40,7 +40,7 @@ def read_finished(
     path: Path, recipe_hash: str, *, shape: type, sizes: Callable[[Mapping], Mapping[str, int]]
 ) -> dict | None:
     """Reads the .json of a finished part. It must have the form of the TypedDict `shape`; `sizes` takes the .json's
-    content and returns {file name: its bytes}.
+    content and returns {file name: number of bytes}.
 
     Returns None, so that the part is made again, if the .json was changed or damaged, if it has another name or recipe,
     or if a file does not have the size that `sizes` gives.
@@ -82,15 +82,15 @@ class LeftOut:
     rows: list[dict] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     kept: int = 0
-    records: int = 0  # seen so far; several items may come from one record
+    records: int = 0  # items seen so far; with `of_files`, files seen so far
 
     def sift(
         self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0, of_files: bool = False
     ) -> Iterator[Looked]:
         """Yields everything but the drops, which are recorded here; calls `tell` after each image.
 
-        With `of_files` the share of corrupt files is limited, not that of clips: items that follow one another with
-        equal `done` come from one file.
+        With `of_files` the limit is a share of the files, not of the clips cut from them. Consecutive items with equal
+        `done` come from one file.
 
         Raises `RfjaxError` if the corrupt images are more than `SPARED` and more than the share `corrupt_limit` of all
         images. This is checked at each drop from the hundredth image on, and at the end.

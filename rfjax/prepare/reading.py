@@ -24,7 +24,7 @@ from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Source, open_s
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The values of the options with these names, as given."""
+    """The values of the command-line options with these names, as given."""
 
     source: str
     shard_size: int
@@ -66,7 +66,7 @@ class Reading:
 
 
 class DropList(TypedDict, total=False):
-    """What the .json that `rfjax duplicates` writes beside its list of keys says about clips."""
+    """The one key that is read of the .json beside `rfjax duplicates`' list of keys: how clips were cut."""
 
     clips: dict[str, object]
 

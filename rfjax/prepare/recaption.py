@@ -1,4 +1,4 @@
-"""`rfjax recaption`: a model writes captions for a source's images or clips. They are stored by these items' keys.
+"""`rfjax recaption`: a model writes captions for a source's images or clips, stored under the keys of these items.
 
 The result is a folder with a file of JSON lines for each part of the source. Each file depends on one part alone and is
 written completely or not at all, so the same command resumes the work. `rfjax prepare --synthetic-captions` joins the

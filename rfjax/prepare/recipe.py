@@ -95,7 +95,7 @@ class Recipe:
         return self.precision if name == "latents" else self.text_precision or self.precision
 
     def facts(self) -> dict:
-        """Returns the recipe for JSON, with hashes of class names and dropped keys: there may be millions."""
+        """Returns the recipe for JSON, with a hash in place of class names and of each list of keys: some are long."""
         facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}, validation_keys=frozenset()))
         for name in WRITTEN_WHERE_SET:
             if not facts[name]:
@@ -105,14 +105,15 @@ class Recipe:
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
         facts["dropped_keys"] = keys_facts(self.dropped_keys)
         if self.clips is not None and self.clips.most > 1 and (self.dropped_keys or self.columns.synthetic == JOINED):
-            facts["clips"]["keys"] = "of clips, too"  # an earlier version joined captions and dropped by files alone
+            facts["clips"]["keys"] = "of clips, too"  # an earlier version knew no keys of clips, and made other shards
         if self.validation_keys:
             facts["validation_keys"] = keys_facts(dict.fromkeys(self.validation_keys, ""))
         return {"version": VERSION} | facts
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
-    """Parses `HEIGHTxWIDTH,HEIGHTxWIDTH,...` to (height, width) pairs. Raises `ConfigError`, also for bad buckets."""
+    """Parses `HEIGHTxWIDTH,HEIGHTxWIDTH,...` to (height, width) pairs. Raises `ConfigError` for any other text, and for
+    buckets that `check_buckets` refuses."""
     try:
         buckets = tuple(tuple(map(int, bucket.split("x"))) for bucket in text.split(","))
         if any(len(bucket) != 2 for bucket in buckets):
@@ -144,7 +145,7 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
 def claim(folder: Path, facts: Mapping) -> str:
     """Writes `facts` as the folder's recipe.json, or compares them with an existing one; returns the file's hash.
 
-    Values in `DECIDE_NO_BYTES` may differ. The folder then keeps its own, so that the hash in its parts stays valid.
+    Values in `DECIDE_NO_BYTES` may differ. Then recipe.json keeps its own, so that the hash in the parts stays valid.
 
     Raises `ConfigError` with the differences: shards of two recipes must not be in one folder.
     """
@@ -188,8 +189,8 @@ class MadeWith(TypedDict, total=False):
 
 
 def keys_facts(dropped_keys: Mapping[str, str]) -> dict:
-    """Returns for JSON the number and the hash of keys, each with its reason ({key: reason}), since there may be
-    millions of keys."""
+    """Returns what stands in JSON for {key: reason}: the number of keys, and one hash of all keys and reasons. There
+    may be millions of keys."""
     keys = json.dumps(sorted(dropped_keys.items()))
     return {"count": len(dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
 

@@ -80,7 +80,7 @@ def make_shard(
     threads: int = 4,
     tell: Tell = lambda done, kept, dropped: None,
 ) -> dict:
-    """Makes the shard of a part, in files whose names begin with `path`; returns the content of its .json.
+    """Makes the shard of a part, in files whose names begin with `path`; returns the content of PATH.json.
 
     Calls `tell` after each image. Raises `RfjaxError` if too many images are corrupt or a file cannot be written. Then
     no file of the shard is left.
@@ -133,9 +133,9 @@ def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapp
 
 
 class _UnitWriter:
-    """Writes the two files of a split and bucket: images and captions. It creates them at the first record.
+    """Writes a shard's two files of one split and bucket: images and captions.
 
-    A repeated caption is stored once.
+    Each file is created at its first record. A repeated caption is stored once.
     """
 
     def __init__(self, folder, unit, recipe, models, truncated):

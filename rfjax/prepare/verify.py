@@ -41,7 +41,7 @@ def damaged_files(found: Manifest, say: Say = lambda text: None) -> Iterator[str
 
 
 def strangers(found: Manifest) -> list[str]:
-    """Returns a line if the manifest was edited, and one for each file of records that it does not name."""
+    """Returns a line if the manifest was edited, and one for each file of records that the manifest lacks."""
     lines = [f"{NAME} was changed after it was written"] if seals.is_broken(found.facts) else []
     known = {file["name"] for file in found.every_file()}
     there = sorted(path.name for path in found.folder.glob("*.array_record"))
@@ -67,7 +67,7 @@ class _Counted:
 
 
 def contradictions(found: Manifest, say: Say = lambda text: None) -> Iterator[str]:
-    """Reads every record; yields a line for each that contradicts the manifest.
+    """Reads every record; yields a line for each contradiction to the manifest.
 
     Checks the sizes of latents and features, that numbers are finite, that the captions which images name exist, the
     number of captions, and the latents' moments.
@@ -148,7 +148,7 @@ def _wrong_array(where, arrays, name, size):
 
 def _wrong_moments(split, said, sums):
     """Compares the mean and the deviation of the latents over all channels, which `--latent-scaling=measured` uses,
-    with those that the manifest says. Returns a line for each that differs."""
+    with those in the manifest. Yields a line for each that differs."""
     if not sums.values:
         return
     mean = float(np.mean(sums.sum) / sums.values)

@@ -61,10 +61,11 @@ def parse_task(text: str | None, merge: bool = False) -> Task:
 
 
 def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
-    """Raises `ConfigError` unless the folder of --out is new, has none of our files, or was begun by the same verb.
+    """Raises `ConfigError` if the folder of --out lies in a folder that the command reads, if it holds another
+    command's results, or if it has files that this command would overwrite but no recipe.json.
 
-    `own` is the file that the verb writes last. The verb writes recipe.json first, which marks the folder as the
-    verb's.
+    `own` is the file that the command writes last, such as manifest.json. recipe.json is written first, so it marks a
+    folder that an earlier command began.
     """
     inside = next((read for read in reads if read.is_dir() and read.resolve() in folder.resolve().parents), None)
     if inside is not None:

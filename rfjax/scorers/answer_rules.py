@@ -15,7 +15,7 @@ Answers = Sequence[Sequence[float]]
 
 
 def right_probability(prompt: Prompt, answers: Answers) -> dict[str, float]:
-    """VQAScore: the probability of yes."""
+    """VQAScore: returns the probability of yes as "overall"."""
     return {"overall": answers[0][0]}
 
 
@@ -65,7 +65,7 @@ def no_categories(prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
     return []
 
 
-# benchmark -> (an image's scores, its questions' scores by category)
+# benchmark -> (function for an image's scores, function for its questions' scores by category)
 RULES: Mapping[str, tuple[Callable, Callable]] = {
     "vqascore": (right_probability, no_categories),
     "geneval2": (soft_tifa, probability_of_skill),

@@ -50,7 +50,7 @@ def answer_folder(
 ) -> dict[str, list[list[float]]]:
     """Returns {image: the probabilities of the right and the wrong answer to each of its prompt's questions}.
 
-    `prompts` are those of the images, by the image's name in the folder. `batch_size` questions are asked at once,
+    `prompts` maps an image's name in the folder to its prompt. `batch_size` questions are asked at once,
     about one image or several. Resumes: an image is asked about again only if its file or its questions have changed.
     """
     from rfjax.scorers import images  # imports torch

@@ -48,7 +48,7 @@ def attach(
     seconds: float,
     extra: Mapping[str, object],
 ) -> Path:
-    """Writes the record into the run's folder, replacing a record with the same key; returns its path.
+    """Writes `values` as a record into the run's folder, in place of a record with the same key; returns the path.
 
     `corpus` names the prompts or the reference images. What training spent (images, FLOPs, seconds) comes from another
     record of the checkpoint, else from the checkpoint itself. Raises `ConfigError` if the run has neither.

@@ -22,7 +22,7 @@ TOWERS = {
     "ViT-L/14@336": (1024, 24, 14, 336),
     "ViT-H/14": (1280, 32, 14, 224),
 }
-# activation -> (the models that need it, what to do about another)
+# activation -> (the models that need it, the remedy if a folder has another activation)
 ACTIVATIONS = {
     "quick_gelu": ("OpenAI's CLIP", "take the folder of openai/clip-vit-*"),
     "gelu": ("PickScore's CLIP", "take the folder of yuvalkirstain/PickScore_v1, with its tokenizer"),

@@ -58,9 +58,9 @@ CLIP_SCORE = Similarity(
 def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> tuple[dict[str, str], dict[str, int]]:
     """Returns {image's name relative to the folder: caption}, and {reason: number of images or captions left out}.
 
-    If `file` is given, a JSON object {image's name, with or without suffix: caption}, it must have all captions.
-    Otherwise they come from the `metadata.jsonl` of GenEval's layout, or from a `.txt` beside the image. Raises
-    `ConfigError`, naming the image, if one has no caption.
+    If `file` is given, all captions come from it: a JSON object {image's name, with or without suffix: caption}.
+    Otherwise a caption comes from the `metadata.jsonl` of GenEval's layout, or from a `.txt` beside the image. Raises
+    `ConfigError`, naming the image, if an image has no caption.
     """
     folder = Path(folder)
     given = _read_captions(file) if file is not None else None
@@ -107,9 +107,10 @@ def score_folder(
     batch_size: int,
     similarity: Similarity = CLIP_SCORE,
 ) -> list[float]:
-    """Scores each image, in the order of `captions`. Resumes: rows that an earlier command left in `out` are reused.
+    """Returns each image's score, in the order of `captions`.
 
-    Raises `ConfigError`, naming an image or a setting that cannot be used.
+    Resumes: rows that an earlier command left in `out` are reused. Raises `ConfigError`, naming an image or a setting
+    that cannot be used.
     """
     folder, names = Path(folder), list(captions)
     settings = {"metric": similarity.metric, "clip": f"{clip.name} {clip.sha256}", **similarity.settings}

@@ -1,8 +1,8 @@
 """Any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`, for GenEval.
 
 Such a detector gives boxes and no masks. So an object's mask is its whole box, and its colour is judged with the
-background inside the box. The scores are a variant of GenEval whose name contains the detector. They never share a
-column with the official GenEval.
+background inside the box. The scores are a variant of GenEval whose name contains the detector's name. They never
+share a column with the official GenEval.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def whole_pixels(boxes: Float[torch.Tensor, "n 4"], height: int, width: int) -> 
 def load(path: str | os.PathLike, device: torch.device) -> Detector | BoxDetector:
     """Loads a detector: Mask2Former as `mask2former.load` does, or any detector of boxes from a transformers folder.
 
-    Raises `ConfigError` for a folder of another kind, naming the kinds there are, and for a detector whose classes are
-    not COCO's.
+    Raises `ConfigError` for a model of another kind, with a list of the kinds, and for a detector whose classes are not
+    COCO's.
     """
     path = Path(path)
     if not (path / "config.json").is_file():

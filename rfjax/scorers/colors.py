@@ -26,7 +26,8 @@ class ColorClassifier:
         self._classes: dict[str, torch.Tensor] = {}
 
     def weights(self, name: str) -> torch.Tensor:
-        """Returns a unit vector per colour: the normalised mean of its templates' unit embeddings."""
+        """Returns [colours, d] for the class `name`: each colour's unit vector is the normalised mean of the unit
+        embeddings of its three texts."""
         if name not in self._classes:
             texts = [template.format(color=color, name=name) for color in COLORS for template in TEMPLATES]
             embedded = unit(self.clip.embed_texts(texts)).unflatten(0, (len(COLORS), len(TEMPLATES)))

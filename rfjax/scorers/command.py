@@ -16,7 +16,7 @@ from rfjax.inputs.paths import as_path
 
 
 class MetricResult(NamedTuple):
-    """The result of measuring a metric: the lines to print, and what an evaluation record of it contains."""
+    """The result of measuring a metric: the lines to print, and the content of its evaluation record."""
 
     lines: Sequence[str]
     evaluation: str
@@ -140,14 +140,15 @@ def option(name: str) -> str:
 
 
 def _check_packages(args, metric):
-    """Raises `ConfigError` for packages that the metric lacks."""
+    """Raises `ConfigError` if a package that the metric needs is not installed."""
     lacking = ", ".join(name for name in metric.packages if importlib.util.find_spec(name) is None)
     if lacking:
         raise ConfigError(f"--metric={args.metric} lacks the packages {lacking}; pip install 'rfjax[metrics]'")
 
 
 def _check(args, metric):
-    """Raises `ConfigError` for options that the metric does not take, and for options that it lacks."""
+    """Raises `ConfigError` if an option that the metric needs is missing, for an option that the metric does not take,
+    for a batch size below 1, and for a folder that does not exist."""
     for name in metric.needs:
         if getattr(args, name) is None:
             raise ConfigError(f"--metric={args.metric} needs {option(name)}: {OPTIONS[name]['help']}")
@@ -293,8 +294,8 @@ def _embedder(args, kind, folders):
 
 
 def _clip_embedder(args, kind, folders, device):
-    """`_embedder` of clips. The description has the number of frames and their rate, so that features of clips of
-    another length are never compared."""
+    """Returns the same as `_embedder`, for clips. The network's description also has the number of frames and their
+    rate, so that features of clips of different lengths are never compared."""
     from rfjax.scorers import i3d, video_embedders, videos, vjepa
 
     reader = videos.Reader.of_options(args.frames, args.fps)

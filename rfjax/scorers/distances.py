@@ -19,7 +19,7 @@ from rfjax.scorers.cmmd import cmmd
 from rfjax.scorers.folder_features import Features, Listed, list_images
 from rfjax.scorers.polynomial_mmd import polynomial_mmd
 
-# metric -> the model that its name implies, as descriptions of features call it
+# metric -> the model with which the metric is defined, under the name that files of features give it
 MODELS = {
     "fid-inception": "inception-2015-12-05",
     "fid-clip": "ViT-L/14",
@@ -47,7 +47,7 @@ class Distance(NamedTuple):
 
     @property
     def standard(self) -> bool:
-        """Whether the metric's own model made the features, as far as the files say."""
+        """Whether the metric's own model made the features; also true if no file names a model."""
         return not self.model or MODELS[self.kind] in self.model.split()
 
     @property
@@ -69,9 +69,9 @@ def measure(
 ) -> Distance:
     """Computes the distance between `folder` and `reference`, each a folder of images or clips, or a file of features.
 
-    `embed` computes the features of these files, and `model` names its network. Neither is needed if both sets are
-    files of features. Features of folders are stored under `out`. Raises `ConfigError` for sets that cannot be
-    compared.
+    `embed` computes the features of a folder's images or clips, and `model` names its network. Neither is needed if
+    both sets are files of features. Features of folders are stored under `out`. Raises `ConfigError` for sets that
+    cannot be compared.
     """
 
     def features(path, place, model):

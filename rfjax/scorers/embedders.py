@@ -1,4 +1,4 @@
-"""Makes functions from image files to features: a transform of Pillow images, then a network."""
+"""Makes the functions that compute features of image files: a transform of Pillow images, then a network."""
 
 from __future__ import annotations
 

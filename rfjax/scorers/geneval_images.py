@@ -188,7 +188,7 @@ def _score_images(found, detector, classifier, rows, options, batch_size):
 def judge_image(
     image, instances: Instances, row: Mapping[str, object], classifier: ColorClassifier, options: GenEvalOptions
 ) -> ImageResult:
-    """Judges one image. It classifies colours only of objects that count and whose class the prompt gives a colour."""
+    """Judges one image. Classifies colours only of objects that `keep` keeps and whose class has a colour in `row`."""
     boxes, masks = by_class(instances)
     kept = keep(Detections(boxes), row["tag"], options)
     boxes = {name: boxes[name][order] for name, order in kept.items()}

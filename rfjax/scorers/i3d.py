@@ -1,8 +1,8 @@
 """FVD's network: Inflated 3D Inception v1, trained on Kinetics-400 (Carreira & Zisserman, arXiv 1705.07750).
 
-FVD takes its 400 logits, averaged over time. The tensors have the names of `i3d_pretrained_400.pt`, VideoGPT's
-conversion of the module deepmind/i3d-kinetics-400 that the authors of FVD use, and the network has that file's epsilon.
-Padding is TensorFlow's "SAME": as much as the stride needs, and the odd row at the end.
+FVD's features are the network's 400 logits, averaged over time. The tensors have the names of `i3d_pretrained_400.pt`,
+VideoGPT's conversion of deepmind/i3d-kinetics-400, the module that the authors of FVD use. The epsilon of the batch
+norms is that file's. Padding is TensorFlow's "SAME": as much as the stride needs, and the odd row at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rfjax.scorers.weight_files import fill
 FILE = "i3d_pretrained_400.pt"
 OFFICIAL_SHA256 = "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343"
 OFFICIAL = "i3d-kinetics-400"
-LEAST_FRAMES = 9  # the frames are halved three times, and the last average is over two of those that are left
+LEAST_FRAMES = 9  # halved three times, rounded up, they leave two frames, which the last average needs
 SIDE = 224
 
 ONE, TWO, THREE, SEVEN = (1, 1, 1), (2, 2, 2), (3, 3, 3), (7, 7, 7)

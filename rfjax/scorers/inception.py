@@ -54,10 +54,11 @@ def halve(x):
 class Mixed(nn.Module):
     """A block of parallel branches. Their outputs are concatenated along the channels.
 
-    `branches` maps a branch's name to its convolutions in order, each (channels, kernel). An entry may be a list of two
-    convolutions, which both take the same input and are concatenated. `branch_pool` begins with `pooling`. Sizes are
-    kept, unless `pooling` is `halve`: then the last convolution of each branch has stride 2 and no padding. A
-    convolution is named after its branch, plus `_1`, `_2`, ... if the branch has several, plus `a` or `b` in a list.
+    `branches` maps a branch's name to its convolutions in order, each (channels, kernel). In place of a convolution
+    there may be a list of two: both take the same input, and their outputs are concatenated. The branch `branch_pool`
+    begins with `pooling`. Sizes are kept, unless `pooling` is `halve`: then the last convolution of each branch has
+    stride 2 and no padding. A convolution is named after its branch, plus `_1`, `_2`, ... if the branch has several,
+    plus `a` or `b` in a list.
     """
 
     def __init__(self, channels_in: int, branches: Mapping[str, list], pooling):

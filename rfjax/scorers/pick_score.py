@@ -15,7 +15,7 @@ PUBLISHED_WEIGHTS: frozenset[str] = frozenset()  # SHA-256 of folders that have 
 
 
 def scores(model, seen, said):
-    """exp(logit scale) * cos for each image and prompt."""
+    """Returns exp(logit scale) * cos of each image's embedding and its prompt's, [n]."""
     return model.model.logit_scale.exp().float() * (clip.unit(seen) * clip.unit(said)).sum(-1)
 
 

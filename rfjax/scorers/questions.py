@@ -78,7 +78,7 @@ def of_caption(caption: str) -> Prompt:
 
 def answer_spellings(question: str, answer: str) -> tuple[str, ...]:
     """Returns the spellings of a right answer that GenEval 2 counts: small and capitalised, each with and without a
-    blank before it. If a question "How many" asks for a number, its digits count, too."""
+    blank before it. If the question begins with "How many", the number in digits counts, too."""
     answer = answer.strip()
     words = (answer.lower(), answer.capitalize())
     if question.startswith("How many") and answer.lower() in NUMBERS:
@@ -184,7 +184,7 @@ BENCHMARKS = {
 def match(
     prompts: dict[str, Prompt], captions: dict[str, str], *, file: Path, allow_missing: bool
 ) -> tuple[dict[str, Prompt], Sequence[str]]:
-    """Returns {image: its prompt} and the prompts without an image, from each image's caption.
+    """Returns {image: the prompt that is its caption}, and the texts of the prompts without an image.
 
     Raises `ConfigError` for a caption that is not a prompt of the file, and for prompts without an image unless
     `allow_missing`.

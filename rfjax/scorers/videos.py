@@ -65,7 +65,7 @@ def clips_of(folder: str | os.PathLike) -> Listed:
         if clip.path.suffix.lower() not in (*BY_PIL, ARRAY):
             require("av", f"reading {clip.path} needs PyAV", "video")
             break
-    hash_of = functools.cache(content_hash)  # of an array with many clips once
+    hash_of = functools.cache(content_hash)  # hashes an array of many clips only once
 
     def line(clip):
         number = "" if clip.number is None else f" {clip.number}"
@@ -78,7 +78,7 @@ def clips_of(folder: str | os.PathLike) -> Listed:
 class Reader:
     """How frames are taken from a clip."""
 
-    frames: int | None = None  # the first so many; None: all, which must then be equally many in all clips
+    frames: int | None = None  # number of frames from the clip's start; None: all (clips must have equally many)
     rate: Fraction | None = None  # frames a second; None: the pictures as stored
 
     @classmethod
@@ -90,8 +90,8 @@ class Reader:
         return cls(frames, parse_rate(fps))
 
     def read(self, clip: ClipOf) -> UInt8[np.ndarray, "frames height width 3"]:
-        """The frames of a clip. Raises `ConfigError`, which names the clip, if it cannot be read, has too few frames,
-        or is stored at a variable rate and no rate is asked for."""
+        """Returns the frames of a clip. Raises `ConfigError`, which names the clip, if it cannot be read or has too few
+        frames, if a file of variable rate is read without a rate, and if an array is read at a rate."""
         if clip.number is None:
             frames = np.stack(list(itertools.islice(self._frames(clip), self.frames)))
         elif self.rate is not None:

@@ -91,7 +91,7 @@ class VisionLanguageModel:
 def load(path: str | os.PathLike, device: torch.device, dtype: str = "float32") -> VisionLanguageModel:
     """Loads a folder's model in the type `dtype`. Downloads nothing, and runs no code in the folder.
 
-    Raises `ConfigError` for a folder without a whole model, and for a model of another kind, with the kinds there are.
+    Raises `ConfigError` for a folder without a whole model, and for a model of another kind, with a list of the kinds.
     """
     path = Path(path)
     if not path.is_dir():

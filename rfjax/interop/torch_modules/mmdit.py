@@ -1,8 +1,8 @@
-"""A rectified-flow MM-DiT in PyTorch, as one file: needs torch and safetensors, nothing else.
+"""An MM-DiT of rfjax in PyTorch, as one file: needs torch and safetensors, nothing else.
 
     from mmdit import load
     model = load("the folder of this file")
-    velocity = model(latents, t, context, pooled)  # of a rectified flow; t in [0, 1], 1 is noise
+    velocity = model(latents, t, context, pooled)  # if trained as a rectified flow; t in [0, 1], 1 is noise
     latents = latents + (t_next - t) * velocity    # one Euler step towards t = 0
 
 Latents of clips are [batch, channels, frames, height, width]; those of images have no frames.
@@ -48,7 +48,8 @@ def modulate(x, shift, scale):
 
 
 def rotate(x, rotation):
-    """Rotates neighbouring channels of queries or keys [batch, heads, tokens, size]; unchanged without a rotation."""
+    """Rotates pairs of neighbouring channels of queries or keys [batch, heads, tokens, size] by `rotation_of`'s angles;
+    returns them unchanged if `rotation` is None."""
     if rotation is None:
         return x
     cos, sin = rotation
@@ -63,7 +64,8 @@ def sincos(positions, channels):
 
 
 def rotation_of(c, grid, device):
-    """(cos, sin) [tokens, size / 2] of a grid of (time, height, width) tokens; None if positions are added."""
+    """Returns (cos, sin), each [tokens, size / 2], for a grid of (time, height, width) tokens; None if the network adds
+    its positions."""
     if "rotary_split" not in c:
         return None
     parts = []
@@ -76,7 +78,7 @@ def rotation_of(c, grid, device):
 
 
 class TimeAttention(nn.Module):
-    """An attention over the tokens of all frames, for networks whose frames stand in the batch."""
+    """An attention over the tokens of all frames of a clip, in networks whose batch has frames as its items."""
 
     def __init__(self, c):
         super().__init__()
@@ -87,8 +89,8 @@ class TimeAttention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(hidden // self.heads), RMSNorm(hidden // self.heads)
 
     def forward(self, x, condition, times, added, rotation):
-        """Attends over the tokens of all frames of each clip, whose frames are adjacent in the batch. `added` [times,
-        hidden] or None embeds the positions in time."""
+        """Returns the update of `x` [clips * times, tokens, hidden], in which the frames of a clip are adjacent.
+        `added`, [times, hidden] or None, are embeddings of the positions in time."""
         shape = x.shape
         x = x.reshape(-1, times * shape[1], shape[2])
         shift, scale, gate = self.modulation(condition[::times]).chunk(3, -1)
@@ -205,8 +207,8 @@ class MMDiT(nn.Module):
         self.final = Final(hidden, values)
 
     def added_positions(self, rows, columns):
-        """The position embedding of a frame, [rows * columns, hidden], cut from the middle of the stored grid; None if
-        positions are rotary."""
+        """Returns the position embedding of a frame, [rows * columns, hidden], cut from the middle of the stored grid;
+        None if positions are rotary."""
         if "rotary_split" in self.c:
             return None
         grid = self.c["position_grid"]

@@ -20,7 +20,7 @@ class Record:
     """One encoded image or file of clips, with all that is known about it."""
 
     key: str  # the same each time the source is read
-    image: bytes | Path  # a path only where a folder is read for clips: they may be too large to be held
+    image: bytes | Path  # the file's bytes; its path if a folder is read for clips, which may be large
     metadata: Mapping[str, object] = field(default_factory=dict)  # columns, including the caption's
     done: float | int = 0  # how much of the part's size is read, this record included
 
@@ -43,7 +43,7 @@ class Source(Protocol):
     location: str
     listing: str  # hash of the names and sizes of its files, by which a changed source is noticed
     sizes: Sequence[float | int]  # of the parts, in records or bytes; used to estimate the time left
-    label: str | None  # the column that holds a class, if captions are made from it
+    label: str | None  # the column of the class, if captions are made from the class
     class_names: Sequence[str] | None  # names by class number, if the source knows them
     passed_over: Mapping[str, Sequence[str]]  # reason -> names of what is not read, such as hidden folders
     noticed: Mapping[str, Sequence[str]]  # reason -> names of what is read but may be a mistake
@@ -86,11 +86,11 @@ SOURCES = {
 
 
 def open_source(text: str, *, shard_size: int, caption_column: str | None, suffixes: Sequence[str] = IMAGES) -> Source:
-    """Opens the source that a command line names: `KIND:WHERE`, or a path whose kind its files tell.
+    """Opens the source that a command line names: `KIND:WHERE`, or a path whose files tell the kind.
 
-    Files with these `suffixes` are read, those of `IMAGES` or of `CLIPS`.
+    Reads files with one of the `suffixes`, which are `IMAGES` or `CLIPS`.
 
-    Raises `ConfigError` if it does not exist, holds no images or is of no known kind.
+    Raises `ConfigError` if the source does not exist, holds no such files or is of no known kind.
     """
     kind, _, where = text.partition(":")
     if kind in SOURCES and where:
@@ -116,8 +116,7 @@ def _kind_of(text, suffixes):
 
 
 def _kind_below(path, kinds, suffixes):
-    """Finds which kind of source a folder is, if no tars or Parquet files are directly in it, from the files in its
-    subfolders."""
+    """Returns the kind of a folder that has no tars or Parquet files directly in it, by the files in its subfolders."""
     deeper = {Path(name).suffix.lower() for name in walk_files(path, {*kinds, *suffixes}).names}
     if deeper & set(suffixes):
         return "folder"
@@ -125,9 +124,8 @@ def _kind_below(path, kinds, suffixes):
 
 
 def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
-    """Returns {reason: names of what is not read} for a source that reads the files with this `suffix`, such as .tar,
-    in the folder `where`. Not read are images, files in subfolders and other files. Empty if `where` is not a
-    folder."""
+    """Returns {reason: names of what is not read} of the folder `where`, for a source that reads its files with the
+    suffix `suffix`, such as .tar: images, files in subfolders and other files. Returns {} if `where` is no folder."""
     if not Path(where).is_dir():
         return {}
     walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})

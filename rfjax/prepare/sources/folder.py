@@ -19,7 +19,7 @@ from rfjax.inputs.walk import walk_files
 from rfjax.prepare.sources import CLIPS, IMAGES, OTHER_KINDS, TABLE_SUFFIXES, Drop, Record, listing_hash
 from rfjax.prepare.sources.metadata_tables import NO_CAPTIONS, TABLES, UNREAD_TABLES, read_tables
 
-CAPTIONS = (".caption", ".txt")  # if an image has both, the last is used
+CAPTIONS = (".caption", ".txt")  # if an image has both, .txt is used
 SIDECARS = {*CAPTIONS, ".json"}
 SHARED = "files of captions or columns that several images share"
 OTHER_CASE = "files of captions or columns beside another of the same name"
@@ -34,7 +34,7 @@ class FolderSource:
     columns: Mapping[str, Mapping[str, object]] = field(repr=False)  # path -> the columns of its row in a table
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what was not read
     noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what may be a mistake
-    by_path: bool = False  # records name the files and do not hold them
+    by_path: bool = False  # whether a record holds its file's path, not its bytes (for clips)
     kind: str = "folder"
     label: str | None = None
     class_names: None = None

@@ -16,7 +16,7 @@ from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.text import read_text
 from rfjax.prepare.sources import CAPTION_COLUMNS
 
-TABLES = ("metadata.csv", "metadata.jsonl")  # if a folder has both, the later one overrides
+TABLES = ("metadata.csv", "metadata.jsonl")  # if a folder has both, metadata.jsonl overrides
 UNREAD_TABLES = "tables under other names (rename to metadata.csv or metadata.jsonl, with a column file_name)"
 NO_NAMES = "tables of metadata without a column file_name"
 NO_CAPTIONS = "tables of metadata without a column of captions"

@@ -2,7 +2,7 @@
 
 The .txt or .caption is the caption; the .json holds columns. Nothing is unpacked. The headers are read first, so that
 an image finds its caption anywhere in the tar. An image that cannot be paired with certainty is left out, with a
-reason: its name occurs twice, its key has several images, or its member is not a plain file.
+reason: its name occurs twice, its key has several images or captions, or its member is not a plain file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEVERAL_SIDECARS = "several captions or .json files under one key"
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar that is used: an image or a sidecar."""
+    """An image, a file of clips or a sidecar in a tar."""
 
     stem: str  # its path without the last suffix
     key: str  # its path up to the first dot in the file's name: WebDataset's key
@@ -156,8 +156,8 @@ def _samples(members: list[Member]) -> Iterator[list[Member]]:
 
 
 def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator[Record | Drop]:
-    """Yields the record of the image in a sample (the members of a tar that belong together), or for each of its images
-    a `Drop` with the reason why it is left out."""
+    """Yields the record of a sample's image. A sample is the members of a tar that belong together. If it cannot be
+    used, yields a `Drop` with the reason for each of its images, or one `Drop` if it has no image."""
     images = [member for member in sample if member.is_image]
     names = [member.info.name for member in sample]
     twice = sorted({name for name in names if names.count(name) > 1})
