@@ -72,11 +72,17 @@ def known_after(
         rest = {key: None for key, file in numbered.items() if file not in dropped_whole and key not in unmet}
     if not rest:
         return ()
+    of_files: dict[str, list[str]] = {}
+    for key in rest:
+        if clips is not None and (clip := file_of(key, clips)):
+            of_files.setdefault(clip[0], []).append(key)
     try:
         for name in parts:
             with open(folder / f"{name}.dropped.jsonl", encoding="utf-8") as rows:
                 for row in rows:
-                    rest.pop(json.loads(row)["key"], None)
+                    dropped = json.loads(row)["key"]
+                    for key in (dropped, *of_files.get(dropped, ())):  # a file dropped whole has no row for each clip
+                        rest.pop(key, None)
     except (OSError, ValueError, LookupError, TypeError):
         return ()
     return tuple(rest)

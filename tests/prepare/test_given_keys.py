@@ -7,6 +7,7 @@ import pytest
 from helpers.coloured_pictures import picture
 from helpers.small_sources import write_parquet, write_tar
 from rfjax.prepare import given_keys
+from rfjax.prepare.clips import ClipRule
 from rfjax.prepare.reading import Reading, open_captioned
 from rfjax.prepare.work import counted_names, say_passed_over
 
@@ -45,6 +46,9 @@ def test_keys_to_drop_of_tars_are_told_by_what_was_dropped(tmp_path):
     (tmp_path / "s.dropped.jsonl").write_text(json.dumps({"key": first, "reason": "listed", "detail": ""}) + "\n")
     assert given_keys.known_after(source, tmp_path, ["s"], {first: "", "x/z": ""}) == ("x/z",)
     assert given_keys.known_after(source, tmp_path, ["s", "gone"], {"x/z": ""}) == ()
+    # A file that is dropped whole, say because it is damaged, has one row.
+    clips, keys = ClipRule(frames=4, most=3), dict.fromkeys((f"{first}#1", f"{second}#1"))
+    assert given_keys.known_after(source, tmp_path, ["s"], keys, clips) == (f"{second}#1",)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
