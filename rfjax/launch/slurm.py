@@ -31,7 +31,7 @@ class Slurm:
     partition: str | None = option("the partition of all jobs")
     account: str | None = option("the account that pays for all jobs")
     time: str | None = option(
-        "time limit of a job; a run saves before it ends, and is queued again", metavar="D-HH:MM:SS"
+        "time limit of a job; a run saves before the limit and is queued again", metavar="D-HH:MM:SS"
     )
     sbatch: tuple[str, ...] = option(
         "any other option of sbatch for the points; may be repeated", metavar="--FLAG=VALUE", default=()

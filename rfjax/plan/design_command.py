@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--given", metavar="TABLE", type=as_path("--given"), help=given)
     law = "without results: the law E + A params^-alpha + B images^-beta; E and the exponents are uncertain by 20 %%"
     add("--law", metavar="E,A,ALPHA,B,BETA", type=as_text("--law"), help=law)
-    lengths = "lengths of branches in steps (default: an eighth, a quarter, half and all of the config's most steps)"
+    lengths = "lengths of branches in steps (default: 1/8, 1/4, 1/2 and all of the steps of the config's longest point)"
     add("--lengths", metavar="STEPS,...", type=as_text("--lengths"), help=lengths)
     seeds = "most seeds of one size, trained ones included (default 2)"
     add("--seeds", type=int, default=2, metavar="N", help=seeds)
