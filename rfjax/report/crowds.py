@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
-ROWS = 40  # of a table that stand open; the others are folded
-LINES = 60  # of a figure
-SHEETS = 40  # strips of samples under one another
-NAMES = 20  # in a sentence
+ROWS = 40  # most rows of a table that are shown unfolded
+LINES = 60  # most lines of a figure
+SHEETS = 40  # most strips of samples under one another
+NAMES = 20  # most names in a sentence
 Row = TypeVar("Row")
 
 

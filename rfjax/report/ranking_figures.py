@@ -21,8 +21,8 @@ FAINT = "#c9c9c9"
 
 
 def average_ranks(numbers, look=None):
-    """Draws every variant's average rank with its interval, a panel for each column of ranks; variants are grouped by
-    family."""
+    """Draws every variant's average rank with its interval, a panel for each column of ranks. Variants are grouped by
+    family: the formulations of one name that differ in the numbers in brackets, such as `rf/lognorm(0.00,1.00)`."""
     ranking = numbers["ranking"]
     columns = ranked_columns(ranking) if ranking else []
     if not columns:

@@ -24,12 +24,11 @@ def temporal_section(numbers, page):
     drawn = page.drawing(
         "temporal_against_compute",
         "Temporal GenEval against training FLOPs, a point for each run. Strict: share of clips in which every clause "
-        "of the prompt holds. Soft: share of the moving objects whose colour goes the asked way, pixels a frame that "
-        "it goes so, and share of frames with the right class and colour. Velocity error: distance of the velocity "
-        "that the detector finds from the velocity that the prompt asks for. Red: the best of the point's floors, "
-        "which are the same clips with their frames in another order or judged by other prompts, and clips of the null "
-        "condition. "
-        "Bars: 95 % intervals clustered by prompt.",
+        "of the prompt holds. Soft: share of the moving objects whose colour moves in the asked direction, by how many "
+        "pixels a frame it moves in that direction, and share of frames with the right class and colour. Velocity "
+        "error: distance of the velocity that the detector finds from the velocity that the prompt asks for. Red: the "
+        "best of the point's floors, which are the same clips with their frames in another order or judged by other "
+        "prompts, and clips of the null condition. Bars: 95 % intervals clustered by prompt.",
     )
     against = page.drawing(
         "loss_against_temporal", "Validation loss against temporal scores, final checkpoints; 95 % intervals."
