@@ -24,7 +24,8 @@ FOLDER = "tensorboard"
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hides PyTorch from tensorboardX while it is imported, which halves the time. Only its graphs need PyTorch."""
+    """Hides PyTorch while tensorboardX is imported, which halves the time of the import. tensorboardX needs PyTorch
+    only to draw graphs of networks."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # makes an import of it fail
@@ -48,7 +49,8 @@ def why_not() -> str:
 
 
 class Events:
-    """A new event file, to which events are written without a queue. A context manager."""
+    """A new event file, to which events are written without a queue. As a context manager, it closes the file at the
+    end."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from rfjax.training.checkpoint import steps_saved
 from rfjax.training.metrics import CURVE, DIAGNOSTICS
 from rfjax.training.run_folder import read_status
 
-BATCH = 200  # items that are sent before the cursor is saved
+BATCH = 200  # about how many items are sent between two saves of the cursor
 
 
 class Item(TypedDict):
@@ -50,8 +50,8 @@ class Final(NamedTuple):
 
 
 def final_of(workdir: Path) -> Final:
-    """Returns how much of the run's folder will not change any more and may be sent to trackers now. The value changes
-    whenever there is something new to send."""
+    """Returns which part of the run's folder will not change any more and may be sent to trackers now. The result
+    differs from an earlier one if there is something new to send."""
     records = frozenset(path.name for path in (workdir / "evaluations").glob("*.json"))
     if read_status(workdir)["state"] == "diverged":
         return Final(math.inf, records)
@@ -88,7 +88,8 @@ class _Step(TypedDict):
 
 
 def _rows(workdir: Path) -> Iterator[dict]:
-    """Yields the rows of the curve and of the diagnostics. A last line that is not complete yet is left out."""
+    """Yields the rows of the curve and of the diagnostics. Lines that are no rows, such as a last line that is not
+    complete yet, are left out."""
     for name in (DIAGNOSTICS, CURVE):
         if why_not_plain(workdir / name):
             continue

@@ -1,4 +1,4 @@
-"""MLflow: a run of rfjax is one run at the server that MLFLOW_TRACKING_URI names. A tag finds it again on resuming.
+"""MLflow: a run of rfjax is one run at the server that MLFLOW_TRACKING_URI names. A resumed run is found by its tag.
 
 A value that is sent twice has the same step and time both times. MLflow's databases then store it once.
 """

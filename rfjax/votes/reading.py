@@ -14,8 +14,8 @@ from rfjax.inputs.text import read_text
 from rfjax.results.text_rows import split_rows
 from rfjax.votes.study import KeyedStudy
 
-SHOWN = 120  # characters of a header in a message: a file of anything may be given
-NUMBERS = {"left": 1, "tie": 0, "right": -1}  # a choice, as a number that is larger the better the left image is
+SHOWN = 120  # most characters of a file's header that a message quotes: the file may be anything
+NUMBERS = {"left": 1, "tie": 0, "right": -1}  # choice -> `Vote.choice`
 
 
 @dataclass(frozen=True)
