@@ -23,7 +23,7 @@ class Cloud:
     type: str  # the start of gcloud's `--accelerator-type`; empty if it is not sold as TPU VMs
     runtime: str  # software version of TPU VMs
     label: str  # node label on GKE
-    whole: int  # 0 for GPUs
+    whole: int  # chips; 0 for GPUs
 
 
 CLOUD: dict[str, Cloud] = {

@@ -154,7 +154,8 @@ def compile_step(
 
 
 def compile_sampler_for(config: Config, target: Target, sampling: dict, compiler: Compiler = Compiler()) -> Compiled:
-    """Compiles a config's sampler as `compile_step` does a step. `sampling` has the keys of `sampling.Request`."""
+    """Compiles a config's sampler for a target. `sampling` has the fields of `sampling.Request` as keys. Raises what
+    `compile_step` raises."""
     return _compile(config, target, compiler, sampling=sampling)
 
 

@@ -226,7 +226,7 @@ def _doubted(typed, log_params, log_images):
 
     E and the exponents vary by `LAW_SPREAD`. The coefficients change with the exponents, so that A params^-alpha and
     B images^-beta keep their values at the candidates' mean log size `log_params` and mean log length `log_images`.
-    Returns [DRAWS, 5] with rows E, log A, alpha, log B, beta; the first row is the law itself.
+    Returns an array [DRAWS, 5] with the columns E, log A, alpha, log B, beta; the first row is the law itself.
     """
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))

@@ -61,7 +61,7 @@ def sizes_of(study: Study) -> list[Size]:
                 f"{given} {fields}; a design has one setting of a size: give it as --{fields.split(', ')[0]}=..."
             )
     sizes = [found[key] for key in sorted(found)]
-    if len({size.name for size in sizes}) < len(sizes):  # they differ in something else too
+    if len({size.name for size in sizes}) < len(sizes):  # two sizes have one depth and width
         sizes = [Size(f"size{n}", size.config, size.params, size.per_image) for n, size in enumerate(sizes)]
     return sizes
 

@@ -1,4 +1,4 @@
-"""Counts the operations, bytes and exchanges in one run of a compiled program, from its HLO text.
+"""Counts the operations, bytes and exchanges in one execution of a compiled program, from its HLO text.
 
 The compiler's own cost analysis counts a loop's body once; this module counts the body as often as the loop runs it.
 No JAX here.
@@ -70,7 +70,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one run on one device."""
+    """Counts of one execution of a program on one device."""
 
     flops: int  # operations of matrix products
     hbm_bytes: int  # operands and results of every kernel: an upper bound, as if caches kept nothing
@@ -327,7 +327,7 @@ def _kernel_bytes(instruction, computation, program) -> int:
 
 
 def count(text: str, devices: int, slices: int = 1) -> Counts:
-    """Counts one run, on one device, of a program compiled for `devices` devices in `slices` slices.
+    """Counts one execution, on one device, of a program compiled for `devices` devices in `slices` slices.
 
     Raises `RfjaxError` for a text that is not an HLO module, and for an unknown kind of exchange between slices.
     """

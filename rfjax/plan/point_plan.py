@@ -24,14 +24,14 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class PointPlan:
-    """The plan of a point on a target: memory, time and cost. `config` has the layout that was planned, which is the
-    point's own if that fits."""
+    """The plan of a point on a target: memory, time and cost. `config` has the planned layout: the point's own, or one
+    that a search found (`searched`)."""
 
     point: str
     config: Config
     size: Size
     fits: bool
-    searched: bool
+    searched: bool  # whether layouts other than the point's own were tried
     estimate: StepEstimate | None  # None if the point's own layout does not divide and no other was found
     compiled: Compiled | None
     limits: Roofline | None

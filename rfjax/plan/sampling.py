@@ -104,7 +104,7 @@ def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config)
 
 
 def check_no_guide(config: Config) -> None:
-    """Raises `ConfigError` for a sampler that is guided by a second network: only one is planned and timed."""
+    """Raises `ConfigError` for a sampler guided by a second network: only one network is planned and timed."""
     guide = config.evaluation.sampler.guide
     if guide:
         raise ConfigError(

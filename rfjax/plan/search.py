@@ -18,8 +18,12 @@ SLACK = 1.15  # a layout whose estimate is up to this many times the memory may 
 
 
 def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
-    """Yields the overrides of a config for each layout of a grid: meshes with `TENSOR_SIZES` and up to `WIDEST_SCATTER`
-    for fsdp that divide the devices of a slice, the heads and the width, each with every `ACCUMULATE` and policy."""
+    """Yields a config's overrides for each layout of a grid.
+
+    The mesh axis tensor has one of `TENSOR_SIZES` that divides the heads, and fsdp has at most `WIDEST_SCATTER` devices
+    and divides the width; together they divide the devices of a slice. Each mesh comes with every number of
+    microbatches in `ACCUMULATE` and every policy of rematerialisation.
+    """
     for tensor in TENSOR_SIZES:
         if config.model.heads % tensor or target.devices // target.slices % tensor:
             continue

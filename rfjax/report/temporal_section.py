@@ -128,8 +128,8 @@ def _times(factor):
 
 
 def temporal_lines(temporal) -> list[str]:
-    """Lines for the console on the best run of each depth: the share of objects that move in the asked direction (soft)
-    and the share of correct clips (strict), with floors."""
+    """Returns a line for the console on the best run of each depth: the shares of objects that move in the asked
+    direction and of frames that are right (soft), and of correct clips with motion (strict), each with a floor."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:
@@ -145,8 +145,8 @@ def temporal_lines(temporal) -> list[str]:
 
 
 def temporal_sentence(temporal) -> str:
-    """A sentence on clips for the report's findings: at the largest depth, the share of objects that move in the asked
-    direction, and the share of moving clips that are strictly correct."""
+    """Returns a sentence on clips for the report's findings: at the smallest and the largest depth, the share of
+    objects that move in the asked direction, and the share of clips with motion that are strictly correct."""
     runs = [run for run in temporal["runs"] if run["best_of_depth"]]
     first, last = runs[0], runs[-1]
     parts = []

@@ -25,11 +25,11 @@ BATCH = 200  # about how many items are sent between two saves of the cursor
 
 
 class Item(TypedDict):
-    """The values of one step, or one picture, as plain JSON."""
+    """A row of the curve or an evaluation record, as plain JSON: the values of one step, and at most one picture."""
 
     step: int
     values: dict[str, float | int]
-    picture: str | None  # a PNG, as a path from the run's folder; its name is `label`
+    picture: str | None  # a PNG, as a path from the run's folder; trackers show it as `label`
     label: str
     time: float  # seconds since 1970 when the item was read; it stays the same if the item is sent again
 
@@ -118,7 +118,8 @@ def values_of_row(row: Mapping) -> dict[str, float | int]:
 
 
 def _item_of_record(record: Mapping) -> Item:
-    """Returns the values of an evaluation record. Their names contain the weights, sampler, grid, corpus and seed."""
+    """Returns an evaluation record as an item. The name of a value holds the record's evaluation, weights and settings
+    (corpus, sampler, grid, a seed other than 0), the metric and the item of the metric."""
     key = record["key"]
     settings = [key[name] for name in ("corpus", "sampler", "grid") if key[name] != "-"]
     settings += [f"seed {key['seed']}"] if key["seed"] else []

@@ -22,7 +22,8 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def why_not() -> str:
-    """Says what is missing to use MLflow; "" if nothing is. The server, which may be down for now, is not contacted."""
+    """Says what is missing to use MLflow; "" if nothing is. A folder or a database is opened, but a server is not
+    contacted, because it may be down for now."""
     address = os.environ.get(ADDRESS, "")
     if not address:
         remedy = "set it to your server, as http://HOST:5000, or to a folder or database, as sqlite:////PATH/mlflow.db"

@@ -34,7 +34,7 @@ class Rater:
     answers: int  # answers handed in, checks included
     asked: int  # answers that the rater was asked for, checks included
     votes: int  # answers on pairs that are not checks
-    seconds: float | None  # median time of a vote
+    seconds: float | None  # median time of an answer, checks included; None without answers
     plain: int
     right: int
     repeats: int

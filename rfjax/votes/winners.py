@@ -14,7 +14,7 @@ from rfjax.votes.study import KeyedStudy
 
 @dataclass(frozen=True)
 class Won:
-    """A pair that was decided: the ids of its images."""
+    """A decided pair: the id of its prompt, and the ids of its images."""
 
     prompt: int
     winner: str
