@@ -34,7 +34,7 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
             job = cluster.find_job(args.coordinator, args.processes, args.process_id)
             if job:
                 where = f"{job.processes - 1} other processes of this job, by {job.origin}"
-                how = "if there are none, unset its variables or start a shell without them"
+                how = "if there are none, unset the environment variables that describe the job"
                 print(f"rfjax: waiting for the {where}, at {job.coordinator}; {how}", file=sys.stderr, flush=True)
             distributed.join(job, heartbeat_seconds=args.lost_after)
             if job:

@@ -101,7 +101,7 @@ def at_words(board: Mapping) -> list[str]:
     """States the compute-optimal size of the user's own table, at the middle of its runs' compute, in one sentence for
     each way to count C."""
     return [
-        f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
+        f"this table, {own['count']}: optimal at {power(own['at']['flops'])} FLOPs are "
         f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"
         for own in board["laws"]["own"]
         if own["at"]

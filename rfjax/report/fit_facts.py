@@ -202,7 +202,7 @@ def allocation_fact(found: Mapping) -> list[str]:
         + _beyond(beyond["budget"], "the FLOPs of the largest run"),
         f"fixed steps ({count(fixed['images_of_every_run'])} images for every size): "
         f"{count(fixed['params']['value'])} parameters, loss {estimate(fixed['loss'], '.4f')}, "
-        f"{percent(found['excess_loss_of_fixed_steps']['value'])} of the optimum's"
+        f"{percent(found['excess_loss_of_fixed_steps']['value'])} against the optimum's"
         + _beyond(beyond["fixed_params"], "the largest size")
         + _beyond(beyond["fixed_images"], "the most images"),
         cost_sentence(cost),
