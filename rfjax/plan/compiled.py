@@ -69,7 +69,7 @@ def _chosen(kind: str, given: tuple[str, ...]) -> xla_flags.Chosen:
 
 @dataclass(frozen=True)
 class Compiler:
-    """The compiler's settings: its level, and whether it gets the flags that a run on the target gets."""
+    """The compiler's settings: its optimisation level, and whether it gets the flags that a run on the target gets."""
 
     optimisation: str = "default"  # or "O0", "O1"
     xla_flags: bool = True  # those of training/xla_flags.py

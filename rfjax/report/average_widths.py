@@ -73,8 +73,8 @@ def averages_section(numbers: Mapping, page: object) -> str:
 
 
 def average_widths_figure(numbers: Mapping, look: Mapping) -> Figure | None:
-    """Draws the losses of each run's averages, in per cent above the lowest of them, against the width of the average.
-    Returns None if there are none."""
+    """Draws the losses of each run's averages, in per cent above the run's lowest, against the width of the average.
+    Returns None if no run has two widths."""
     drawn = drawn_averages(numbers)
     if not drawn:
         return None

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
     budget = "divide this budget (parametric, approach1, approach2), or predict its loss; may be repeated"
     add("--budget", type=float, metavar="FLOPS", help=budget, **many)
-    fixed = "images of every run in the fixed-steps design, beside the optimum (default: the most of any run)"
+    fixed = "images of each size if all sizes train on equally many, to compare with (default: the most of any run)"
     add("--fixed-images", type=float, metavar="N", help=fixed)
     loss = "the misfit to minimise (default: huber, of log residuals; for branches, generalised least squares)"
     add("--loss", choices=LOSS_NAMES, help=loss)

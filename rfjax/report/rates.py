@@ -50,8 +50,8 @@ def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
 
 
 def agreement(sweeps: list[dict]) -> list[dict]:
-    """Judges whether sizes agree on the best rate: a row for each number of images and values of `SETTINGS` that
-    several sizes were trained with."""
+    """Judges whether sizes agree on the best rate. Returns a row for each combination of number of images, backbone,
+    parametrisation and optimiser with which several sizes were trained."""
     groups: dict[tuple, dict[str, RateOptimum]] = {}
     for each in sweeps:
         size = f"depth {each['depth']}, width {each['hidden']}"

@@ -66,7 +66,7 @@ class Events:
         self.close(True)
 
     def add(self, name: str, value: float | int, step: int, at: float) -> None:
-        """Adds one value to a curve."""
+        """Adds one value to a curve. `at` is in seconds since 1970."""
         self._write(Event(wall_time=at, step=step, summary=scalar(name, value)))
 
     def add_picture(self, name: str, png: bytes, step: int, at: float) -> None:

@@ -34,7 +34,8 @@ HASTY_SECONDS = 5.0  # the same if the tracker fails, or after an error or a sig
 
 @contextlib.contextmanager
 def follow(runs: Sequence[Run]) -> Iterator[None]:
-    """Feeds the trackers of `config.train.trackers` while the body of the `with` trains the runs, which share a config.
+    """Feeds the trackers of `config.train.trackers` while the body of the `with` trains the runs. All runs must
+    name the same trackers.
 
     Only process 0 sends. When the body ends, the rest is sent. Anything that cannot be sent in time is sent by the next
     start in the same folder. Raises `ConfigError`, before the body, for a tracker that cannot be used here.
