@@ -79,7 +79,7 @@ def _add_compiling(parser):
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """The parser of a verb. It lists the verb's options, and suggests the nearest to a misspelt option."""
+    """The parser of one verb. For a misspelt option it suggests the verb's option with the nearest name."""
 
     @property
     def options(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sets a process's environment before JAX is imported: its platform, and huge pages."""
+"""Sets environment variables before JAX is imported: JAX's platform, the compiler's flags, and huge memory pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfjax.cli.platform_here import GOOGLE, PCI, platform_here
 from rfjax.errors import ConfigError
 from rfjax.training import xla_flags
 
-VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # prefixes of those that pick devices
+VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # prefixes of what picks devices
 UNSUPPORTED = {  # JAX's setting -> why it must be off; environment variables can turn it on
     "jax_enable_x64": "rfjax computes in the types that its config names",
     "jax_disable_jit": "rfjax compiles its programs ahead of time",
@@ -36,10 +36,11 @@ def prepare_process(uses_device: bool, flags: bool = True) -> None:
 
 
 def set_xla_flags(environ: MutableMapping[str, str], wanted: bool, known=xla_flags.is_known) -> None:
-    """Adds the compiler flags for this machine's kind of accelerator, or takes away those that rfjax added before.
+    """If `wanted`, adds to `environ` the compiler flags for this machine's kind of accelerator. Otherwise removes the
+    flags that rfjax added before.
 
-    If the environment already has flags that rfjax added, as after the restart by `_use_huge_pages`, none are added
-    again.
+    If `environ` already has flags that rfjax added, as after the restart by `_use_huge_pages`, none are added again.
+    `known(platform, flags)` says whether the compiler knows all of the flags; unknown flags are left out.
     """
     if not wanted:
         xla_flags.remove_flags(environ)
@@ -106,7 +107,8 @@ def _naming_variables(what):
 
 
 def _use_huge_pages() -> None:
-    """Restarts the process with huge pages for the allocator, unless the environment already sets them.
+    """Restarts the process with huge pages for the allocator. Does nothing if the environment already sets huge pages,
+    if the system is not Linux, or if the process was not started as `rfjax` (`own_command`).
 
     On a CPU each step maps and unmaps its temporary arrays. With 4 KiB pages the page faults take a third of the step
     (analysis/benchmarks). glibc reads the setting only at start-up.

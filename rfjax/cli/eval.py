@@ -11,7 +11,7 @@ from rfjax.weight_names import parse_widths
 
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
-    steps = "instead: GenEval, path length and distance by number of sampling steps; the largest is the reference"
+    steps = "instead: GenEval, path length and distance from the most steps' latents, at each number of sampling steps"
     parser.add_argument("--sampling-steps", metavar="N,N,...", help=steps)
     levels = "instead: MLPerf's validation loss; each line of the file is an example's level, from 0 to 7"
     parser.add_argument("--mlperf-levels", metavar="FILE", type=as_path("--mlperf-levels"), help=levels)

@@ -9,8 +9,8 @@ from rfjax.inputs.paths import as_path
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
     layouts = (
-        "diffusers: for SD3Transformer2DModel; sd3: one file; plain: our names and a module, for every MM-DiT; lora: "
-        "the adapter of a tuned run, for load_lora_weights of diffusers"
+        "diffusers: for SD3Transformer2DModel; sd3: one file; plain: rfjax's names and a module, for every MM-DiT; "
+        "lora: the adapter of a tuned run, for load_lora_weights of diffusers"
     )
     parser.add_argument("--format", required=True, choices=("diffusers", "sd3", "plain", "lora"), help=layouts)
     out = "a folder, or for sd3 and lora a file .safetensors"

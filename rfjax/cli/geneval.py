@@ -21,15 +21,14 @@ def add_arguments(parser) -> None:
         "results; the summary is put beside it",
     )
     add_scoring(parser, texts, OPTIONS, "images")
-    parser.add_argument("--images-per-prompt", type=int, metavar="N", help="default: the largest sample + 1")
+    parser.add_argument("--images-per-prompt", type=int, metavar="N", help="default: the largest sample number + 1")
 
 
 def add_scoring(parser, texts, options, things) -> None:
-    """Adds to `parser` the arguments of a verb that scores files of detections. `things` is the word for what the
-    detector saw, such as images, in the help.
+    """Adds to `parser` the arguments of a verb that scores files of detections.
 
-    `texts` are the help texts of --metadata, --detections and --out; `options` are further options, each (name, type,
-    help).
+    `things` is what the help calls the detector's inputs: images or clips. `texts` are the help texts of --metadata,
+    --detections and --out. `options` are further options, each (name, type, help).
     """
     files = zip(("metadata", "detections", "out"), ("FILE.jsonl", "FILE.jsonl", "results.jsonl"), texts, strict=True)
     for name, metavar, text in files:

@@ -11,10 +11,10 @@ def add_arguments(parser) -> None:
         "source", metavar="SOURCE", type=as_path("SOURCE"), help="a folder of safetensors, or one such file"
     )
     parser.add_argument("--out", required=True, metavar="RUN", type=as_path("--out"), help="the folder of the new run")
-    config = "corpus, training and evaluation (default: as exported)"
+    config = "config of corpus, training and evaluation (default: the exported run's, if rfjax exported SOURCE)"
     base = "SOURCE is a LoRA's file that adapts this run: makes a tuned run (default: its newest checkpoint)"
     parser.add_argument("--base", metavar="RUN[@STEP]", type=as_text("--base"), help=base)
-    weights = "with --base: the run's weights that are adapted (default: ema)"
+    weights = "with --base: which of the base run's weights the LoRA adapts (default: ema)"
     parser.add_argument("--weights", choices=("ema", "raw"), help=weights)
     parser.add_argument("--config", metavar="FILE.py|NAME", type=as_text("--config"), help=config)
 

@@ -1,7 +1,7 @@
-"""Finds the kind of accelerator of this machine before JAX is imported, from what the system shows of its devices.
+"""Guesses the kind of this machine's accelerator before JAX is imported, from the devices that the system shows.
 
-JAX alone knows for certain, but asking it would fix the compiler's flags. A wrong guess costs nothing: a compiler that
-has no device ignores its flags.
+Only JAX knows the kind for certain, but once JAX is asked, the compiler's flags can no longer be set. A wrong guess
+costs nothing: flags for an accelerator that is absent have no effect.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PCI = Path("/sys/bus/pci/devices")
-NVIDIA = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))  # the last: Linux in Windows
+NVIDIA = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))  # /dev/dxg: Linux in Windows
 GOOGLE = "0x1ae0"  # the PCI vendor id of TPUs, and of Google Cloud's disks and network cards
 _STORAGE_OR_NETWORK = ("0x01", "0x02")  # the first digits of a PCI device's class
-_NAMES = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu", "rocm": "rocm", "cpu": "cpu"}  # in JAX_PLATFORMS
+_NAMES = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu", "rocm": "rocm", "cpu": "cpu"}  # name in JAX_PLATFORMS -> kind
 
 
 def platform_here(environ: Mapping[str, str], pci: Path = PCI, nvidia: tuple[Path, ...] = NVIDIA) -> str:
-    """The kind of accelerator that JAX will most likely use: cuda, rocm, tpu or cpu.
+    """Returns the kind of accelerator that JAX will most likely use: cuda, rocm, tpu or cpu.
 
     The first name in JAX_PLATFORMS decides, if it is set. Otherwise there must be both JAX's plugin for the accelerator
     and a sign of the accelerator itself.

@@ -17,7 +17,11 @@ ALONE = ("dry_run", "collect", "list")  # with these options a verb needs one pr
 
 
 def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool) -> int:
-    """Joins this job's other processes, if any, and calls `run()`; returns its exit status, or that of its error."""
+    """Joins this job's other processes, if any, calls `run()`, and returns the exit status that `run()` returned.
+
+    If `run()` raises an error, a process of a job returns the error's exit status; a process alone raises the error.
+    If the verb `resumes`, SIGTERM ends the command with the status on which schedulers requeue.
+    """
     with _preempt_when_terminated() if from_shell and resumes else contextlib.nullcontext():
         if any(getattr(args, name, False) for name in ALONE):
             return run()
@@ -30,7 +34,7 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
             job = cluster.find_job(args.coordinator, args.processes, args.process_id)
             if job:
                 where = f"{job.processes - 1} other processes of this job, by {job.origin}"
-                how = "if there are none, unset its variables or start a shell without them"
+                how = "if there are none, unset the environment variables that describe the job"
                 print(f"rfjax: waiting for the {where}, at {job.coordinator}; {how}", file=sys.stderr, flush=True)
             distributed.join(job, heartbeat_seconds=args.lost_after)
             if job:
@@ -48,7 +52,7 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
 
 
 def check_same_flags() -> None:
-    """Raises `ConfigError` if the job's processes compile with different flags, since their exchanges may not match."""
+    """Raises `ConfigError` if the job's processes compile with different flags: their collectives may not match."""
     from rfjax.training import xla_flags
     from rfjax.training.processes import distributed
 

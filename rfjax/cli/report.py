@@ -33,8 +33,9 @@ def run(args, overrides) -> int:
 
 
 def read_tuned(args) -> tuple[dict, list[str]]:
-    """Reads the tuned runs of --tuned, or of the study's folder. Returns ({method of tuning: what it changed}, notes on
-    tuned runs that cannot be read). Raises `ConfigError` if the folder of --tuned has no finished tuned run."""
+    """Reads the tuned runs of --tuned, or of the study's folder. Returns ({method of tuning: the `Change` of each
+    measure of each run}, notes on tuned runs that cannot be read). Raises `ConfigError` if the folder of --tuned has no
+    finished tuned run."""
     from rfjax.errors import ConfigError, RfjaxError
     from rfjax.results.run_files import run_folders
     from rfjax.tune import study

@@ -25,7 +25,7 @@ def add_arguments(parser) -> None:
         choices=CHOICES["data.world"],
         help="also measure the velocity error, from the speeds of this world of the corpus motion",
     )
-    truth = "detections in ground-truth clips of the same prompts: the detector's own velocity error"
+    truth = "detections in ground-truth clips of the same prompts, to measure the detector's own velocity error"
     parser.add_argument("--truth", metavar="FILE.jsonl", type=as_path("--truth"), help=truth)
 
 

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
-# moment -> (its title in `rfjax --help`, {extra line: help} for verbs of other moments that have an option for it)
+# moment -> (title in `rfjax --help`, {verb with option: help} for options that serve this moment in verbs of another)
 MOMENTS = {
     "data": ("data: make a corpus to train on, or start from a checkpoint", {}),
     "before": (
@@ -43,7 +43,7 @@ class Verb:
         return importlib.import_module(self.module)
 
 
-ELSEWHERE = {"overridable": True, "computes": True}  # compiles for devices that are not here
+ELSEWHERE = {"overridable": True, "computes": True}  # uses JAX, but no device of this machine
 WITH_JAX = ELSEWHERE | {"uses_device": True}
 UNCHANGED = WITH_JAX | {"overridable": False}
 AS_A_JOB = WITH_JAX | {"many_processes": True}

@@ -25,7 +25,7 @@ TEXTS: dict[Name, str] = {
     "prompt": "Which image shows what the text says, and follows it more faithfully?",
     "typography": "Which image writes the words that the text asks for more accurately? Judge the spelling alone.",
 }
-LEAST_ANSWERS = 3  # questions about noise that each rater is asked at least, if there are checks; judging needs so many
+LEAST_ANSWERS = 3  # fewest questions about noise for each rater, if there are checks: judging needs so many answers
 REPEATED_FROM = 0.4  # repeated pairs are chosen from this first share of a rater's pairs
 REPEATED_AFTER = 0.5  # repeats are shown after this share of the pairs
 
@@ -130,10 +130,11 @@ def _check_sizes(prompts, pictures):
 
 
 def _grid(study, prompts, images, names, questions):
-    """Lists all pairs of the study, in the order in which they are dealt: every two sides on every prompt.
+    """Lists all pairs of the study, in the order in which they are dealt to raters: every two sides on every prompt. A
+    pair without a question is left out.
 
     Neighbours in the list differ in prompt and cycle through the combinations of two sides. So any stretch of the list,
-    such as a rater's, holds all prompts and all sides about equally often.
+    such as the pairs of one rater, holds all prompts and all sides about equally often.
     """
     order = sorted(prompts, key=lambda prompt: draw(study, "prompt", prompt.id))
     both = sorted(itertools.combinations(names, 2), key=lambda two: draw(study, "sides", *two))
@@ -150,7 +151,7 @@ def _grid(study, prompts, images, names, questions):
 
 
 def _deal(grid, number, count):
-    """The pairs of rater `number`: the next `count` pairs of the list, which starts again at its end.
+    """Returns the pairs of rater `number`: the next `count` pairs of the list, which starts again at its end.
 
     So all pairs are shown to equally many raters, to within one.
     """

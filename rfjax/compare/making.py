@@ -1,6 +1,6 @@
 """Makes a preference study: samples the runs, reads all sides' images, and writes the study, its key and the pages.
 
-DIR/samples/NAME/     the images sampled from a run; a command that was interrupted goes on here
+DIR/samples/NAME/     the images sampled from a run; after an interruption, the same command samples the missing ones
 DIR/study.json        the pairs and questions, without the name of any run
 DIR/key.json          which run made which image; raters must not see it
 DIR/pages/            the pages for the raters
@@ -77,10 +77,10 @@ class Request:
 
 
 def make(request: Request, overrides: Mapping[str, object]) -> list[str]:
-    """Makes the study. Returns lines for the console that say what it holds and what to do next.
+    """Makes the study. Returns lines for the console that say what the study holds and what to do next.
 
     After an interruption, the same command finishes the work. Raises `ConfigError` for sides that cannot be compared,
-    and if the folder holds another study, because its votes would no longer fit.
+    and if the folder holds another study, because votes for that study would no longer fit.
     """
     out, lines = request.out, []
     made_here = functools.partial(_is_study, is_json_with("schema", "study", "pairs"))
@@ -116,7 +116,8 @@ def make(request: Request, overrides: Mapping[str, object]) -> list[str]:
 
 
 def _is_study(is_ours, folder: Path) -> bool:
-    """Whether a folder holds a study, or an unfinished study of an interrupted command."""
+    """Whether a folder holds a study, or an unfinished study of an interrupted command. `is_ours(file)` says whether a
+    study.json is one that rfjax wrote."""
     if (folder / STUDY).exists():
         return is_ours(folder / STUDY)
     return (folder / SAMPLES / PROMPTS).is_file() and not any((folder / name).exists() for name in (KEY, PAGES))

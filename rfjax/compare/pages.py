@@ -78,7 +78,7 @@ def cut_into_pages(shown: Sequence[dict], size_of: Mapping[str, int], most_bytes
 
 
 class _Sizes(dict):
-    """The bytes that each image takes in a page."""
+    """A mapping from an image to the bytes that it takes in a page, computed when first asked for."""
 
     def __init__(self, webp_of):
         super().__init__()

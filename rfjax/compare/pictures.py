@@ -29,7 +29,8 @@ class Picture:
 
 
 def read(path: Path) -> Image.Image:
-    """Reads an image as RGB: rotated upright, with transparent parts white. Raises `ConfigError`, naming the file."""
+    """Reads an image as RGB: rotated upright, with transparent parts white. Raises `ConfigError`, naming the file, if
+    the image cannot be read."""
     try:
         return decode_unscaled(read_bytes(path), "none")
     except CorruptImage as problem:
@@ -39,7 +40,7 @@ def read(path: Path) -> Image.Image:
 
 
 def look_at(path: Path, source: str) -> Picture:
-    """Reads an image to learn its size and the hash of its pixels. Raises `ConfigError`, naming the file."""
+    """Reads an image for its size and the hash of its pixels. Raises `ConfigError` as `read` does."""
     image = read(path)
     return Picture(source, path, hashlib.sha256(image.tobytes()).hexdigest(), image.size)
 

@@ -36,7 +36,8 @@ def questions_of(prompt: Prompt, asked: Sequence[Name]) -> list[Name]:
 
 
 def plain(text: str) -> str:
-    """The prompt with blanks in a row made one space. Prompts of files and folders are compared in this form."""
+    """The prompt with each stretch of white space replaced by one space. A prompt in the file of prompts and a prompt
+    in a folder of images are the same if they are equal in this form."""
     return " ".join(text.split())
 
 
@@ -45,8 +46,8 @@ def read_prompts(file: Path) -> tuple[list[Prompt], int]:
 
     The file has one of three formats: PartiPrompts' table (separated by tabs, with the column `Prompt` and optionally
     `Category` and `Challenge`), JSON lines with `prompt` and optionally `tag` or `category` and `challenge`, or a text
-    with a prompt in each line. A prompt's id is the number of its row, from 0. Raises `ConfigError`, naming the line
-    that cannot be used.
+    with a prompt in each line. A prompt's id is the number of its row, from 0; a header and a text's blank lines are no
+    rows. Raises `ConfigError`, naming the line that cannot be used.
     """
     lines = read_text(file, "--prompts").split("\n")
     while lines and not lines[-1].strip():

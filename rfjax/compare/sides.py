@@ -1,7 +1,7 @@
 """The sides of a preference study: folders of images, each image matched to a prompt.
 
-There are five ways to say which prompt an image shows. A folder with images.json uses it for all images. Without it,
-the first of the other ways that an image has counts for this image:
+There are five ways to say which prompt an image shows. If the folder has images.json, that file decides for all images.
+Otherwise each image's prompt is found by the first of the other four ways that applies to the image:
 
     images.json                    an object {image's name: its prompt}; images that it does not name are left out
     00000/metadata.jsonl           GenEval's layout: the prompt's row beside 00000/samples/0000.png
@@ -45,14 +45,14 @@ class Side:
 
 
 def samples_folder(study: Path, run: str) -> Path:
-    """Where a study's folder has the images of a run."""
+    """Returns the folder, inside a study's folder, of the images that were sampled from a run."""
     return Path(study) / SAMPLES / run.replace("/", "-")
 
 
 def originals_folder(study: Path, side: str, facts: Mapping[str, object]) -> Path:
-    """The folder with the images of a side as they were made, before they were encoded for pages. `facts` are those of
-    the study's key: a run was sampled into the study's folder, and any other side is the folder that was given. Raises
-    `ConfigError` if it is missing."""
+    """Returns the folder with a side's original images, before they were encoded for pages. `facts` is the side's entry
+    in the study's key. A run's images are in the study's folder; any other side is the folder that the user gave.
+    Raises `ConfigError` if the folder is missing."""
     folder = samples_folder(study, side) if "run" in facts else Path(str(facts.get("given", "")))
     if not folder.is_dir():
         where = f"correct the side's `given` in {Path(study) / KEY}"

@@ -46,10 +46,10 @@ class Prompt:
 
 
 class Check(TypedDict):
-    """What makes a pair a check of its rater. It has exactly one of two keys.
+    """What makes a pair a check of its rater. A check has exactly one of two keys.
 
-    `repeats` is the id of the earlier pair that is shown again with the sides swapped. `right` is the image that is
-    plainly better.
+    `repeats` is the id of the earlier pair that is shown again with left and right exchanged. `right` is the id of the
+    image that is plainly better.
     """
 
     repeats: NotRequired[str]
@@ -58,13 +58,13 @@ class Check(TypedDict):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of one prompt. A vote says which one was shown on the left."""
+    """Two images of one prompt, in the order of their ids. Each vote says which image was shown on the left."""
 
-    pair: str
-    prompt: int
-    images: list[str]
+    pair: str  # id of the pair
+    prompt: int  # id of the prompt
+    images: list[str]  # blind ids
     questions: list[Name]
-    check: Check | None = None
+    check: Check | None = None  # None for a pair whose votes count
 
 
 @dataclass(frozen=True, kw_only=True)

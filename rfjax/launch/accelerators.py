@@ -17,13 +17,13 @@ from rfjax.plan.targets import Target, parse_target
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """A family of accelerators. A TPU slice of up to `whole` chips is one machine; a larger slice has four chips on
-    each machine."""
+    """Google Cloud's names for one kind of accelerator. A TPU slice of up to `whole` chips is one machine; a larger
+    slice has four chips on each machine."""
 
     type: str  # the start of gcloud's `--accelerator-type`; empty if it is not sold as TPU VMs
     runtime: str  # software version of TPU VMs
     label: str  # node label on GKE
-    whole: int  # 0 for GPUs
+    whole: int  # chips; 0 for GPUs
 
 
 CLOUD: dict[str, Cloud] = {
@@ -55,7 +55,7 @@ def parse_accelerator(name: str) -> tuple[Target, Cloud]:
     named `2xv5p-256`.
 
     The number after a TPU is the vendor's count (TensorCores or chips). Raises `ConfigError` for an unknown chip, with
-    the nearest; for a size that is not sold; and for a chip that rfjax cannot ask Google's cloud for.
+    the most similar name; for a size that is not sold; and for a chip that rfjax cannot ask Google's cloud for.
     """
     target = parse_target(name, option="--accelerator")
     if target.chip.name not in CLOUD:
@@ -97,7 +97,7 @@ def accelerator_type(target: Target) -> str:
 
 
 def smallest_slice(target: Target) -> str:
-    """Returns gcloud's name of the family's smallest slice. The task that collects results runs on this slice, because
-    it is in the same zone and quota."""
+    """Returns gcloud's name of the smallest slice of the target's chip. The task that collects results runs on such a
+    slice, because its zone and quota are those of the points' slices."""
     shape = min(target.chip.shapes, key=math.prod)
     return f"{CLOUD[target.chip.name].type}-{math.prod(shape) * target.chip.cores}"

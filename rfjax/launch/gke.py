@@ -50,9 +50,9 @@ class Gke:
     image: str = option("a container with rfjax, and JAX for the accelerator", needed=True)
     volume: str = option("shared storage, mounted at /rfjax: pvc:CLAIM, or gs://BUCKET by GCS FUSE", needed=True)
     namespace: str | None = option("default: kubectl's own")
-    service_account: str | None = option("that of the pods (default: a new one); must be able to use a gs:// volume")
+    service_account: str | None = option("the pods' account (default: a new one); must be able to use a gs:// volume")
     max_restarts: int = option(
-        "restarts after failures; pre-emptions are free (default 5)", metavar="N", least=0, default=5
+        "most restarts after failures; pre-emptions do not count (default 5)", metavar="N", least=0, default=5
     )
 
     def config_path(self, config: Path) -> Path:
@@ -165,7 +165,7 @@ def _permissions(launch: Launch, target, gke: Gke) -> list[dict]:
 
 def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
     """Returns the JobSet of a point: one Job for each slice, with one pod for each of its machines, all restarted
-    together. GKE tells each pod which slice it is in, and where the first is.
+    together. GKE tells each pod which slice it is in, and the address of the first slice.
 
     If a pod was told to stop (exit status 75) or lost its node, a policy fails the pod's Job, and the JobSet restarts
     without counting the restart. Every other failure counts towards `max_restarts`.

@@ -16,7 +16,7 @@ from rfjax.launch.target import HOPELESS, PREEMPTED, Launch, Plan, Task, option
 from rfjax.launch.templates import fill
 from rfjax.mesh_axes import AXES
 
-AFTER = "afterany"  # collect even if a point failed: the report names it, and uses the others
+AFTER = "afterany"  # collect even if a point failed: the report names the failed point, and uses the other points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,9 @@ class Slurm:
     nodes: int | None = option("nodes of each point (default: the fewest that its mesh takes)", metavar="N", least=1)
     partition: str | None = option("the partition of all jobs")
     account: str | None = option("the account that pays for all jobs")
-    time: str | None = option("limit of one start; a run saves before it and is queued again", metavar="D-HH:MM:SS")
+    time: str | None = option(
+        "time limit of a job; a run saves before the limit and is queued again", metavar="D-HH:MM:SS"
+    )
     sbatch: tuple[str, ...] = option(
         "any other option of sbatch for the points; may be repeated", metavar="--FLAG=VALUE", default=()
     )

@@ -51,7 +51,7 @@ class CommonOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """A command for a scheduler to run. Every scheduler accepts its `name`."""
+    """A command for a scheduler to run. `name` has a form that every scheduler accepts."""
 
     name: str
     command: tuple[str, ...]

@@ -69,7 +69,8 @@ def scheduler_name(text: str) -> str:
 def check_layout(task: Task, devices: int, where: str, shown_slices: int | None = None) -> None:
     """Raises `ConfigError` unless the mesh, batch and parameters of the task's point divide over `devices`.
 
-    `shown_slices` is the number of slices that the devices' attributes give; None for CPUs and GPUs.
+    `where` names the devices in the error. `shown_slices` is the number of TPU slices that JAX's devices show; None for
+    CPUs and GPUs, which show none.
     """
     try:
         config = task.config

@@ -87,7 +87,8 @@ class TpuVm:
 
 
 def _start(task: Task, kind: str, slices: int, workers: str, launch: Launch) -> str:
-    """Returns the script's line that starts a task on the given number of slices."""
+    """Returns the script's line that starts a task on `slices` slices of gcloud's accelerator type `kind`. `workers`
+    are the workers (machines) of a slice that run the command: "all", or a number."""
     command = shlex.join(task.command)
     if task.point is None:
         command = f"JAX_PLATFORMS=cpu {command}"

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price", type=float, metavar="P", help="price of a chip-hour; gives a cost in the same currency")
     add("--no-compile", action="store_true", help="use formulas alone: takes seconds, and memory is an estimate")
     add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
-    level = "the compiler's level; lower compiles faster (default: default)"
+    level = "the compiler's optimisation level; lower compiles faster (default: default)"
     flags = "compile without the XLA flags that rfjax sets on GPUs and TPUs"
     add("--no-xla-flags", action="store_true", help=flags)
     add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
@@ -124,7 +124,7 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
 
 def table(plans: Sequence, slices: int) -> list[str]:
-    """Formats a plan as a table for the console, for a target with the given number of slices."""
+    """Returns the lines of a plan's table for the console. `slices` is the target's number of slices."""
     from rfjax.console import format_table
     from rfjax.plan.roofline import limits_of
 
@@ -147,8 +147,8 @@ def notes(plans: Sequence, target, compiles: bool) -> list[str]:
     gib = f"{target.chip.device_bytes / 2**30:.2f}"
     said = [
         f"{how} {_attention_note(plans, target, compiles)}",
-        f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is {LAYOUT}.",
-        "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
+        f"Memory is in GiB per device, of {gib}; times are milliseconds of a step by each limit; mesh is {LAYOUT}.",
+        "Days and chip-hours are at the roofline, the time of the slowest limit: real steps take longer.",
     ]
     if target.slices > 1:
         said.append(f"Network: what {target.slices} slices exchange; only {SLICE_AXIS} goes over slices.")

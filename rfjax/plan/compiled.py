@@ -47,8 +47,9 @@ _CHILD = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
 )
 
-# attention -> what is compiled instead. Compiling cuDNN's would need cuDNN and a GPU. For a sampler the substitute
-# works in blocks: at its sizes all logits at once would take more memory than the rest, and cuDNN stores none.
+# A run's attention -> the attention that is compiled instead, in a train step and in a sampler. Compiling cuDNN's
+# attention would need cuDNN and a GPU. It stores no logits. In a sampler of large images, `xla` would store more bytes
+# of logits than of everything else, so `xla_blocks` is compiled, which stores the logits of a block of queries.
 COMPILED_INSTEAD = {"cudnn": "xla"}
 SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
@@ -57,7 +58,8 @@ _FLAG_VARIABLES = tuple(xla_flags.VARIABLES.values())
 
 @functools.cache  # each answer takes a child process
 def _chosen(kind: str, given: tuple[str, ...]) -> xla_flags.Chosen:
-    """The flags of a kind of chip, where `_FLAG_VARIABLES` have the values `given`. Says which are left out."""
+    """Returns the flags that rfjax adds for a kind of chip if the environment variables `_FLAG_VARIABLES` have the
+    values `given`. Prints a note on flags that this compiler does not take."""
     environment = dict(zip(_FLAG_VARIABLES, given, strict=True))
     chosen = xla_flags.choose_flags(kind, xla_flags.jaxlib_version(), environment)
     if chosen.unknown:
@@ -67,7 +69,7 @@ def _chosen(kind: str, given: tuple[str, ...]) -> xla_flags.Chosen:
 
 @dataclass(frozen=True)
 class Compiler:
-    """The compiler's settings: its level, and whether it gets the flags that a run on the target gets."""
+    """The compiler's settings: its optimisation level, and whether it gets the flags that a run on the target gets."""
 
     optimisation: str = "default"  # or "O0", "O1"
     xla_flags: bool = True  # those of training/xla_flags.py
@@ -88,7 +90,7 @@ class Compiled:
     seconds: float  # compile time
     host_bytes: int  # memory of this machine used to compile
     optimisation: str
-    xla_flags: dict[str, list[str]]  # in force for this target: "rfjax" (as training on it sets them) and "user"
+    xla_flags: dict[str, list[str]]  # who set them ("rfjax" as in training, or "user") -> flags in force
 
     @property
     def settings(self) -> str:
@@ -98,7 +100,8 @@ class Compiled:
 
 
 def describe_settings(programs: Iterable[Compiled | None]) -> str:
-    """The settings of the programs of a plan; None stands for one that was too large to compile."""
+    """Says with which settings the programs of a plan were compiled. None stands for a program that was not compiled,
+    because its state or weights alone are too large."""
     return "; ".join(sorted({each.settings for each in programs if each})) or "nothing fits"
 
 
@@ -127,7 +130,8 @@ def check_compiler(target: Target) -> None:
 
 
 def attention_of(config: Config, target: Target) -> str:
-    """Returns the attention that a run uses on the target. Raises `ConfigError` if it cannot run there."""
+    """Returns the attention implementation that a run uses on the target. Raises `ConfigError` if the config's
+    implementation cannot run there."""
     dtype, head_size = config.train.compute_dtype, config.model.head_size
     return choose(config.train.attention, target.platform, dtype=dtype, head_size=head_size)
 
@@ -150,7 +154,8 @@ def compile_step(
 
 
 def compile_sampler_for(config: Config, target: Target, sampling: dict, compiler: Compiler = Compiler()) -> Compiled:
-    """Compiles a config's sampler as `compile_step` does a step. `sampling` has the keys of `sampling.Request`."""
+    """Compiles a config's sampler for a target. `sampling` has the fields of `sampling.Request` as keys. Raises what
+    `compile_step` raises."""
     return _compile(config, target, compiler, sampling=sampling)
 
 
@@ -160,7 +165,8 @@ def _compile(config, target, compiler, *, cpu_devices=0, sampling=None) -> Compi
     if target is not None:
         check_compiler(target)
         kind = target.chip.kind
-        # Without a device the compiler of GPUs cannot tune, and Triton's products have no default tiling.
+        # The GPU compiler chooses the tiling of Triton's matrix products by timing them, which needs a device. There
+        # is no default tiling, so Triton is switched off.
         special = "--xla_gpu_enable_triton_gemm=false" if kind == "cuda" else ""
         if compiler.xla_flags:
             added = _chosen(kind, tuple(environment.get(name, "") for name in _FLAG_VARIABLES)).added

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--given", metavar="TABLE", type=as_path("--given"), help=given)
     law = "without results: the law E + A params^-alpha + B images^-beta; E and the exponents are uncertain by 20 %%"
     add("--law", metavar="E,A,ALPHA,B,BETA", type=as_text("--law"), help=law)
-    lengths = "lengths of branches in steps (default: an eighth, a quarter, half and all of the config's most steps)"
+    lengths = "lengths of branches in steps (default: 1/8, 1/4, 1/2 and all of the steps of the config's longest point)"
     add("--lengths", metavar="STEPS,...", type=as_text("--lengths"), help=lengths)
     seeds = "most seeds of one size, trained ones included (default 2)"
     add("--seeds", type=int, default=2, metavar="N", help=seeds)
@@ -75,8 +75,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         lines += _next(next_trunks(information, rules), sizes)
     largest = max(each.params for each in candidates), max(each.images[-1] for each in candidates)
     lines.append(
-        "criterion: the variance of log loss at the target's best size, of the law made linear in its parameters, mean "
-        f"over {len(problem.draws)} draws; sizes up to {largest[0]:.3g} parameters, {largest[1]:.3g} images"
+        "criterion: the variance of the law's log loss at the target's best size, with the law linearised in its "
+        f"parameters, averaged over {len(problem.draws)} draws; sizes up to {largest[0]:.3g} parameters, "
+        f"{largest[1]:.3g} images"
     )
     print("\n".join(lines))
     if args.out is not None:
@@ -162,7 +163,7 @@ def _beside(found, grid, said) -> str:
     """Says, for comparison with the design, how well the best grid of sizes (evenly spaced in logarithm) within the
     same budget would predict the loss at the target."""
     if grid is None:
-        return "no log grid of equal seeds and lengths keeps to that budget and to --seeds and decides a law"
+        return "no log grid (equal seeds and lengths for all sizes) within that budget and --seeds decides a law"
     text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"
     ratio = 1 - found.half_width / grid.half_width
     if ratio >= 0.005:
@@ -175,7 +176,7 @@ def _next(chosen, sizes) -> list[str]:
 
     if not chosen:
         return ["no single trunk, beside the results so far, decides the law at the target"]
-    lines = ["what one more trunk would make of it, beside the results so far:"]
+    lines = ["what one more trunk would make of it (the interval with the results so far and this trunk alone):"]
     for trunk, half in chosen:
         named = f"{sizes[trunk.size].name}, steps {steps_text(trunk, sizes)}"
         lines.append(f"    {named}: {_interval(half)}, {trunk.flops:.3g} FLOPs")

@@ -22,8 +22,8 @@ from rfjax.plan.design_trunks import Size
 DRAWS = 33  # draws of the law, over which the variance is averaged
 LAW_SPREAD = 0.2  # relative standard deviation of E and the exponents of a law from the command line
 RESAMPLES = 200
-SAME_SIZE = 0.01  # relative difference of the parameters of one size, which tables print to three digits
-SAME_COST = 8.0  # factor by which FLOPs an image may differ from what the config's sizes take
+SAME_SIZE = 0.01  # parameter counts that differ by less than this fraction are one size: tables print three digits
+SAME_COST = 8.0  # factor by which a table's FLOPs per image may differ from those of the config's sizes
 _SMALLEST_EXPONENT = 0.01  # below it more images or parameters do nothing, and the draw has no optimum
 
 
@@ -32,12 +32,12 @@ class SoFar:
     """The law with its uncertainty, and the noise, that a design starts from: fitted to a study's results, or given on
     the command line."""
 
-    said: str
-    noise_said: str
-    between: float
-    within: float
-    typed: tuple[float, ...] = ()  # E, A, alpha, B, beta
-    draws: Float[np.ndarray, "draws 5"] | None = None  # resampled parameters, in the law's order; None for a typed law
+    said: str  # the law and where it comes from, in words
+    noise_said: str  # where the noise comes from, in words
+    between: float  # standard deviation of log loss between trunks
+    within: float  # standard deviation of log loss of branches about their trunk
+    typed: tuple[float, ...] = ()  # E, A, alpha, B, beta from the command line; empty if fitted
+    draws: Float[np.ndarray, "draws 5"] | None = None  # fitted, then resampled parameters; None if typed
     known: tuple[Known, ...] = ()
     seeds: Mapping[int, tuple[int, ...]] | None = None  # number of a size -> seeds that it was trained on
     most_flops: float = 0.0  # of the largest run so far
@@ -71,7 +71,8 @@ class SoFar:
 
 
 def of_typed_law(text: str, between: float | None, within: float | None) -> SoFar:
-    """Reads a law from the text "E,A,ALPHA,B,BETA". Raises `ConfigError` for any other text."""
+    """Reads a law from the text "E,A,ALPHA,B,BETA". A noise that is None is assumed. Raises `ConfigError` for any other
+    text."""
     try:
         typed = tuple(float(part) for part in text.split(","))
         if len(typed) != 5 or not all(0 <= number < float("inf") for number in typed):
@@ -87,7 +88,8 @@ def of_typed_law(text: str, between: float | None, within: float | None) -> SoFa
 
 
 def of_results(path: Path, sizes: Sequence[Size], between: float | None, within: float | None) -> SoFar:
-    """Fits the parametric law to a study's results or to a table, and finds the trunks in it.
+    """Fits the parametric law to a study's results or to a table, and finds the trunks that were trained. A noise that
+    is None is estimated from the results.
 
     Raises `ConfigError` if the results cannot be read or do not determine the law.
     """
@@ -122,9 +124,10 @@ def _noise(between, within, found_between, found_within, said) -> dict:
 
 
 def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
-    """Estimates the noise between and within trunks (`Scatter`) from the residuals of a fit.
+    """Returns a fit's estimate of the noise between and within trunks (`Scatter`).
 
-    If the fit has its own estimate, that is returned. A fit of many trunks has none, because it resamples whole trunks.
+    A fit of many trunks has no such estimate, because it resamples whole trunks. Then the noise is estimated here, from
+    the fit's residuals.
     """
     if found.scatter is not None:
         return found.scatter
@@ -219,10 +222,11 @@ def _other_settings(of_trunk, size) -> list[str]:
 
 
 def _doubted(typed, log_params, log_images):
-    """Draws random laws around a law from the command line, to represent its uncertainty.
+    """Draws random laws around a law from the command line, to represent the law's uncertainty.
 
-    E and the exponents vary by `LAW_SPREAD`. Each power term keeps its value at the middle of the sizes and lengths.
-    Returns [DRAWS, 5] with rows E, log A, alpha, log B, beta; the first row is the law itself.
+    E and the exponents vary by `LAW_SPREAD`. The coefficients change with the exponents, so that A params^-alpha and
+    B images^-beta keep their values at the candidates' mean log size `log_params` and mean log length `log_images`.
+    Returns an array [DRAWS, 5] with the columns E, log A, alpha, log B, beta; the first row is the law itself.
     """
     e, a, alpha, b, beta = typed
     factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))

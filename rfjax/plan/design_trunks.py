@@ -14,10 +14,10 @@ from rfjax.study.size import size_of
 from rfjax.study.study import Study
 from rfjax.training.branches import steps_taken
 
-DECAY_SHAPE = "1-sqrt"  # the shape that a design sets if the config has another schedule than wsd
-PARTS = (8, 4, 2, 1)  # if no lengths of branches are given, they are the most steps divided by these
+DECAY_SHAPE = "1-sqrt"  # the train.decay_shape that a design sets if the config's schedule is not wsd
+PARTS = (8, 4, 2, 1)  # by default, the lengths of branches are the most steps of any size, divided by these
 HEADER = "# Written by rfjax design; "
-# What points of one size may differ in: the design sets these.
+# The fields in which points of one size may differ, because the design sets them.
 _MAY_DIFFER = (
     "name",
     "seed",
@@ -40,10 +40,10 @@ class Size:
 
 
 def sizes_of(study: Study) -> list[Size]:
-    """The distinct sizes of a study's points, the smallest first.
+    """Returns the distinct sizes of a study's points, the smallest first.
 
-    Raises `ConfigError` if two points of one size differ in more than their length and seed, because a design has one
-    config for each size.
+    Raises `ConfigError` if two points of one size differ in a field that the design does not set (`_MAY_DIFFER`),
+    because a design has one config for each size.
     """
     found: dict[tuple, Size] = {}
     first: dict[tuple, str] = {}
@@ -61,7 +61,7 @@ def sizes_of(study: Study) -> list[Size]:
                 f"{given} {fields}; a design has one setting of a size: give it as --{fields.split(', ')[0]}=..."
             )
     sizes = [found[key] for key in sorted(found)]
-    if len({size.name for size in sizes}) < len(sizes):  # they differ in something else too
+    if len({size.name for size in sizes}) < len(sizes):  # two sizes have one depth and width
         sizes = [Size(f"size{n}", size.config, size.params, size.per_image) for n, size in enumerate(sizes)]
     return sizes
 
@@ -101,8 +101,8 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
     found, overrides = [], {}
     for number, size in enumerate(sizes):
         batch, train = size.config.train.batch_size, size.config.train
-        # One cadence for all trunks. The default cadence follows from a trunk's longest length, so equal branches of
-        # two trunks would have different averages.
+        # All trunks update the average of the weights at equal intervals of steps. By default the interval depends on a
+        # trunk's longest length, so equal branches of two trunks would have different averages.
         cadence = replace(train, steps=max(lengths)).average_every
         for branches in runs_of_lengths(lengths):
             changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.ema_every": cadence}

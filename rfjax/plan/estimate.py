@@ -32,7 +32,7 @@ UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
 LOGITS_ALIVE = 8  # arrays of [heads, tokens, tokens] in float32 at the peak of a block's backward pass
 BLOCK_ALIVE = 20  # arrays of [tokens, hidden] at the same peak
-OVER_TIME = 0.45  # a token of an attention over time adds as many arrays as this many tokens of a block
+OVER_TIME = 0.45  # in the bytes of activations, a token of attention over time counts as this many tokens of a block
 LOGITS_TRAFFIC = 12  # times that each block reads or writes an array of logits in a step
 BLOCK_TRAFFIC = 140  # times that each block reads or writes an array of [tokens, hidden]
 WEIGHT_TRAFFIC = 8  # times that a weight in the compute type is read or written: gathered, used, and its gradient
@@ -100,7 +100,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
     recomputed = RECOMPUTED[train.remat]
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
-    flops = examples * ((whole - unsplit) / tensor + unsplit) + optimizer  # not divided: a device may do all of Muon's
+    flops = examples * ((whole - unsplit) / tensor + unsplit) + optimizer  # undivided: one device may do all of Muon's
 
     (count, length), *over_time = sequences = attended_sequences(model, shapes)
     tokens = count * length + OVER_TIME * sum(n * size for n, size in over_time)

@@ -1,4 +1,4 @@
-"""Counts the operations, bytes and exchanges in one run of a compiled program, from its HLO text.
+"""Counts the operations, bytes and exchanges in one execution of a compiled program, from its HLO text.
 
 The compiler's own cost analysis counts a loop's body once; this module counts the body as often as the loop runs it.
 No JAX here.
@@ -70,7 +70,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one run on one device."""
+    """Counts of one execution of a program on one device."""
 
     flops: int  # operations of matrix products
     hbm_bytes: int  # operands and results of every kernel: an upper bound, as if caches kept nothing
@@ -163,7 +163,8 @@ def _dot_flops(instruction, computation):
 
 @functools.cache
 def _positions(size, outputs, kernel, stride, low, left_dilation, right_dilation):
-    """Counts the pairs (output position, kernel position) that read an input element, not padding or a hole."""
+    """Counts, along one axis of a convolution, the pairs (output position, kernel position) that read an input element:
+    neither padding nor a hole between dilated elements."""
     return sum(
         (place := o * stride + k * right_dilation - low) >= 0
         and place % left_dilation == 0
@@ -179,7 +180,8 @@ def _window(attributes, name, count, default):
 
 
 def _convolution_flops(instruction, computation):
-    """Counts a convolution's operations. A TPU's matrix product is a convolution; its batch axes are mostly padding."""
+    """Counts a convolution's operations on input elements; those on padding do not count. The TPU compiler writes a
+    matrix product as a convolution, and its batch axes as spatial axes where most operations are on padding."""
     left, right = (computation[name].outputs[0].shape for name in instruction.operands[:2])
     out = instruction.outputs[0].shape
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
@@ -289,7 +291,8 @@ def _collective(instruction, devices, times, scattered) -> Collective | None:
 
 
 def _fusion_bytes(instruction, computation, program) -> int:
-    """Counts the bytes that a fusion reads and writes. If it slices or updates a stack, only the slice counts."""
+    """Counts the bytes that a fusion reads and writes. Of an array that the fusion only slices, or updates in place,
+    only the slice counts."""
     body = program.computations.get((instruction.called or [""])[0], {})
     parameters = {int(i.arguments): i for i in body.values() if i.opcode == "parameter" and i.arguments.isdigit()}
     total = 0
@@ -324,7 +327,7 @@ def _kernel_bytes(instruction, computation, program) -> int:
 
 
 def count(text: str, devices: int, slices: int = 1) -> Counts:
-    """Counts one run, on one device, of a program compiled for `devices` devices in `slices` slices.
+    """Counts one execution, on one device, of a program compiled for `devices` devices in `slices` slices.
 
     Raises `RfjaxError` for a text that is not an HLO module, and for an unknown kind of exchange between slices.
     """

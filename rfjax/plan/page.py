@@ -77,8 +77,8 @@ SPENT = ("days", "chip-hours", "cost")
 CAPTION = (
     "Memory is in GiB per device: the state alone, and the peak of the whole step. {times} are the "
     "least milliseconds of a step by each limit, the slowest bold. Days, chip-hours and cost are at the slowest limit, "
-    "as if the others hid behind it. Real steps take longer. A layout is {layout}, what is recomputed, and "
-    "microbatches."
+    "as if the other limits overlapped with it completely. Real steps take longer. A layout is {layout}, what is "
+    "recomputed, and microbatches."
 )
 
 
@@ -86,7 +86,7 @@ def render(content: Mapping, title: str, notes: Sequence[str]) -> str:
     """Returns a plan's HTML. `content` is what its JSON holds; `notes` are the lines under the console's table."""
     captions = Captions()
     figure = picture(to_bytes(_draw(content), "svg"), "image/svg+xml", "Limits of a step and memory of each point")
-    caption = "The limits of a step, and a device's memory. White marks end the state; the rest is working memory."
+    caption = "The limits of a step, and a device's memory: the state up to the white mark, then working memory."
     listed = "".join(f"<li>{text(note)}</li>" for note in notes)
     names = limits_of(content["slices"])
     times = f"{', '.join(names[:-1])} and {names[-1]}".capitalize()

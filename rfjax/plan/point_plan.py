@@ -24,14 +24,14 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class PointPlan:
-    """The plan of a point on a target: memory, time and cost. `config` has the layout that was planned, which is the
-    point's own if that fits."""
+    """The plan of a point on a target: memory, time and cost. `config` has the planned layout: the point's own, or one
+    that a search found (`searched`)."""
 
     point: str
     config: Config
     size: Size
     fits: bool
-    searched: bool
+    searched: bool  # whether layouts other than the point's own were tried
     estimate: StepEstimate | None  # None if the point's own layout does not divide and no other was found
     compiled: Compiled | None
     limits: Roofline | None
@@ -64,8 +64,8 @@ def plan_point(
     """Plans a point in its own layout. If that does not fit, or with `search`, in the cheapest layout that fits.
 
     With a `compiler`, memory, operations and exchanges are the compiled program's; with None they are estimates. A
-    search tries only layouts that should fit, given how far earlier programs exceeded their estimates. The search
-    ends after `attempts` layouts that did not fit.
+    search tries only layouts that should fit, given the largest ratio so far of a program's memory to its estimate.
+    The search ends after `attempts` layouts that did not fit. `price` is that of a chip-hour.
     """
     size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
     attention = attention_of(point.config, target)  # raises now, before compiling, if the chip cannot run it

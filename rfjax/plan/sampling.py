@@ -104,7 +104,7 @@ def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config)
 
 
 def check_no_guide(config: Config) -> None:
-    """Raises `ConfigError` for a sampler that is guided by a second network: only one is planned and timed."""
+    """Raises `ConfigError` for a sampler guided by a second network: only one network is planned and timed."""
     guide = config.evaluation.sampler.guide
     if guide:
         raise ConfigError(
@@ -197,6 +197,6 @@ def plan_sampling(
 
 
 def describe_latents(latents: tuple[int, ...]) -> str:
-    """Describes latents in words, with their size in pixels for an autoencoder with a factor of 8."""
+    """Describes latents in words, with the images' size in pixels if the autoencoder divides height and width by 8."""
     height, width = written_shape(latents)[-3:-1]
-    return f"latents of {height}x{width}, {8 * height}x{8 * width} pixels by an autoencoder of 8"
+    return f"latents of {height}x{width}, {8 * height}x{8 * width} pixels if the autoencoder divides by 8"

@@ -14,11 +14,16 @@ from rfjax.plan.targets import Target
 
 TENSOR_SIZES = (1, 2, 4, 8)
 ACCUMULATE = (1, 2, 4, 8, 16, 32)
-SLACK = 1.15  # a layout whose estimate exceeds the memory by this factor may still fit
+SLACK = 1.15  # a layout whose estimate is up to this many times the memory may still fit
 
 
 def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
-    """Yields the overrides of a config for every layout that divides evenly over the target's devices."""
+    """Yields a config's overrides for each layout of a grid.
+
+    The mesh axis tensor has one of `TENSOR_SIZES` that divides the heads, and fsdp has at most `WIDEST_SCATTER` devices
+    and divides the width; together they divide the devices of a slice. Each mesh comes with every number of
+    microbatches in `ACCUMULATE` and every policy of rematerialisation.
+    """
     for tensor in TENSOR_SIZES:
         if config.model.heads % tensor or target.devices // target.slices % tensor:
             continue
@@ -35,10 +40,10 @@ def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
 
 
 def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tuple[Config, StepEstimate]]:
-    """Lists the layouts whose estimate fits, sorted by step time, then by memory.
+    """Returns (config with the layout, its estimate) for each layout whose estimated peak is at most `slack` times a
+    device's memory, sorted by step time, then by memory.
 
-    An estimate may exceed the memory by the factor `slack`. Nothing else in the config changes, so the experiment stays
-    the same.
+    Nothing in a config changes but the layout, so the experiment stays the same.
     """
     found = []
     for overrides in layouts(config, target):

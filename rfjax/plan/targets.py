@@ -120,7 +120,7 @@ def parse_target(name: str, option: str = "--target") -> Target:
     `h100x8` (GPUs).
 
     A chip's aliases are accepted too. `option` is the option that gave the name. Raises `ConfigError` for an unknown
-    chip, with the nearest, for a size that is not sold, and for slices of GPUs.
+    chip, with the most similar names; for a size that is not sold; and for several slices of GPUs.
     """
     several = re.fullmatch(r"(\d{1,4})x([a-z0-9-]+?[-x]\d{1,9})", name.lower())
     if several:
@@ -151,7 +151,7 @@ def parse_target(name: str, option: str = "--target") -> Target:
 
 
 def _name(chip, size=None):
-    """Returns the vendor's name of a slice of `size`, by default of a usual size."""
+    """Returns the vendor's name of a slice. By default its size is one to show as an example."""
     usual = size or (256 if chip.kind == "tpu" else min(64, math.prod(chip.shapes[-1])))
     return f"{chip.name}{'-' if chip.kind == 'tpu' or chip.name.endswith('x') else 'x'}{usual}"
 

@@ -17,11 +17,12 @@ from rfjax.weight_names import width_of
 
 
 def average_widths(results: Results, points: pd.DataFrame, settings: Settings) -> list[dict]:
-    """The validation losses of each run's averages at its final checkpoint, for runs with two widths or more.
+    """Returns a row for each run of which two or more widths were measured: the validation losses of the run's averages
+    at its final checkpoint.
 
-    Each row has the losses by width, those of the ordinary average and of the raw weights (None where there is none),
-    the best width, at which end of the measured widths it lies if it does, and the optimum: the vertex of the parabola
-    in log width through the best width and its two neighbours.
+    A row has the loss of each width, of the ordinary average (`ema`) and of the raw weights (None if not measured).
+    `best` is the width of lowest loss, and `edge` says whether it is the smallest or largest measured ("" if neither).
+    `optimum` is the vertex of the parabola in log width through `best` and its two neighbours; at an edge it is `best`.
     """
     wanted = {"corpus": settings.corpus, "grid": settings.grid, "evaluation_seed": settings.grid_seed}
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1, **wanted)
@@ -49,7 +50,7 @@ def average_widths(results: Results, points: pd.DataFrame, settings: Settings) -
 
 
 def averages_section(numbers: Mapping, page: object) -> str:
-    """The widths that were measured, as HTML; empty if no run has two."""
+    """Returns the HTML of the section on the widths that were measured; "" if no run has two."""
     found, rows = numbers["average_widths"], []
     for each in found:
         tried = ", ".join(f"{one['width']:g}: {loss(one['loss'])}" for one in each["losses"])
@@ -60,19 +61,20 @@ def averages_section(numbers: Mapping, page: object) -> str:
         rows.append([text(each["run"]), tried, best, loss(each["best_loss"]), *others])
     if not rows:
         return ""
-    caption = "Validation loss of averages made after training, against their width (sigma_rel: the standard deviation "
-    caption += (
-        "of the average's weights over steps, as a share of the run), over the run's best. A ring marks the best "
+    caption = (
+        "Validation loss of averages made after training, in per cent above the run's lowest, against their width "
+        "(sigma_rel: the standard deviation of the average's weights over steps, as a share of the run). A ring marks "
+        "the best width. Each run has one training seed, so an optimum has no interval."
     )
-    caption += "width. Each run has one training seed, so an optimum has no interval."
     caption += shown_of(len(drawn_averages(numbers)), len(rows), "runs", "the table")
-    header = ["run", "width: loss", "optimum", "loss there", "loss of the ordinary average", "of the raw weights"]
+    header = ["run", "width: loss", "optimum", "lowest loss", "loss of the ordinary average", "of the raw weights"]
     title = "The widths of averages measured, and the best of each run."
     return page.drawing("average_widths", caption) + page.table(header, rows, title, words=(0, 1, 2))
 
 
 def average_widths_figure(numbers: Mapping, look: Mapping) -> Figure | None:
-    """Draw the loss of each run's averages over its lowest, against their width."""
+    """Draws the losses of each run's averages, in per cent above the run's lowest, against the width of the average.
+    Returns None if no run has two widths."""
     drawn = drawn_averages(numbers)
     if not drawn:
         return None

@@ -19,7 +19,7 @@ from rfjax.results.many_runs import are_many
 
 MARKERS = "osD^vPX*<>"
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-LABELLED = 8  # depths that a legend names
+LABELLED = 8  # most depths that a legend names
 WIDTH = 7.2  # inches: the text width of the page
 STYLE = {
     "font.family": "DejaVu Sans",

@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many = {"action": "append", "default": []}
     table = "a CSV or Parquet file with a row for each run or checkpoint, or a results or study folder"
     add("table", metavar="TABLE", type=as_path("TABLE"), help=table)
-    rename = 'our name for a column of the table, as "params=Model Size"; may be repeated'
+    rename = 'the name by which rfjax knows a column of the table, as "params=Model Size"; may be repeated'
     add("--rename", metavar="OURS=THEIRS", help=rename, **many)
     add("--flops-per-param-image", type=float, metavar="K", help="images (or flops) from flops = K * params * images")
-    tokens = "image tokens of an image, for a table without image_tokens (1 where its images are tokens)"
+    tokens = "image tokens per image, for a table without image_tokens (1 if the column images counts tokens)"
     add("--tokens-per-image", type=float, metavar="K", help=tokens)
     add("--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default 1000)")
     add("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")

@@ -8,7 +8,7 @@ from rfjax.laws.verdicts import VERDICTS
 from rfjax.report.fit_facts import Fact
 from rfjax.report.formats import NONE, count, estimate, minus, power
 
-NOTHING = 1e-6  # a smaller number is written as 0
+NOTHING = 1e-6  # a number of smaller size is written as 0
 LAW_HEADER = ("law", "N* ~ C^a", "D* ~ C^b", "L ~ C^c", "floor", "C of its runs", "C is", "D is")
 
 
@@ -37,7 +37,8 @@ def decide_words(verdict: Mapping) -> str:
 
 
 def number(value: float) -> str:
-    """A number in a verdict: with three decimals from 0.05 to 100, else with three digits; tiny numbers are 0."""
+    """Formats a number of a verdict: from 0.05 to 100 with three decimals, otherwise with three significant digits; a
+    number below `NOTHING` is 0."""
     if abs(value) < NOTHING:
         return "0"
     return minus(f"{value:.3f}") if 0.05 <= abs(value) < 100 else power(value)
@@ -100,7 +101,7 @@ def at_words(board: Mapping) -> list[str]:
     """States the compute-optimal size of the user's own table, at the middle of its runs' compute, in one sentence for
     each way to count C."""
     return [
-        f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
+        f"this table, {own['count']}: optimal at {power(own['at']['flops'])} FLOPs are "
         f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"
         for own in board["laws"]["own"]
         if own["at"]

@@ -52,7 +52,7 @@ def claimed_laws(numbers, look):
 
 def _slopes(axis, own, published):
     """Draws the exponents a of N* ~ C^a, one in each row: first the table's with its interval, then the papers'."""
-    rows = [  # the legend has the whole of a count, which is wider than the margin
+    rows = [  # how C is counted is too long for the margin: its start is shown here, and the whole in the legend
         (f"this table,\n{one['count'].partition(',')[0]}", one["params_exponent"], colour, "o")
         for one, colour in _with_colours(own)
     ]

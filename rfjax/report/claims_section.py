@@ -41,7 +41,7 @@ def claims_section(numbers, page):
         "floor, the exponent is only apparent."
     )
     if board["collapse"]["curves"]:
-        caption += " Right: loss less the floor E of compute-optimal runs, over its value at the end of training."
+        caption += " Right: loss − E of compute-optimal runs, over its value at the end of training; E is the floor."
     parts.append(page.drawing("level_exponents_and_collapse", caption))
     if board["own_reason"]:
         parts.append(warning(f"no optimal size of this table to set beside the laws: {board['own_reason']}"))

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
-ROWS = 40  # of a table that stand open; the others are folded
-LINES = 60  # of a figure
-SHEETS = 40  # strips of samples under one another
-NAMES = 20  # in a sentence
+ROWS = 40  # most rows of a table that are shown unfolded
+LINES = 60  # most lines of a figure
+SHEETS = 40  # most strips of samples under one another
+NAMES = 20  # most names in a sentence
 Row = TypeVar("Row")
 
 
@@ -31,7 +31,8 @@ def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list
 
 
 def shown_of(shown: int, total: int, what: str, where: str) -> str:
-    """A sentence, after a space, that says how many things are shown and which file has all; "" if all are shown."""
+    """Returns " Shown are 60 of 200 runs; all are in wide.csv.", for `what` "runs" and `where` "wide.csv"; "" if all
+    are shown."""
     return "" if shown >= total else f" Shown are {shown:,} of {total:,} {what}; all are in {where}."
 
 

@@ -22,7 +22,7 @@ from rfjax.report.axes import (
 )
 from rfjax.report.crowds import drawn_curves, drawn_levels
 
-ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
+ASIDE = 0.93  # a prediction is drawn at this many times its run's compute, to be seen beside the run
 NAME = 24  # letters of a run's name that fit on an axis
 
 
@@ -99,7 +99,7 @@ def _marker(held, prediction):
 
 
 def _draw_residuals(axes, numbers, runs, look):
-    """Draws runs, intervals and predictions as their deviation from the fitted law in per cent."""
+    """Draws the frontier runs, the intervals and the predictions as deviations from the fitted law in per cent."""
     band, held = numbers["band"], numbers["analysis"]["held_out"]
     law = np.array(band["law"]["loss"])
 

@@ -153,8 +153,8 @@ def _floors_sentence(numbers):
         return "No floor was measured."
     where = "above" if overall else "not clear of"
     return (
-        f"At depth {runs[-1]['depth']} its interval is {where} the intervals of both floors overall, and above them in "
-        f"{sum(above.values())} of {len(above)} tasks."
+        f"At depth {runs[-1]['depth']} the score's interval is {where} the intervals of both floors overall, and above "
+        f"them in {sum(above.values())} of {len(above)} tasks."
     )
 
 

@@ -220,8 +220,8 @@ def _metric(args, source, have, metric):
     if len(score) and not ((score >= 0) & (score <= 1)).all():
         content["no_fraction"] = (
             f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the "
-            "links that predict the largest run's score, and the levels of t, which need one from 0 to 1 (divide "
-            "percentages by 100)"
+            "links that predict the largest run's score, and the levels of t, because these need a score from 0 to 1 "
+            "(divide percentages by 100)"
         )
         return [[*fact, content["no_fraction"]]], content
     size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")

@@ -21,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
     budget = "divide this budget (parametric, approach1, approach2), or predict its loss; may be repeated"
     add("--budget", type=float, metavar="FLOPS", help=budget, **many)
-    fixed = "images of every run in the fixed-steps design, beside the optimum (default: the most of any run)"
+    fixed = "images of each size if all sizes train on equally many, to compare with (default: the most of any run)"
     add("--fixed-images", type=float, metavar="N", help=fixed)
-    loss = "the misfit to minimise (default huber, of log residuals; for branches generalised least squares)"
+    loss = "the misfit to minimise (default: huber, of log residuals; for branches, generalised least squares)"
     add("--loss", choices=LOSS_NAMES, help=loss)
     add("--delta", type=float, metavar="D", help="delta of Huber's loss (default 0.001)")
     metric = "a score to correlate with the loss and to predict from it; may be repeated"
     add("--metric", metavar="COLUMN", help=metric, **many)
-    rename = 'our name for a column of the table, as "params=Model Size"; may be repeated'
+    rename = 'the name by which rfjax knows a column of the table, as "params=Model Size"; may be repeated'
     add("--rename", metavar="OURS=THEIRS", help=rename, **many)
     add("--flops-per-param-image", type=float, metavar="K", help="images (or flops) from flops = K * params * images")
     largest = "leave out rows whose loss is at least the K-th largest"
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="add profile likelihoods of E and the exponents (not for branches)",
     )
-    ways = "bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)"
+    ways = "bootstrap over runs, or parametric (default: over runs if they are 8 or more, and 5 more than parameters)"
     add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help=ways)
     add("--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default 1000)")
     add("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")

@@ -69,8 +69,8 @@ def _scatter_sentence(scatter):
 
 
 def _held_out_errors(fit):
-    """States the leave-one-out and the leave-largest-out error of a fit, or why there is none; "" if none was
-    requested."""
+    """States the prediction errors of a fit with each trunk, each run and the largest run left out, or why there are
+    none; "" if none were requested."""
     parts = []
     largest, of_trunks = fit.get("leave_largest_out"), fit.get("leave_trunk_out")
     left_out = [("trunk", of_trunks, ""), ("run", fit.get("leave_one_out"), ", optimistic" if of_trunks else "")]
@@ -95,8 +95,8 @@ def _left_out_how(left, unit):
 
 
 def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
-    """States how many rows each rule left out of a fit, given the `Exclusion`s as JSON; empty if no row was left
-    out."""
+    """States how many rows were left out before a fit, and by which rules, given the `Exclusion`s as JSON; empty if no
+    row was left out."""
     rules = "; ".join(dict.fromkeys(exclusion["rule"] for exclusion in excluded))
     rows = f"{len(excluded)} row{'s'[: len(excluded) != 1]}"
     return [f"left out before fitting: {rows} ({rules})"] if excluded else []
@@ -202,7 +202,7 @@ def allocation_fact(found: Mapping) -> list[str]:
         + _beyond(beyond["budget"], "the FLOPs of the largest run"),
         f"fixed steps ({count(fixed['images_of_every_run'])} images for every size): "
         f"{count(fixed['params']['value'])} parameters, loss {estimate(fixed['loss'], '.4f')}, "
-        f"{percent(found['excess_loss_of_fixed_steps']['value'])} of the optimum's"
+        f"{percent(found['excess_loss_of_fixed_steps']['value'])} against the optimum's"
         + _beyond(beyond["fixed_params"], "the largest size")
         + _beyond(beyond["fixed_images"], "the most images"),
         cost_sentence(cost),

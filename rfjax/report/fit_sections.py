@@ -26,10 +26,11 @@ def compute_section(numbers, page):
     rows = [_fit_row(fit, analysis["profiles"].get(fit["law"], {})) for fit in analysis["fits"].values()]
     caption = (
         "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of freedom. "
-        "Left out: rms relative error of each run predicted from all others (of other trunks), and the error of the "
-        "largest. In braces: the profile likelihood's interval. ± after a semicolon: the standard error due to the "
-        "choice of validation examples. Starts: how many of the optimiser's starts reach the same minimum. Laws of "
-        "flops are fitted on the frontier, the law of params and images on every run at its best learning rate."
+        "Left out: rms relative error of each run predicted from all others (a branch: from all other trunks), and the "
+        "error of the largest run. In braces: the profile likelihood's interval. ± after a semicolon: the standard "
+        "error due to the choice of validation examples. Starts: how many of the optimiser's starts reach the same "
+        "minimum. Laws of flops are fitted on the frontier, the law of params and images on every run at its best "
+        "learning rate."
     )
     folds = [
         fit["leave_one_out"]["folds"] for fit in analysis["fits"].values() if "folds" in (fit["leave_one_out"] or {})
@@ -69,8 +70,8 @@ def _fit_row(fit, profiles):
 
 
 def _parameter(name, found, profile):
-    """A row of the table of fits: a parameter, its interval, the interval of its profile likelihood, and its standard
-    error over validation examples."""
+    """Returns the HTML of one parameter of a fit: its value and interval, the interval of its profile likelihood, and
+    its standard error over validation examples."""
     shown = f"<i>{ {'alpha': 'α', 'beta': 'β'}.get(name, text(name)) }</i> = {parameter(name, found)}"
     if profile:
         shown += f" <small>{{{minus(format(profile['low'], '.3f'))}, {minus(format(profile['high'], '.3f'))}}}</small>"

@@ -19,7 +19,7 @@ def text(value: object) -> str:
 
 
 def sentence(value: str) -> str:
-    """Makes a text a sentence with capital and full stop, safe for HTML; exponents of laws are raised."""
+    """Makes a text a sentence with capital and full stop, safe for HTML. Exponents are raised as in `formula`."""
     return f"{formula(value[:1].upper() + value[1:])}."
 
 
@@ -114,7 +114,7 @@ def p_value(p: float | None) -> str:
 
 
 def percent(value: float | int | None, *, signed: bool = True) -> str:
-    """A fraction as a percentage with two decimals. Above 1,000 % the digits say nothing more, and are left out."""
+    """Formats a fraction as a percentage with two decimals; more than 1,000 % as "over 1,000 %"."""
     if value is not None and value > 10:
         return "over 1,000 %"
     return NONE if value is None else minus(f"{100 * value:{'+' if signed else ''}.2f} %")
@@ -128,8 +128,8 @@ def minus(shown: str) -> str:
 
 
 def amount(value: float, decimals: int = 0) -> str:
-    """Formats a number with `decimals` decimals, as 1,275 or 0.2. A number of which that would leave only zeros gets
-    two significant digits."""
+    """Formats a number with `decimals` decimals, as 1,275 or 0.2. A number below one unit of the last decimal gets two
+    significant digits instead, as 0.034."""
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
 
 

@@ -12,7 +12,8 @@ PANELS = (("loss", "validation loss"), ("params", "parameters"), ("images", "tra
 
 
 def optimal_frontier(numbers, look):
-    """Draws the frontier with its interval and the fitted runs, in a panel each for loss, size and images.
+    """Draws the frontier with its interval and all runs, in a panel each for loss, size and images. A run is hollow if
+    another learning rate is better at its size.
 
     Returns None if the runs do not determine a frontier.
     """

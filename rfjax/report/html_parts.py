@@ -73,7 +73,7 @@ class Page(Captions):
 def figure_section(
     name: str, caption: str, remark: Callable[[Mapping], str] = lambda numbers: ""
 ) -> Callable[..., str]:
-    """Makes a section of the report that shows one figure; `remark` gives the end of its caption."""
+    """Returns the function that writes a section of one figure. `remark(numbers)` is appended to the caption."""
     return lambda numbers, page: page.drawing(name, caption + remark(numbers))
 
 

@@ -35,11 +35,13 @@ from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 from rfjax.weight_names import is_trained
 
-BATCHES_DIFFER = 0.02  # a larger relative difference of FLOPs per step from flops_per_image * batch_size is no rounding
-VALIDATED = ["step", "flops", "loss", "loss_stderr", "final"]  # of each validation of a run
+# A run's batches differ in size if its FLOPs per step differ from flops_per_image * batch_size by more than this
+# fraction.
+BATCHES_DIFFER = 0.02
+VALIDATED = ["step", "flops", "loss", "loss_stderr", "final"]  # what a run's curve has of each validation
 REPORT_SCHEMA = 5
 BAND_POINTS = 121
-BAND_MARGIN = 1.6  # the law is drawn beyond the data by this factor of compute
+BAND_MARGIN = 1.6  # the law is drawn from the least compute over this factor to the most compute times this factor
 # Columns of the results table that the report copies.
 ENVIRONMENT_COLUMNS = (
     "train_corpus corpus_fingerprint formulation schedule platform device_kind devices processes jax_version code_hash"
@@ -53,8 +55,8 @@ RUN_COLUMNS = (
 def report_numbers(
     results: Results, *, resamples: int = 1000, seed: int = 0, tuned: Mapping[str, Sequence[Change]] = NONE_TUNED
 ) -> dict:
-    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays. `tuned` has, for each method of
-    tuning, the measures before and after it.
+    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays. `tuned` maps each method of
+    tuning to the measures of the study's runs before and after tuning.
 
     Raises `ConfigError` if the table has no run, or no run with a validation loss.
     """
@@ -253,7 +255,8 @@ def _band(analysis: Analysis):
 
 
 def _optimal_band(analysis: Analysis):
-    """The compute-optimal frontier and its intervals, from the runs' least compute to `BEYOND` times the most."""
+    """The compute-optimal frontier and its intervals, from the runs' least compute over `BAND_MARGIN` to `BEYOND` times
+    the most."""
     frontier = analysis.optimal_frontier
     if frontier is None:
         return None
@@ -302,7 +305,7 @@ def _flops_at(run, steps, validation):
 
 
 def _levels(points, settings):
-    """The loss at each level of t of every finished run."""
+    """Each finished run's losses at the levels of t, and which levels enter the mean."""
     levels = sorted((float(t), column) for t, column in loss_levels(points.columns).items())
     # The paper's grid leaves t = 1 out of its mean; the other grids have no such level.
     return {
@@ -343,7 +346,7 @@ def _not_shown(results, shown, steps, settings):
 
 
 def _samples(results, settings, points, validation_by_run):
-    """The largest group of sample sheets that share prompts and noise, in order of compute."""
+    """The largest group of sample sheets that share prompts, sampler and noise, in order of compute."""
     facts = results.runs.set_index("run")
     sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
     groups: dict[tuple, list] = {}

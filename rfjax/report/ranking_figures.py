@@ -21,8 +21,8 @@ FAINT = "#c9c9c9"
 
 
 def average_ranks(numbers, look=None):
-    """Draws every variant's average rank with its interval, a panel for each column of ranks; variants are grouped by
-    family."""
+    """Draws the average ranks of the `MANY_RUNS` best variants with intervals, a panel for each column of ranks.
+    Variants are grouped by family: formulations that differ only in their numbers, as in `rf/lognorm(0.00,1.00)`."""
     ranking = numbers["ranking"]
     columns = ranked_columns(ranking) if ranking else []
     if not columns:
@@ -112,7 +112,8 @@ def quality_against_steps(numbers, look=None):
 
 
 def _families(ranking):
-    """Groups variants by family. Families and variants are ordered by the first ranked column, the best first."""
+    """Groups the `MANY_RUNS` best variants by family. Families and their variants are ordered by the first ranked
+    column, the best first."""
     family = {row["variant"]: row["family"] for row in ranking["variants"]}
     found: dict[str, list[str]] = {}
     for row in ranked_columns(ranking)[0]["ranks"][:MANY_RUNS]:

@@ -22,15 +22,16 @@ def ranking_section(numbers, page):
         _ranks_table(ranking, ranked, page) if ranked else "",
         page.drawing(
             "average_ranks",
-            "Average rank of every variant, by family, over all controls and over those of 5 and of 50 sampling steps "
-            "at guidance 5. Lines: 95 % intervals by a joint bootstrap over prompts. Every number is in "
-            "tables/ranking_complete.csv." + shown_of(min(count, MANY_RUNS), count, "variants, the best", "that table"),
+            "Average rank of every variant, over all controls and over those of 5 and of 50 sampling steps at guidance "
+            "5, grouped by family (formulations that differ in their numbers alone). Lines: 95 % intervals by a joint "
+            "bootstrap over prompts. Every number is in tables/ranking_complete.csv."
+            + shown_of(min(count, MANY_RUNS), count, "variants, the best", "that table"),
         ),
         page.drawing(
             "quality_against_steps",
             "GenEval and the Fréchet distance from real images against sampling steps, at guidance 5. In colour: the "
-            "best of each family. Dashed: the distance of as many pictures drawn for the same prompts. Bars: 95 % "
-            "intervals over prompts."
+            "best of each family. Dashed: the distance of as many ground-truth pictures of the same prompts. Bars: "
+            "95 % intervals over prompts."
             + (f" Of the other variants {LINES} are drawn; all are in report.json." if count > 2 * LINES else ""),
         ),
         _paper_table(ranking, page),

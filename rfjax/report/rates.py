@@ -52,8 +52,8 @@ def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
 
 
 def agreement(sweeps: list[dict]) -> list[dict]:
-    """Judges whether sizes agree on the best rate: a row for each number of images and values of `SETTINGS` that
-    several sizes were trained with."""
+    """Judges whether sizes agree on the best rate. Returns a row for each combination of number of images, backbone,
+    parametrisation and optimiser with which several sizes were trained."""
     groups: dict[tuple, dict[str, RateOptimum]] = {}
     for each in sweeps:
         size = f"depth {each['depth']}, width {each['hidden']}"
@@ -75,8 +75,8 @@ def name_of(sweep: Mapping) -> str:
 
 
 def shown(sweep: Mapping) -> str:
-    """Says in words a sweep's best learning rate with its interval, or at which edge of the tried rates the best one
-    lies."""
+    """Says in words a sweep's optimal learning rate with its interval or, if the best rate is the smallest or largest
+    that was tried, that there is no optimum."""
     if sweep["at_edge"]:
         return f"{sweep['best']:.3g}, the {sweep['edge']} of its grid: no optimum"
     if sweep["low"] is None:
@@ -95,7 +95,7 @@ def sentences(numbers: Mapping) -> list[str]:
 
 
 def rates_section(numbers: Mapping, page: object) -> str:
-    """The learning rates that were tried, as HTML; empty if no size has two rates."""
+    """Returns the HTML of the section on the learning rates that were tried; "" if no size has two rates."""
     rows = []
     for sweep in numbers["learning_rates"]:
         losses = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
@@ -103,11 +103,11 @@ def rates_section(numbers: Mapping, page: object) -> str:
         rows.append([text(name_of(sweep)), losses, f"{sweep['best']:g}", verdict, text(shown(sweep))])
     if not rows:
         return ""
-    caption = "Validation loss against peak learning rate; lines: the optimum of each size, the parabola's through the "
-    caption += (
-        "best three rates in log rate, and its 95 % interval under the noise between seeds. An optimum at the edge "
+    caption = (
+        "Validation loss against peak learning rate. Vertical mark: the optimum of a size, which is the vertex of the "
+        "parabola in log rate through the best rate and its two neighbours. Horizontal line: its 95 % interval under "
+        "the noise between seeds. A best rate at the edge of its grid is no optimum."
     )
-    caption += "of its grid is no optimum."
     caption += shown_of(len(drawn_sweeps(numbers)), len(rows), "sweeps", "the table")
     figure, header = page.drawing("learning_rates", caption), ["", "rate: loss", "best", "in the grid", "optimum"]
     said = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences(numbers))

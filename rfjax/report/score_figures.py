@@ -177,7 +177,7 @@ STEP_PANELS = (
 
 
 def score_against_steps(numbers, look):
-    """Draws the score, its drop and the path length against sampling steps, a line for each run."""
+    """Draws the score, its drop and the path length against sampling steps, a line for each run under one sampler."""
     counts = [count for count in numbers["sampling_steps"] if count["depth"] in look]
     if not counts:
         return None

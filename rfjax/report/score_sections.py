@@ -225,7 +225,8 @@ def _drop(found):
 
 
 def samples_section(numbers, page):
-    """The HTML of the section with sample sheets: those of the best run of each depth, then all in order of compute."""
+    """The HTML of the section with sample sheets: those of the best run of each depth, then all shown sheets in order
+    of compute."""
     samples = numbers["samples"]
     rows = [row for row in samples["rows"] if row["png"] in page.sheets]
     if not rows:

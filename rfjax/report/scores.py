@@ -20,7 +20,8 @@ FLOORS = {"shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
 
 
 def geneval(results, points, settings):
-    """Scores per task and run, between the detector's ceiling and the floors."""
+    """Returns each finished run's GenEval by task with its floors, the detector's ceiling, and the scores under other
+    samplers."""
     items = _geneval_items(points.columns)
     if not items:
         return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
@@ -166,13 +167,13 @@ def _geneval_items(columns: Iterable[str]) -> list[str]:
 
 
 def statistics(row, name, label=None):
-    """Returns value, standard error, interval and count from the columns of `name`, under keys that begin with
-    `label`."""
+    """Returns value, standard error, interval and count from the columns whose names begin with `name`. Keys begin with
+    `label` (by default `name`); with the label "value" they are value, stderr, low, high and n."""
     label = name if label is None else label
     keys = ("value", "stderr", "low", "high", "n") if label == "value" else tuple(label + s for _, s in STATISTICS)
     return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}
 
 
 def by_item(rows):
-    """Returns the statistics of a score's rows by item."""
+    """Returns {item: the statistics of its row} for the rows of one score."""
     return {row["item"]: {statistic: row[statistic] for statistic, _ in STATISTICS} for row in rows.to_dict("records")}

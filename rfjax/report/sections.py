@@ -88,7 +88,7 @@ def _runs_section(numbers, page):
 def _roles_sentence(numbers):
     """Names the trunks, sweeps and tuned runs, and says how much compute branches saved."""
     parts = [
-        f" No law, correlation or ranking takes the {count(len(each['runs']))} of role {text(each['role'])} "
+        f" No law, correlation or ranking takes the {count(len(each['runs']))} run(s) of role {text(each['role'])} "
         f"({text(names(each['runs']))}): {text(each['why'])}."
         for each in numbers["left_out_by_role"]
     ]
@@ -161,7 +161,7 @@ def _method_section(numbers, page):
         + (f", sampler {text(settings['sampler'])}" if settings["sampler"] else "")
         + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",
         "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the "
-        "forward pass, recomputation left out, those of the checkpoints a run started from included.",
+        "forward pass. Recomputation is left out; the FLOPs of the checkpoint that a run started from are included.",
         *(_fit_methods(numbers["analysis"]) if numbers["compares"] == "sizes" else []),
         "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the "
         "unweighted mean of the tasks, and intervals keep the images of a prompt together. The detectors work from "

@@ -1,4 +1,7 @@
-"""Draws how the loss falls: its exponent at each level of t, and the collapsed training curves."""
+"""Draws how the loss falls: its exponent at each level of t, and the collapsed training curves.
+
+A collapsed curve is (loss − E) over its value at the end of training, against the share of training that is done.
+"""
 
 from __future__ import annotations
 

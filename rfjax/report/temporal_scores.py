@@ -16,12 +16,13 @@ from rfjax.results.results_folder import rows_where
 POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high")
 CORRELATED = ("direction_right", "pixels_a_frame", "frames_right", "all_moving", "all_still")
 UNBOUNDED = ("pixels_a_frame",)  # not a share from 0 to 1, so no link from loss to score is fitted
-GALLERY = (1, 4, 32)  # compute of the gallery's rows, in units of the first's: Sora's report shows these
-GALLERY_MOST = 1.5  # factor by which a row's compute may miss its share
+GALLERY = (1, 4, 32)  # compute of the gallery's rows over that of the first row, as in Sora's report
+GALLERY_MOST = 1.5  # factor by which a row's compute may miss the wanted compute
 
 
 def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | None:
-    """Every finished run's scores and floors, and the scores' correlation with the loss; None if no run was scored."""
+    """Returns every finished run's scores and floors, the ceiling, and the scores' correlation with the loss; None if
+    no run was scored."""
     of_study = rows_where(results.long, corpus=settings.corpus)
     rows = counted(rows_where(of_study, evaluation=METRIC, weights=settings.weights))
     rows = rows_where(rows, sampler=settings.sampler, evaluation_seed=settings.sampler_seed)

@@ -24,12 +24,11 @@ def temporal_section(numbers, page):
     drawn = page.drawing(
         "temporal_against_compute",
         "Temporal GenEval against training FLOPs, a point for each run. Strict: share of clips in which every clause "
-        "of the prompt holds. Soft: share of the moving objects whose colour goes the asked way, pixels a frame that "
-        "it goes so, and share of frames with the right class and colour. Velocity error: distance of the velocity "
-        "that the detector finds from the velocity that the prompt asks for. Red: the best of the point's floors, "
-        "which are the same clips with their frames in another order or judged by other prompts, and clips of the null "
-        "condition. "
-        "Bars: 95 % intervals clustered by prompt.",
+        "of the prompt holds. Soft: share of the moving objects whose colour moves in the asked direction, by how many "
+        "pixels a frame it moves in that direction, and share of frames with the right class and colour. Velocity "
+        "error: distance of the velocity that the detector finds from the velocity that the prompt asks for. Red: the "
+        "best of the point's floors, which are the same clips with their frames in another order or judged by other "
+        "prompts, and clips of the null condition. Bars: 95 % intervals clustered by prompt.",
     )
     against = page.drawing(
         "loss_against_temporal", "Validation loss against temporal scores, final checkpoints; 95 % intervals."
@@ -129,8 +128,8 @@ def _times(factor):
 
 
 def temporal_lines(temporal) -> list[str]:
-    """Lines for the console on the best run of each depth: the share of objects that move in the asked direction (soft)
-    and the share of correct clips (strict), with floors."""
+    """Returns a line for the console on the best run of each depth: the shares of objects that move in the asked
+    direction and of frames that are right (soft), and of correct clips with motion (strict), each with a floor."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:
@@ -146,8 +145,8 @@ def temporal_lines(temporal) -> list[str]:
 
 
 def temporal_sentence(temporal) -> str:
-    """A sentence on clips for the report's findings: at the largest depth, the share of objects that move in the asked
-    direction, and the share of moving clips that are strictly correct."""
+    """Returns a sentence on clips for the report's findings: at the smallest and the largest depth, the share of
+    objects that move in the asked direction, and the share of clips with motion that are strictly correct."""
     runs = [run for run in temporal["runs"] if run["best_of_depth"]]
     first, last = runs[0], runs[-1]
     parts = []

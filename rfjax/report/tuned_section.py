@@ -78,7 +78,7 @@ def _runs(found, page):
 
 
 def _estimate(found, alone=None):
-    """Formats an estimate as a value with its interval; `alone` is the text for an estimate without an interval."""
+    """Formats `found`, which is (value, low, high). If it is None, the value `alone` is shown without an interval."""
     return (NONE if alone is None else interval(alone, None, None, ".3f")) if found is None else interval(*found, ".3f")
 
 

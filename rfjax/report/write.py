@@ -41,7 +41,7 @@ def write_report(
 ) -> dict:
     """Writes the report of a results folder into `out`, whole or not at all, and returns its numbers.
 
-    `tuned` has, for each method of tuning, the measures of the study's runs before and after it.
+    `tuned` maps each method of tuning to the measures of the study's runs before and after tuning.
     `resamples` and `seed` are those of the fits' bootstraps; they affect the last digits of intervals.
     Raises `ConfigError` if the table is damaged (naming the file and the remedy) or has nothing to
     show, and `RfjaxError` if writing fails.

@@ -24,7 +24,8 @@ FOLDER = "tensorboard"
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hides PyTorch from tensorboardX while it is imported, which halves the time. Only its graphs need PyTorch."""
+    """Hides PyTorch while tensorboardX is imported, which halves the time of the import. tensorboardX needs PyTorch
+    only to draw graphs of networks."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # makes an import of it fail
@@ -48,7 +49,8 @@ def why_not() -> str:
 
 
 class Events:
-    """A new event file, to which events are written without a queue. A context manager."""
+    """A new event file, to which events are written without a queue. As a context manager, it closes the file at the
+    end."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ class Events:
         self.close(True)
 
     def add(self, name: str, value: float | int, step: int, at: float) -> None:
-        """Adds one value to a curve."""
+        """Adds one value to a curve. `at` is in seconds since 1970."""
         self._write(Event(wall_time=at, step=step, summary=scalar(name, value)))
 
     def add_picture(self, name: str, png: bytes, step: int, at: float) -> None:

@@ -29,12 +29,13 @@ except ImportError:  # not a POSIX system: as in training/run_folder.py
 LOOK_SECONDS = 5.0  # between looks at the folder
 AGAIN_SECONDS = (15.0, 60.0, 300.0)  # pauses after the first, second and any further failure in a row
 LAST_SECONDS = 60.0  # how long the end of training waits for what is not sent yet
-HASTY_SECONDS = 5.0  # the same if the tracker fails, or after an error or signal, when a scheduler may soon kill us
+HASTY_SECONDS = 5.0  # the same if the tracker fails, or after an error or a signal: a kill may follow soon
 
 
 @contextlib.contextmanager
 def follow(runs: Sequence[Run]) -> Iterator[None]:
-    """Feeds the trackers of `config.train.trackers` while the body of the `with` trains the runs, which share a config.
+    """Feeds the trackers of `config.train.trackers` while the body of the `with` trains the runs. All runs must
+    name the same trackers.
 
     Only process 0 sends. When the body ends, the rest is sent. Anything that cannot be sent in time is sent by the next
     start in the same folder. Raises `ConfigError`, before the body, for a tracker that cannot be used here.
@@ -111,7 +112,7 @@ class _Fed:
     def __init__(self, tracker: str, run: Run):
         self._tracker, self._run, self._workdir = tracker, run, run.workdir
         self._open: Tracker | None = None
-        self._sent: Final | None = None  # what was final when all of it had been sent
+        self._sent: Final | None = None  # the last `Final` whose items were all sent
         self._locked = False
 
     def feed(self, locks: contextlib.ExitStack) -> None:

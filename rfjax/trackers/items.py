@@ -21,15 +21,15 @@ from rfjax.training.checkpoint import steps_saved
 from rfjax.training.metrics import CURVE, DIAGNOSTICS
 from rfjax.training.run_folder import read_status
 
-BATCH = 200  # items that are sent before the cursor is saved
+BATCH = 200  # about how many items are sent between two saves of the cursor
 
 
 class Item(TypedDict):
-    """The values of one step, or one picture, as plain JSON."""
+    """A row of the curve or an evaluation record, as plain JSON: the values of one step, and at most one picture."""
 
     step: int
     values: dict[str, float | int]
-    picture: str | None  # a PNG, as a path from the run's folder; its name is `label`
+    picture: str | None  # a PNG, as a path from the run's folder; trackers show it as `label`
     label: str
     time: float  # seconds since 1970 when the item was read; it stays the same if the item is sent again
 
@@ -50,8 +50,8 @@ class Final(NamedTuple):
 
 
 def final_of(workdir: Path) -> Final:
-    """Returns how much of the run's folder will not change any more and may be sent to trackers now. The value changes
-    whenever there is something new to send."""
+    """Returns which part of the run's folder will not change any more and may be sent to trackers now. The result
+    differs from an earlier one if there is something new to send."""
     records = frozenset(path.name for path in (workdir / "evaluations").glob("*.json"))
     if read_status(workdir)["state"] == "diverged":
         return Final(math.inf, records)
@@ -88,7 +88,8 @@ class _Step(TypedDict):
 
 
 def _rows(workdir: Path) -> Iterator[dict]:
-    """Yields the rows of the curve and of the diagnostics. A last line that is not complete yet is left out."""
+    """Yields the rows of the curve and of the diagnostics. Lines that are no rows, such as a last line that is not
+    complete yet, are left out."""
     for name in (DIAGNOSTICS, CURVE):
         if why_not_plain(workdir / name):
             continue
@@ -117,7 +118,8 @@ def values_of_row(row: Mapping) -> dict[str, float | int]:
 
 
 def _item_of_record(record: Mapping) -> Item:
-    """Returns the values of an evaluation record. Their names contain the weights, sampler, grid, corpus and seed."""
+    """Returns an evaluation record as an item. The name of a value holds the record's evaluation, weights and settings
+    (corpus, sampler, grid, a seed other than 0), the metric and the item of the metric."""
     key = record["key"]
     settings = [key[name] for name in ("corpus", "sampler", "grid") if key[name] != "-"]
     settings += [f"seed {key['seed']}"] if key["seed"] else []

@@ -1,4 +1,4 @@
-"""MLflow: a run of rfjax is one run at the server that MLFLOW_TRACKING_URI names. A tag finds it again on resuming.
+"""MLflow: a run of rfjax is one run at the server that MLFLOW_TRACKING_URI names. A resumed run is found by its tag.
 
 A value that is sent twice has the same step and time both times. MLflow's databases then store it once.
 """
@@ -22,7 +22,8 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def why_not() -> str:
-    """Says what is missing to use MLflow; "" if nothing is. The server, which may be down for now, is not contacted."""
+    """Says what is missing to use MLflow; "" if nothing is. A folder or a database is opened, but a server is not
+    contacted, because it may be down for now."""
     address = os.environ.get(ADDRESS, "")
     if not address:
         remedy = "set it to your server, as http://HOST:5000, or to a folder or database, as sqlite:////PATH/mlflow.db"

@@ -23,7 +23,8 @@ from rfjax.trackers.items import Item, read_picture
 from rfjax.trackers.table import About
 
 FLUSH_SECONDS = 30.0  # how long a flush may take
-BLOCK, HEADER = 32768, struct.Struct("<IHB")  # of the file: LevelDB's log format, (checksum, length, kind)
+# The transaction log has LevelDB's log format: bytes of a block, and a piece's header (checksum, length, kind).
+BLOCK, HEADER = 32768, struct.Struct("<IHB")
 
 
 def why_not() -> str:

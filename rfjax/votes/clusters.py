@@ -4,7 +4,7 @@ The error of an estimate is a sum over votes; a vote's term is called its influe
 and so are votes on one prompt. The covariance is therefore V_raters + V_prompts - V_votes (Cameron, Gelbach and Miller
 2011). For V_raters, influences are summed within each rater, and the squares of the sums are added. V_prompts does the
 same within each prompt, and V_votes for each rater's votes on one prompt. A variance is taken to be at least that of
-independent votes.
+independent votes. With fewer than `LEAST_RATERS` raters, the covariance is V_prompts alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEAST_RATERS = 5  # with fewer raters, the spread between them is not estimated:
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """An estimate with its standard error and 95 % interval. These are None if the votes do not determine them."""
+    """An estimate with its standard error and 95 % interval, which are None if the votes do not determine them."""
 
     value: float
     stderr: float | None = None
@@ -120,8 +120,8 @@ class Clusters:
         """Returns the mean of scores in [0, 1] with Wilson's interval.
 
         The interval takes an effective number of votes: the number of independent votes whose mean would have the same
-        variance. If all scores are equal, the variance is 0 and gives no such number. The effective number is then that
-        of the raters or of the prompts, whichever is smaller.
+        variance. If all scores are equal, the variance is 0 and gives no such number; the effective
+        number is then `smallest`.
         """
         n, value = len(scores), float(scores.mean())
         if self.freedom < 1:

@@ -5,7 +5,8 @@ The power is the chance that a win rate's 95 % interval excludes one half. It is
 1. A vote follows Rao and Kupper's model. The difference in log odds has a random part for each rater and one for each
    prompt, with given standard deviations. Integrals over both parts split the variance of one vote into
    v_raters + v_prompts + v_rest. So a win rate has the variance
-   v_raters / raters + v_prompts / prompts + v_rest / votes.
+   v_raters / raters + v_prompts / prompts + v_rest / votes. With fewer than `LEAST_RATERS` raters, intervals
+   hold for these raters alone: the first term is left out, and step 2 estimates V_prompts alone.
 2. The study will not know this variance. It will estimate it by V_raters + V_prompts - V_votes, at least V_votes
    (`rfjax.votes.clusters`). V_raters and V_prompts are taken as multiples of chi-squared variables with raters - 1 and
    prompts - 1 degrees of freedom.
@@ -39,8 +40,8 @@ class Design:
     raters: int
     prompts: int
     votes: int
-    rater_effect: float = 0.3  # standard deviation over raters of their log odds
-    prompt_effect: float = 0.8
+    rater_effect: float = 0.3  # standard deviation over raters of the difference in log odds
+    prompt_effect: float = 0.8  # the same over prompts
     ties: float = 0.2  # share of ties between two images that are equally good
 
     @property
@@ -92,7 +93,7 @@ class Design:
 
 
 def _scaled_chi2(freedom: int, count: int = 101) -> Float[np.ndarray, " quantiles"]:
-    """Equally likely values of chi-squared divided by its degrees of freedom."""
+    """Returns `count` quantiles, evenly spaced in probability, of chi-squared over its degrees of freedom."""
     return stats.chi2.ppf((np.arange(count) + 0.5) / count, freedom) / freedom
 
 

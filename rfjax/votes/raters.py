@@ -12,8 +12,8 @@ from rfjax.votes.study import PLAIN, REPEAT, KeyedStudy, purpose
 
 LEAST_CHECKS = 3  # a rater who answered fewer plain checks is not judged by them
 LEAST_RIGHT = 0.75  # share of plain checks that a rater must answer rightly
-LEAST_VOTES = 20  # a rater with fewer votes is not judged by equal answers
-SAME_ANSWER = 0.95  # a rater whose share of equal answers (left, right or tie) reaches this is left out
+LEAST_VOTES = 20  # a rater with fewer votes is not judged by `SAME_ANSWER`
+SAME_ANSWER = 0.95  # a rater who gives one answer (left, right or tie) in at least this share of votes is left out
 RULE = (
     f"a rater is left out who is right in less than {LEAST_RIGHT:.0%} of at least {LEAST_CHECKS} plain checks, or who "
     f"gives one answer (left, right or tie) in at least {SAME_ANSWER:.0%} of at least {LEAST_VOTES} votes; answers to "
@@ -25,16 +25,16 @@ RULE = (
 class Rater:
     """How one rater voted.
 
-    `plain` counts the answers to plain checks, and `right` the right ones among them. `repeats` counts the answers to
-    repeated pairs, and `same` those that chose the same image again. `left_out` says why the rater's votes do not
-    count; "" if they count.
+    `plain` counts the answers to plain checks, and `right` the right answers among them. `repeats` counts the questions
+    on repeated pairs that were answered both times, and `same` those with the same answer both times. `left_out` says
+    why the rater's votes do not count; "" if they count.
     """
 
     rater: str
     answers: int  # answers handed in, checks included
     asked: int  # answers that the rater was asked for, checks included
     votes: int  # answers on pairs that are not checks
-    seconds: float | None  # median time of a vote
+    seconds: float | None  # median time of an answer, checks included; None without answers
     plain: int
     right: int
     repeats: int

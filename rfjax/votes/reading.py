@@ -14,8 +14,8 @@ from rfjax.inputs.text import read_text
 from rfjax.results.text_rows import split_rows
 from rfjax.votes.study import KeyedStudy
 
-SHOWN = 120  # characters of a header in a message: a file of anything may be given
-NUMBERS = {"left": 1, "tie": 0, "right": -1}  # a choice, as a number that is larger the better the left image is
+SHOWN = 120  # most characters of a file's header that a message quotes: the file may be anything
+NUMBERS = {"left": 1, "tie": 0, "right": -1}  # choice -> `Vote.choice`
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Joined:
 
     votes: tuple[Vote, ...]
     files: int
-    doubled: int  # equal rows, each counted once
+    doubled: int  # rows that repeat another row, and do not count again
     replaced: int  # answers that the same rater changed later
 
 
@@ -62,10 +62,10 @@ def vote_files(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
 def read_votes(study: KeyedStudy, files: Iterable[Path]) -> Joined:
     """Reads and joins files of votes, in any order.
 
-    Equal rows count as one vote. If a rater answered a question about a pair more than once, the latest answer counts.
-    Raises `ConfigError`, naming the file and the line, for a row of another study, for an unknown rater, pair, question
-    or choice, for images that are not the pair's, or not left and right as on the rater's page, and for two different
-    answers with the same time.
+    Rows with the same answer at the same time count as one vote. If a rater answered a question about a pair more than
+    once, the latest answer counts. Raises `ConfigError`, naming the file and the line, for a row of another study, for
+    an unknown rater, pair, question or choice, for images that are not the pair's, or not left and right as on the
+    rater's page, and for two different answers with the same time.
     """
     files = list(files)
     rows = [vote for path in files for vote in _read_file(study, path)]

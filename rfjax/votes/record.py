@@ -27,8 +27,8 @@ class MadeBy(TypedDict):
 
 
 def checkpoints_of(study: KeyedStudy, folders: Sequence[Path]) -> dict[str, Checkpoint]:
-    """Finds which side of the study (one of the runs or folders that are compared) each run made. Returns {side: the
-    checkpoint that made its images}.
+    """Finds the side of the study (one of the runs or folders that are compared) whose images each run in `folders`
+    made. Returns {side's name: the checkpoint that made the side's images}.
 
     Raises `ConfigError` for a folder that does not hold a run, and for a run that made no side's images.
     """

@@ -52,10 +52,9 @@ class Strengths:
 class Problem:
     """The data of a fit, a row for each vote.
 
-    The d of this module's docstring is `design` @ parameters. `choice` is above zero for left, below zero for right,
-    and zero for a tie.
-
-    With `ties`, the model is Rao and Kupper's, and log theta is its last parameter.
+    With `ties`, the model is Rao and Kupper's, and its last parameter is log theta. The d of this module's docstring is
+    `design` @ the other parameters. `choice` is above zero for left, below zero for right, and zero for a tie. `weight`
+    is the number of votes that a row stands for.
     """
 
     design: Float[np.ndarray, "rows k"]

@@ -49,7 +49,7 @@ class KeyedStudy:
 
 
 def purpose(pair: Pair) -> str:
-    """`preference` for a pair whose votes count; `repeat` or `plain` for one that checks the rater."""
+    """Returns `preference` for a pair whose votes count; `repeat` or `plain` for a pair that checks the rater."""
     return PREFERENCE if pair.check is None else REPEAT if "repeats" in pair.check else PLAIN
 
 

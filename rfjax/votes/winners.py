@@ -14,7 +14,7 @@ from rfjax.votes.study import KeyedStudy
 
 @dataclass(frozen=True)
 class Won:
-    """A pair that was decided: the ids of its images."""
+    """A decided pair: the id of its prompt, and the ids of its images."""
 
     prompt: int
     winner: str
@@ -29,7 +29,7 @@ class Winners:
     won: tuple[Won, ...]
     votes: int  # on the question, by the raters who count; ties are among them
     ties: int
-    undecided: int  # pairs whose images were chosen equally often, or never
+    undecided: int  # pairs whose two images have equally many votes; 0 each if all votes are ties
     left_out: tuple[Rater, ...]
 
     def lines(self) -> list[str]:
@@ -45,7 +45,7 @@ class Winners:
 def find_winners(study: KeyedStudy, votes: Iterable[Vote], question: str) -> Winners:
     """Finds the winner of each pair of a study by the votes on a question.
 
-    Votes of raters who fail the checks do not count (`raters.RULE`). Pairs that only check the raters have no winner. A
+    Votes of raters who are left out by `raters.RULE` do not count. Pairs that only check the raters have no winner. A
     tie counts for neither image. The image with more of a pair's remaining votes wins. Raises `ConfigError` for a
     question that the study does not ask.
     """
