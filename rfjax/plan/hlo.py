@@ -337,16 +337,17 @@ def count(text: str, devices: int, slices: int = 1) -> Counts:
     collectives: list[Collective] = []
     for name, times, fused, scattered, again in _visits(program):
         for instruction in (computation := program.computations[name]).values():
+            anew = again or ".remat" in instruction.name  # the compiler's own rematerialisation
             if instruction.opcode == "custom-call" and _PALLAS in instruction.attributes:
                 operations = _kernel_flops(instruction, computation)
                 if operations is None:
                     strange.add(instruction.name)
                 kernels += times * (operations or 0)
-                repeated += times * (operations or 0) if again or ".remat" in instruction.name else 0
+                repeated += times * (operations or 0) if anew else 0
             elif instruction.opcode in _PRODUCTS:
                 operations = times * _PRODUCTS[instruction.opcode](instruction, computation)
                 flops += operations
-                repeated += operations if again else 0
+                repeated += operations if anew else 0
             elif instruction.opcode == "while":
                 unknown += trip_count(program, instruction) is None
             exchange = _collective(instruction, devices // slices, times, scattered)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 
 from rfjax.console import format_table, printable
+from rfjax.votes.clusters import LEAST_RATERS
 from rfjax.votes.power import RATES, WANTED, Design
 
 NONE = "-"
@@ -135,7 +136,11 @@ def power_lines(designs: Mapping[str, Mapping[str, Design]]) -> list[str]:
         lines += format_table(rows) if len(rows) > 1 else ["  no pair is asked about it"]
     assumed = next((design for of in designs.values() for design in of.values()), None)
     if assumed is not None:
-        fixed = "; with fewer than five raters, the power is about these raters alone" if assumed.fixed_raters else ""
+        fixed = (
+            f"; with fewer than {LEAST_RATERS} raters, the power is about these raters alone"
+            if assumed.fixed_raters
+            else ""
+        )
         lines.append(
             f"assumed: raters differ by {assumed.rater_effect:g} and prompts by {assumed.prompt_effect:g} (standard "
             f"deviations in log odds), {assumed.ties:.0%} ties between equal images (--rater-effect, --prompt-effect, "

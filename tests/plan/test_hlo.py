@@ -137,7 +137,9 @@ def test_a_gpu_calls_a_library_for_products_and_combines_its_exchanges():
     """Catches operations of a GPU's program that count as nothing, a workspace or another call that
     counts as a product, and an exchange whose inputs count as outputs."""
     counts = count(GPU_PROGRAM, 16)
-    assert counts.flops == 2 * 4096 * 2880 * 960
+    assert counts.flops == 2 * 4096 * 2880 * 960 and counts.repeated_flops == 0
+    again = count(GPU_PROGRAM.replace("custom-call.1", "custom-call.1.remat"), 16)
+    assert again.repeated_flops == again.flops == counts.flops  # rematerialised by the compiler, outside a fusion
     (exchange,) = counts.collectives
     assert (exchange.kind, exchange.ways, exchange.bytes) == ("reduce-scatter", 8, 2 * 8 * (120 * 2880 + 120 * 960))
 
