@@ -70,7 +70,7 @@ def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[s
 
 
 def wait(started: list[subprocess.Popen], seconds: float) -> bool:
-    """Whether all end within the time."""
+    """Waits for the processes to end; returns False if some still run after `seconds`."""
     deadline = time.monotonic() + seconds
     while any(process.poll() is None for process in started):
         if time.monotonic() > deadline:
