@@ -72,8 +72,8 @@ LAUNCHES = {
 
 
 def write_tables(folder: Path) -> None:
-    """Writes four tables: the six runs of a real study; and runs at seven budgets, runs with several rows each, and runs
-    of a broken law, all three with a small ripple on the loss."""
+    """Writes four tables: the six runs of a real study; and runs at seven budgets, runs with several rows each, and
+    runs of a broken law, all three with a small ripple on the loss."""
     folder.mkdir(exist_ok=True)
     six_runs = Path(__file__).parents[1] / "tests" / "pinned" / "six_runs.csv"
     (folder / "six_runs.csv").write_bytes(six_runs.read_bytes())
