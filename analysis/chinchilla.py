@@ -53,8 +53,8 @@ def read(path):
 
 
 def published_bootstrap(table, resamples):
-    """Runs the estimator of Besiroglu et al. Returns parameters [resamples, 5], as (log A, log B, log E, alpha,
-    beta)."""
+    """Refits resampled rows of the table by the estimator of Besiroglu et al. Returns parameters [resamples, 5], as
+    (log A, log B, log E, alpha, beta)."""
     log_n, log_d, log_loss = (np.log(table[name].to_numpy(float)) for name in ("params", "images", "loss"))
 
     def objective(theta, n, d, y):

@@ -131,8 +131,8 @@ def read_emoji(archive: Path, names: dict[str, dict]) -> Iterator[Emoji]:
 
 
 def held_out(emoji: list[Emoji]) -> list[Emoji]:
-    """Returns the held-out emoji: one style of most names that have at least `FEWEST_STYLES` styles. Only the (name,
-    style) pair is held out; its name occurs in other styles, and its style with other names."""
+    """Returns the held-out emoji: one style of about `HELD_OUT` of the names that have at least `FEWEST_STYLES` styles.
+    Only the (name, style) pair is held out: the other styles of the name stay in training."""
     of_name: dict[str, list[Emoji]] = defaultdict(list)
     for each in emoji:
         of_name[each.name].append(each)

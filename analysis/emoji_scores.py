@@ -76,7 +76,8 @@ def fine(images: Float[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n fea
 
 @dataclass(frozen=True)
 class Discriminant:
-    """A linear discriminant: the nearest class mean, in the metric of the covariance within classes."""
+    """A linear discriminant: called with images, it returns the class of each, the one with the nearest mean in the
+    metric of the covariance within classes."""
 
     classes: np.ndarray
     means: Float[np.ndarray, "classes rank"]
@@ -105,7 +106,8 @@ class Discriminant:
 
 
 def nearest(images: Float[np.ndarray, "n side side 3"], among: Float[np.ndarray, "m side side 3"]) -> np.ndarray:
-    """Root mean square difference of each image to the nearest of `among`, over pixels."""
+    """Returns [n]: for each image, the root mean square difference, over pixels and channels, from the nearest image of
+    `among`."""
     x, y = (each.reshape(len(each), -1).astype(np.float64) for each in (images, among))
     squares = (x**2).sum(1)[:, None] - 2 * x @ y.T + (y**2).sum(1)
     return np.sqrt(np.maximum(squares.min(1), 0) / x.shape[1])
@@ -123,8 +125,8 @@ def shares(judge_style, judge_name, images, truth: Pictures) -> dict[str, float]
 
 
 def with_intervals(found: dict[str, float], count: int) -> dict[str, float]:
-    """Returns the shares in `found`, which are of `count` images, with the ends of the intervals of those that are no
-    floors."""
+    """Returns `found`, which holds shares of `count` images, with more keys: `style_low`, `style_high` and so on, the
+    ends of Wilson's 95 % intervals of style, name and both. The floors get no intervals."""
     from scipy.stats import binomtest
 
     ends = {}

@@ -94,7 +94,8 @@ def write_scenes(folder: Path, count: int) -> None:
 
 
 def make_models(models: Path, scenes: Path, steps: int) -> None:
-    """Tiny text encoders of few tokens, and an autoencoder whose shift and scale are measured."""
+    """Writes into `models` tiny text encoders of few tokens, and an autoencoder that is trained for `steps` steps on
+    crops of the scenes. The autoencoder's shift and scale are measured on these crops."""
     import torch
     from diffusers import AutoencoderKL
 
@@ -117,7 +118,8 @@ def make_models(models: Path, scenes: Path, steps: int) -> None:
 
 
 def step_flops(low: Path, high: Path, batch: int) -> tuple[float, float]:
-    """FLOPs of a training step at low resolution, and of the mean step in the buckets."""
+    """Returns (FLOPs of a training step at low resolution, FLOPs of the mean step in the buckets). `low` and `high` are
+    the config files."""
     from rfjax import config_files
     from rfjax.data.corpus import load_corpus
     from rfjax.models.flops import training_flops

@@ -30,7 +30,8 @@ def _spread(s):
 
 
 def velocity(y, s):
-    """E[eps - x0 | y, s]: what every optimal network amounts to (tests/flow/test_formulation_samplers.py)."""
+    """E[eps - x0 | y, s], the velocity that an optimal network of any formulation gives
+    (tests/flow/test_formulation_samplers.py)."""
     innovation = (y - (1 - s) * MEAN) / ((1 - s) ** 2 * STD**2 + s * s)
     return s * innovation - (MEAN + (1 - s) * STD**2 * innovation)
 

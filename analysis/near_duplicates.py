@@ -7,7 +7,7 @@ The images are photographs of scikit-image and scikit-learn, quarters of these p
 scenes. Copies of several kinds are added (`tests/helpers/planted_duplicates.py`). All images go through the command's
 own decoding, descriptors, index and removal. Two descriptors are used: `phash`, and an untrained ONNX model (averages
 of 8 x 8 squares minus their mean, with `--mirrored`), which tests the path of a model but not a real model's quality.
-The script writes the tables and the picture of docs/prepare.md.
+The script writes analysis/results/near_duplicates/curve.csv and clusters.csv, and the picture of docs/prepare.md.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def described(descriptor, pictures):
 
 
 def curve(name, views, group, kinds, counts):
-    """Rows of the curve: at each threshold precision, and recall of all, of photographs, of scenes and by kind."""
+    """Returns a row for each threshold: the precision; the recall of all copies, of those of photographs, of those of
+    scenes, and of each kind of copy of photographs; and the images that were dropped wrongly."""
     index = search.Index(views[:, 0], 1, 1)
     first, pictures = counts
     rows = []
@@ -84,8 +85,9 @@ def curve(name, views, group, kinds, counts):
 
 
 def clusters_lose(name, views, group, distractors, threshold):
-    """Returns rows with the share of the duplicates found in one cluster, among distractors, that are also found in
-    several clusters."""
+    """Measures what clustering misses. Returns a row for one cluster, and a row for each number of clusters searched
+    (`PROBES`): of the images that are dropped with one cluster, the share that is also dropped then. `distractors` are
+    views of further images."""
     every = np.concatenate([views, distractors])
     rows, found = [], {}
     for clusters in (1, round(2 * np.sqrt(len(every)))):

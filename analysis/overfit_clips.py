@@ -122,13 +122,14 @@ def write_config(path: Path, settings: dict[str, object]) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file, but for the picture of `rfjax inspect`."""
+    """Returns the SHA-256 of each file of a corpus, except the picture of `rfjax inspect`."""
     files = (path for path in sorted(folder.iterdir()) if path.suffix != ".png")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def prepare(folder: Path, out: Path, kills: int) -> None:
-    """`rfjax prepare`, killed so many times: each time when the folder has one more finished shard."""
+    """Runs `rfjax prepare` to its end, after it was started and killed (SIGKILL) `kills` times, each time as soon as
+    the folder `out` had one more finished shard."""
     words = (
         *("prepare", folder / "files", f"--out={out}", f"--models={folder / 'models'}", "--autoencoder=identity"),
         *(f"--size={SIDE}", f"--frames={FRAMES}", f"--fps={RATE}", "--encoders=clip_l,clip_g", "--validation-share=0"),

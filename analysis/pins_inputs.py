@@ -13,7 +13,7 @@ SMALL = (
     "evaluation.ranking.prompts_per_task=2 evaluation.ranking.images_per_prompt=1 evaluation.ranking.batch_size=12 "
     "evaluation.ranking.samplers=4@2.5,2@1"
 )
-# What the layout sd3 needs, on the corpus that takes any sizes.
+# Fields of a run that the layout sd3 can express. Its corpus is `random`, which has latents and texts of any size.
 AS_SD3 = (
     "model.depth=1 model.hidden=64 model.head_size=64 model.patch_size=2 model.position_tokens=8 data.corpus=random "
     "data.channels=16 data.context_size=4096 data.pooled_size=2048 train.steps=1 train.batch_size=4 "
@@ -72,8 +72,8 @@ LAUNCHES = {
 
 
 def write_tables(folder: Path) -> None:
-    """Writes tables of runs at seven budgets, of several rows a run, and of a broken law, each with a ripple; and the
-    six runs of a real study."""
+    """Writes four tables: the six runs of a real study; and runs at seven budgets, runs with several rows each, and
+    runs of a broken law, all three with a small ripple on the loss."""
     folder.mkdir(exist_ok=True)
     six_runs = Path(__file__).parents[1] / "tests" / "pinned" / "six_runs.csv"
     (folder / "six_runs.csv").write_bytes(six_runs.read_bytes())

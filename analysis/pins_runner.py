@@ -56,7 +56,7 @@ class Runner:
         return ran
 
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Gives the path `name` in the temporary folder, which the first pin that asks for it makes."""
+        """Returns the path `name` in the temporary folder. The first call for a name writes it, by `make(path)`."""
         if name not in self._made:
             make(self.folder / name)
             self._made[name] = self.folder / name
@@ -130,7 +130,7 @@ def code(path: Path) -> str:
 
 
 def columns(path: Path) -> dict[str, object]:
-    """Gives the header of a CSV file, and each column's checksum but those of clocks."""
+    """Gives the header of a CSV file, its number of rows, and the checksum of each column that holds no clock time."""
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
     cells = {name: [row[place] for row in rows] for place, name in enumerate(header)}
@@ -139,7 +139,7 @@ def columns(path: Path) -> dict[str, object]:
 
 
 def fact(runner: Runner, path: Path) -> object:
-    """Gives what is pinned of a file, by the kind that its name tells."""
+    """Gives what is pinned of a file; the suffix of its name decides how the file is read."""
     match path.suffix:
         case ".json":
             return runner.plain(json.loads(path.read_text()))
@@ -157,7 +157,7 @@ def fact(runner: Runner, path: Path) -> object:
 
 
 def files(runner: Runner, folder: Path, leave: Sequence[str] = ()) -> dict[str, object]:
-    """Gives what is pinned of each file in a folder, but of those in the folders `leave`."""
+    """Gives what is pinned of each file in a folder, except files in its subfolders `leave`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder): path for path in paths}
     return {str(name): fact(runner, path) for name, path in names.items() if name.parts[0] not in leave}

@@ -1,11 +1,11 @@
 """Makes the plans in docs/plan.md: computes the rows that the record lacks, and writes the tables from the record.
 
-    python analysis/plan_tables.py                     # formulas of every row, then the tables
+    python analysis/plan_tables.py                     # plans missing rows by formulas, then writes the tables
     python analysis/plan_tables.py --compile 60        # also compiles rows that are not compiled yet, for 60 minutes
     python analysis/plan_tables.py --compile 60 --only h200x64 --again
 
-The record, analysis/results/plans.json, and the tables are written after each compiled row, so the command may then be
-stopped at any time.
+The record is analysis/results/plans.json. Record and tables are written after each compiled row, so the command may be
+stopped at any time. `--again` plans rows that the record has, too; `--only TARGET` plans the rows of one target.
 `pip install 'rfjax[tpu-plan,gpu-plan]'` brings the compilers; a row whose compiler is missing keeps its formulas.
 """
 
@@ -236,7 +236,7 @@ def render(record: dict) -> dict[str, str]:
 
 
 def _node(record: dict) -> str:
-    """Renders the node's tables: what each depth takes, and what the law is expected to be."""
+    """Renders the node's tables: what each depth takes, and how well the study is expected to determine the law."""
     lines, total = [], {"days": 0.0, "reached": 0.0, "cost": 0.0}
     for row in (row for row in rows() if row.table == "node"):
         facts = record[row.key]
@@ -288,7 +288,8 @@ def write_page(record: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", type=float, default=0.0, metavar="MINUTES", help="start no row after so long")
+    compiling = "also compile rows that are not compiled yet; start none after MINUTES"
+    parser.add_argument("--compile", type=float, default=0.0, metavar="MINUTES", help=compiling)
     parser.add_argument("--only", metavar="TARGET", help="plan rows of this target alone")
     parser.add_argument("--again", action="store_true", help="plan rows that the record has, too")
     args = parser.parse_args()

@@ -35,7 +35,7 @@ PROMPTS = [
 
 
 def draw_in_pytorch(folder, noise, context, pooled, steps, guidance):
-    """Latents [n, 1, height, width, channels] from noise of that shape."""
+    """Samples by diffusers: returns latents [n, 1, height, width, channels], from noise of that shape."""
     model = SD3Transformer2DModel.from_pretrained(folder)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder)
     scheduler.set_timesteps(steps)

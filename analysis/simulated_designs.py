@@ -59,7 +59,8 @@ def draw_laws(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 
 
 
 def study(rng: np.random.Generator, law: Float[np.ndarray, " 5"], chosen: Chosen) -> pd.DataFrame:
-    """The results of one study of these trunks."""
+    """Simulates one study of the trunks `chosen`. Returns a table with a row for each branch: the loss of the law with
+    noise, of which one part is shared by the branches of a trunk."""
     rows = []
     for number, trunk in enumerate(chosen.trunks):
         shared = BETWEEN * rng.standard_normal()

@@ -1,10 +1,11 @@
 """What captions' features in float16 and int8 cost a trained model: text_precision.py CORPUS CORPUS ... [--steps N]
 
-Takes the folders that `rfjax prepare` wrote from the same images with other values of --text-precision; the first is
-the reference. Prints for each the bytes of its captions' files, the error of its features against the reference's, and
-two differences in validation loss, paired by example, each with its standard error: of the network that was trained on
-the reference and reads the other's features, and of a network trained on the other from the same start, on the same
-batches. The last row is a second seed on the reference: the size of a difference that means nothing.
+Takes the folders that `rfjax prepare` wrote from the same images with different values of --text-precision; the first
+is the reference. Prints for each corpus the megabytes of its captions' files, the error of its features against the
+reference's, and two differences in validation loss from the network that was trained on the reference. The first is for
+the same network when it reads this corpus's features. The second is for a network trained on this corpus, from the same
+initial weights and on the same batches. Differences are paired by example, with standard errors. The last row is a
+second seed on the reference: it shows how large a difference chance alone makes.
 """
 
 import argparse

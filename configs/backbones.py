@@ -1,11 +1,10 @@
 """MM-DiT against DiT, CrossDiT and U-ViT (SD3 section 5.2.3), everything else fixed; small enough for a CPU.
 
-The paper does not say what was held equal, so each contender runs twice: with the reference's
-parameters and with its FLOPs. `mmdit` is the reference, of 4 heads in two blocks; the others keep depth and
-heads, and their hidden size is the nearest that `rfjax.models.equal_size` finds (the tables below are
-its answers; docs/backbones.md has the mismatches). `dit_class` sees the pooled text alone.
-Training is that of the shipped config `shapes`, the sizes of the scenes are those of `digits`, and the
-variants are ranked as in `formulations`.
+The paper does not say what was held equal, so each contender runs twice: with about the reference's parameters, and
+with about its FLOPs. `mmdit` is the reference: two blocks of 4 heads. The contenders have as many blocks and heads, and
+the hidden sizes that `rfjax.models.equal_size` finds (`HIDDEN`; docs/backbones.md has the mismatches). `dit_class` sees
+the pooled text alone. Training is that of the shipped config `shapes`, the sizes of the scenes are those of `digits`,
+and the variants are ranked as in `formulations`.
 """
 
 from rfjax.config_files import load_file
@@ -15,7 +14,7 @@ shapes, digits = load_file("shapes"), load_file("digits")
 REFERENCE = {"model.depth": 2, "model.hidden": 128, "model.head_size": 32}
 HEADS = 4
 CONTENDERS = {
-    "mmdit3": {"model.weight_sets": 3, "model.first_text_tokens": 8},  # of 16
+    "mmdit3": {"model.weight_sets": 3, "model.first_text_tokens": 8},  # of 16 text tokens
     "dit": {"model.backbone": "dit"},
     "dit_class": {"model.backbone": "dit_class"},
     "crossdit": {"model.backbone": "crossdit"},

@@ -1,8 +1,9 @@
 """Real pictures and real words: emoji of nine styles with names and keywords, as 32x32 pixels, on two CPU cores.
 
-docs/emoji.md has the commands that make the corpus. Validation images are (name, style) pairs that are not in training,
-while each name and each style is. No run sees an image more than four times: beyond, repetition changes the law
-(Muennighoff et al. 2023, arXiv 2305.16264, found four epochs to cost little). Batches of 16 make 702 steps an epoch.
+docs/emoji.md has the commands that make the corpus. Validation images show (name, style) pairs that are not in
+training; each name is in training in other styles, and each style with other names. No run sees an image more than four
+times, because more repetition changes the law (Muennighoff et al. 2023, arXiv 2305.16264, found that four epochs cost
+little). An epoch has 702 steps of 16 images.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
-"""A study that one node of eight H100s affords: seven depths on 10 million images at 256^2, in about a day.
+"""A study that one node of eight H100s affords: seven depths on 10 million images at 256^2, in an estimated half a day.
 
 It is to be trained on a prepared corpus of 10 million images (32 x 32 latents of 16 channels, 154 text tokens):
 --config.data.corpus=prepared --config.data.prepared.path=FOLDER. Random latents of the same shapes stand in for it, so
 that plans and dry runs need no corpus. Nothing here has been trained: docs/plan.md says what to expect.
 
-No run sees an image more than four times: 39,000 steps of 1,024 images are 3.99 epochs. Each trunk has four lengths,
-longer ones for larger networks, and the two smallest have two seeds, so that the noise between trunks is known.
+No run sees an image more than four times: 39,000 steps of 1,024 images are 3.99 epochs. Each trunk has three or four
+branches, longer ones for larger networks. The two smallest depths have two seeds, so that the noise between trunks can
+be estimated.
 """
 
 from ml_collections import ConfigDict

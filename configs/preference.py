@@ -2,8 +2,8 @@
 
     rfjax tune runs/shapes_hour --workdir runs/preference --config=preference
 
-DiffusionNFT with the graded reward of GenEval's rules; about eight minutes a size of up to 5M parameters on two CPU
-cores. `--method dpo` tunes by pairs instead, in another --workdir. The held-out reward and diversity are measured
+DiffusionNFT with the graded reward of GenEval's rules. A size of up to 5M parameters takes about eight minutes on two
+CPU cores. `--method dpo` tunes by pairs instead, in another --workdir. The held-out reward and diversity are measured
 without guidance, too, and the last checkpoint gets the study's own evaluations.
 """
 

@@ -1,13 +1,13 @@
 """SD3's family by name at 1024^2, to plan and time what sampling and training take: 0.8B to 8B, and SD3.5's two sizes.
 
-`rfjax plan --sample --config=sd3_family --point=8b --target=rtx4090x1` says what an image takes. Depth and width are
-the released ones; text features are the paper's 154 tokens. The sampler is that of the paper: 50 Euler steps, guidance
-5, and the shift 3 of 1024^2.
+`rfjax plan --sample --config=sd3_family --point=8b --target=rtx4090x1` says what sampling an image takes. Depth and
+width are the released ones; text features are the paper's 154 tokens. The sampler is that of the paper: 50 Euler steps,
+guidance 5, and the timestep shift 3 for 1024^2.
 """
 
 from ml_collections import ConfigDict
 
-# point -> the fields that make it; the released sizes of SD3.5 have QK-norm, and Medium a second attention
+# point -> its fields. The released sizes of SD3.5 have QK-norm; SD3.5 Medium has a second attention in 13 blocks.
 FAMILY = {
     "800m": {"model.depth": 18},
     "2b": {"model.depth": 24},  # SD3 Medium
