@@ -10,14 +10,14 @@ from statistics import median
 from rfjax.votes.reading import Vote
 from rfjax.votes.study import PLAIN, REPEAT, KeyedStudy, purpose
 
-LEAST_CHECKS = 3  # a rater who answered fewer plain checks is not judged by them
+LEAST_CHECKS = 3  # a rater with fewer answers to plain checks is not judged by them
 LEAST_RIGHT = 0.75  # share of plain checks that a rater must answer rightly
 LEAST_VOTES = 20  # a rater with fewer votes is not judged by `SAME_ANSWER`
 SAME_ANSWER = 0.95  # a rater who gives one answer (left, right or tie) in at least this share of votes is left out
 RULE = (
-    f"a rater is left out who is right in less than {LEAST_RIGHT:.0%} of at least {LEAST_CHECKS} plain checks, or who "
-    f"gives one answer (left, right or tie) in at least {SAME_ANSWER:.0%} of at least {LEAST_VOTES} votes; answers to "
-    "repeated pairs are reported and decide nothing, since two runs may be nearly equal"
+    f"a rater is left out who is right in less than {LEAST_RIGHT:.0%} of at least {LEAST_CHECKS} answers to plain "
+    f"checks, or who gives one answer (left, right or tie) in at least {SAME_ANSWER:.0%} of at least {LEAST_VOTES} "
+    "votes; answers to repeated pairs are reported and decide nothing, since two runs may be nearly equal"
 )
 
 
