@@ -52,7 +52,7 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
     else:
         values = returned_config(load_file(path), path)
     config = apply_overrides(from_dict(values), overrides or {})
-    if not str(path).endswith(".json"):  # there every field is given
+    if not str(path).endswith(".json"):  # a config.json gives every field, so nothing tells which a user chose
         check_file(values, [config], overrides or {})
     return config
 

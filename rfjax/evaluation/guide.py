@@ -35,7 +35,7 @@ def guide_of(run: Run, sampler: SamplerConfig) -> Guide | None:
     return _load(run, sampler.guide) if sampler.guide else None
 
 
-@functools.lru_cache(maxsize=1)  # its weights are as large as a network's
+@functools.lru_cache(maxsize=1)  # one guide at a time, because a guide holds a whole network's weights
 def _load(run: Run, guide: str) -> Guide:
     folder, step = parse_guide(guide)
     weaker = open_run(folder, {f"mesh.{axis}": size for axis, size in vars(run.config.mesh).items()})

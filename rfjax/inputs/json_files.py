@@ -1,4 +1,4 @@
-"""Reads JSON and checks that it has the expected shape: it may be damaged, or another program's.
+"""Reads JSON and checks that it has the expected shape, since a file may be damaged or another program's.
 
 A shape is a type: `str`, `int`, `float`, `bool`, `None`, `object` (anything), `list[X]`, `dict[str, X]`, `X | Y`,
 `Literal[...]`, a TypedDict (gives a dict) or a dataclass (gives its instance). An int passes as a float. A bool is not

@@ -68,7 +68,7 @@ def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True
     passed_over: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     unread = UNREAD_SUFFIXES | set(others)
-    folders, links = [(str(root), "")], []  # (path, name) to read; links last, so that a folder has its own path
+    folders, links = [(str(root), "")], []  # (path, name); links last, so that a folder keeps its own name
     while folders or links:
         path, inside = folders.pop() if folders else links.pop(0)
         try:

@@ -27,13 +27,13 @@ class TemporalOptions:
 
     threshold: float = DEFAULT_OPTIONS.threshold  # an object counts where its score is above this
     position_threshold: float = DEFAULT_OPTIONS.position_threshold
-    moved: float = 0.1  # places further apart than this share of the object's summed sizes count as different
-    slow: float = 0.2  # a speed up to this is slow; in sides of the picture per clip, from the typical step
+    moved: float = 0.1  # positions further apart than this share of the object's summed sizes count as different
+    slow: float = 0.2  # a speed up to this is slow; in sides of the picture, from the clip's first frame to its last
     fast: float = 0.28  # a speed from this on is fast; in the same unit
     same_speed: float = 0.35  # share by which the speeds before and after a bounce may differ
     wall: float = 0.08  # an object this near to the wall touches it; in sides of the picture
-    whole: float = 0.8  # an object behind a screen is wholly visible from this share of its area in the first frame on
-    hidden: float = 0.5  # and hidden below this share
+    whole: float = 0.8  # near a screen, an object with at least this share of its first frame's area is wholly visible
+    hidden: float = 0.5  # and an object with less than this share is hidden
 
 
 DEFAULT = TemporalOptions()
@@ -64,9 +64,9 @@ class Track:
     """The boxes of one object of a prompt, one for each frame; nan in frames in which the object was not found."""
 
     item: Mapping[str, object]
-    counts: tuple[int, ...]  # objects of its class in each frame
+    counts: tuple[int, ...]  # how many objects of the item's class were found in each frame
     boxes: Float[np.ndarray, "frames 4"]
-    colors: tuple[str, ...]  # "" if it was not found
+    colors: tuple[str, ...]  # of the object in each frame; "" if the object was not found
     side: float  # of the picture, in pixels
     options: TemporalOptions
 
@@ -130,7 +130,7 @@ def _colored(track: Track) -> bool:
 
 
 def _changes(track: Track) -> bool:
-    """Whether the object has its first colour, changes once to the second, and keeps that to the end."""
+    """Whether the object has its first colour, changes once to the second, and keeps the second to the end."""
     hues = [color for color in track.colors if color]
     turns = [b for a, b in zip(hues, hues[1:], strict=False) if a != b]
     return bool(hues) and hues[0] == track.item["color"] and turns == [track.item["becomes"]]
@@ -215,8 +215,8 @@ def _moves(item) -> bool:
     return item["motion"] in DIRECTIONS
 
 
-# clause -> (whether an item of a row asks for it, whether an object's track meets it). A clause of `PLACES` fails where
-# the object was found in fewer than two frames.
+# clause -> (whether an item of a row asks for it, whether an object's track meets it). A clause of `PLACES` fails if
+# the object's position counts in fewer than two frames (`Track.times`).
 CLAUSES: dict[str, tuple[Callable[[Mapping], bool], Callable[[Track], bool]]] = {
     "count": (lambda item: True, _counted),
     "color": (lambda item: "color" in item and "becomes" not in item, _colored),

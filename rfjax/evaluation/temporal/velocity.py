@@ -1,8 +1,8 @@
 """The velocity error of clips: how far objects move from the velocity that their prompt asks for, as in PhyWorld.
 
-PhyWorld (Kang et al. 2024, arXiv:2411.02385) averages |v - v'| over frames, between the velocity v of the simulator and
-the velocity v' that a parser finds in the generated frames, and compares it with the error of the same parser on
-frames of the simulator. Here a prompt determines a direction, and a world determines the speeds that an object may have
+PhyWorld (Kang et al. 2024, arXiv:2411.02385) averages |v - v'| over frames, where v is the simulator's velocity and v'
+the velocity that a parser finds in the generated frames. For comparison it gives the parser's own error, on frames of
+the simulator. Here a prompt determines a direction, and a world determines the speeds that an object may have
 (`World.speeds`). These are intervals, so an object at any speed of an interval has the error 0. If the prompt names no
 speed, all intervals of its task are allowed.
 """
