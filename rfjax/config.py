@@ -168,7 +168,8 @@ class TrainConfig:
     clip_norm: float = 1.0  # 0 turns clipping off
     ema_decay: float = 0.99
     ema_every: int = 0  # steps between updates of the average; 0: steps // 1000, at least 1 and at most the paper's 100
-    # Widths (sigma_rel) of power-function averages to keep, from which others are made after training; (): none
+    # Widths (sigma_rel) of power-function averages to keep; averages of other widths are made from these after
+    # training. (): none
     power_averages: tuple[float, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     average_snapshots: int = field(default=16, metadata=WRITTEN_WHERE_SET)  # times in a run that they are stored
     compute_dtype: str = "float32"
@@ -313,7 +314,8 @@ class Config:
     seed: int = 0
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
-    timestep_shift_by_area: bool = False  # if true, a latent of m pixels has timestep_shift * sqrt(m) / image_size
+    # If true, latents of m pixels have the shift timestep_shift * sqrt(m) / image_size
+    timestep_shift_by_area: bool = False
     # The exponent e: latents of f frames have f^e times the shift
     timestep_shift_frames: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,4 +1,4 @@
-"""Output that never stops a command, whether its log is gone, its disk is full or its terminal lacks characters.
+"""Output whose failures never stop a command: a closed pipe, a full disk, a terminal that lacks some characters.
 
 Needs no JAX.
 """

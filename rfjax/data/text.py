@@ -117,8 +117,8 @@ class TextEncoder:
         return tables
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[np.ndarray, "n tokens"], Int[np.ndarray, " n"]]:
-        """Returns (piece ids, lengths). A row ends in the end-of-text token, then -1. Raises `ConfigError` for too long
-        a caption."""
+        """Returns (piece ids, lengths). A row of ids ends in the end-of-text token, and is filled up with -1. A length
+        counts the end-of-text token, too. Raises `ConfigError` for too long a caption."""
         rows = [ids + [_END] for ids in self._processor.encode(list(captions), num_threads=1)]
         lengths = np.array([len(row) for row in rows], int)
         if len(rows) and lengths.max() > CONTEXT_TOKENS:

@@ -1,7 +1,7 @@
 """Autoguidance: guidance away from a weaker run's prediction for the same caption (Karras et al. 2024).
 
-The weaker run is smaller, or an earlier checkpoint of the same run. It must have been trained on the same corpus with
-the same formulation, so that the two predictions differ only in how well they were learned.
+The weaker run is a smaller network, or an earlier checkpoint of the same run. It must have been trained on the same
+corpus, with a formulation of the same path, prediction and span of t, so that both networks predict the same quantity.
 """
 
 from __future__ import annotations

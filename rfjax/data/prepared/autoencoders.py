@@ -28,7 +28,7 @@ class Kind:
     """One class of autoencoders. `reduction` and `channels` read the loaded model."""
 
     stored: str  # what the latents are, for the docs
-    scaled: bool  # its config.json has the latents' scale, and perhaps their shift
+    scaled: bool  # whether the model's config.json has the latents' scale, and perhaps their shift
     reduction: Callable  # an image's side in pixels divided by its latent's
     channels: Callable
     encode: Callable  # (model, images in [-1, 1]) -> latents

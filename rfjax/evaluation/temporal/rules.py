@@ -156,8 +156,8 @@ def _goes_on(track: Track) -> bool:
 
 
 def _is_steady(track: Track) -> bool:
-    """Whether the object's path has no jump. A position may be as far from the straight line between the positions
-    before and after it as the object typically moves in a frame, plus a tolerance."""
+    """Whether the object's path has no jump. Each position is compared with the position interpolated in time between
+    those before and after it. The distance may be as large as the object's typical move in a frame, plus `allowed`."""
     times, centres = track.times, track.centres
     share = ((times[1:-1] - times[:-2]) / (times[2:] - times[:-2]))[:, None]
     off = np.linalg.norm(centres[1:-1] - (1 - share) * centres[:-2] - share * centres[2:], axis=1)
@@ -201,8 +201,8 @@ def _hides(track: Track) -> bool:
 
 def _keeps_its_line(track: Track) -> bool:
     """Whether an object that passes behind a screen moves at constant velocity in the asked direction, without drifting
-    sideways. Only frames that show the whole object are judged; the answer is no if the second half of the clip has
-    none."""
+    sideways. Only frames that show the whole object are judged; if the second half of the clip has no such frame, the
+    answer is no."""
     if len(track.times) < 2 or track.times[-1] < len(track.boxes) // 2:
         return False
     share = (track.times - track.times[0]) / (track.times[-1] - track.times[0])

@@ -1,5 +1,5 @@
-"""Summarises the scores of many clips: task scores with intervals (moving and still tasks separately), floors, and how
-often each clause fails."""
+"""Summarises the scores of many clips: task scores with intervals (moving and still tasks separately), floors, and the
+share of clips that meet each clause."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def velocity_measures(
 def velocity_error(track: Track, speeds: Sequence[tuple[float, float]]) -> float:
     """The mean over time of |v - v'| for one object, in pixels a frame; nan if it is found in fewer than two frames.
 
-    v' is the velocity from each frame in which the object is found to the next such frame. v has the asked direction.
-    Its speed is the one, in the intervals `speeds` (pixels a frame), that is nearest to the object's own speed in that
-    direction, from its first place to its last; v is the same in all frames.
+    v' is the velocity from each frame in which the object is found to the next such frame. v is the same in all frames
+    and has the asked direction. The speed of v is the speed in the intervals `speeds` (pixels a frame) that is nearest
+    to the object's mean speed in this direction, from its first position to its last.
     """
     times = np.flatnonzero(track.found & [track.item.get("color", color) == color for color in track.colors])
     if len(times) < 2:
