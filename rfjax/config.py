@@ -114,7 +114,7 @@ class PreparedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A corpus. `random` takes any sizes; every other corpus has fixed sizes, and refuses different ones."""
+    """A corpus and its sizes. `random` takes any sizes; every other corpus refuses sizes that it does not have."""
 
     corpus: str = "shapes"
     frames: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # of a latent; an image has one

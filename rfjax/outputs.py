@@ -32,7 +32,8 @@ NOT_OURS = "is there, and this command did not make it; give another name, or re
 def check_output(
     path: Path, option: str, *, reads: Iterable[Path] = (), made_here: Callable[[Path], bool] = lambda path: False
 ) -> None:
-    """Raises `ConfigError` if a command must not, or cannot, write the file `path`. Messages call the file `option`.
+    """Raises `ConfigError` if a command must not, or cannot, write the file `path`. `option` is the option that
+    gave the path, as messages name it.
 
     `reads` are the files and folders that the command reads. `made_here(path)` tells, from an existing file's content,
     whether an earlier call of the same command made it.

@@ -61,7 +61,7 @@ def measure_sampling_steps(
     the smallest count first.
 
     The metrics are "sampling" (GenEval, overall and per task), "sampling_path_length" and "sampling_distance". A
-    latent's path length is the sum over steps of the norm of the step, over all elements. A latent's distance is the
+    latent's path length is the sum over steps of the norm of the latent's move in the step. A latent's distance is the
     root mean square, over its elements, of the difference from the latent that was sampled with the most steps. Both
     metrics are means over images.
     """

@@ -47,7 +47,7 @@ class Walk:
 
 
 def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[str]:
-    """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". At most `most` names a line."""
+    """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". A line has at most `most` names."""
     lines = []
     for reason, names in passed_over.items():
         named = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in list(names)[:most])

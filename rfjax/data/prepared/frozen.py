@@ -66,7 +66,8 @@ class FrozenModels:
         return found
 
     def token_counts(self, captions: Sequence[str]) -> dict[str, list[int]]:
-        """For each encoder, the number of tokens of each caption before truncation, special tokens included."""
+        """For each encoder, the number of tokens of each caption before truncation: with special tokens, and without
+        those that the setting `skip` leaves out."""
         return {name: count(list(captions)) for name, count in self._tokens.items()}
 
 

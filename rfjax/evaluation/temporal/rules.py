@@ -107,7 +107,7 @@ class Track:
     @cached_property
     def way(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Returns (positions along the asked direction, positions across it, the `allowed` distance along it).
-        Positions are relative to the first."""
+        Positions are relative to the first position."""
         step = STEPS[DIRECTIONS.index(self.item["motion"])]
         along, across = self.centres @ step, self.centres @ step[::-1]
         return along - along[0], across - across[0], float(self.allowed @ np.abs(step))
@@ -200,9 +200,9 @@ def _hides(track: Track) -> bool:
 
 
 def _keeps_its_line(track: Track) -> bool:
-    """Whether an object that passes behind a screen moves at constant velocity in the asked direction, without drifting
-    sideways. Only frames that show the whole object are judged; if the second half of the clip has no such frame, the
-    answer is no."""
+    """Whether an object that passes behind a screen moves at constant velocity along the asked axis, without drifting
+    sideways. The clause `direction` tests which way the object moves. Only frames that show the whole object are
+    judged; if the second half of the clip has no such frame, the answer is no."""
     if len(track.times) < 2 or track.times[-1] < len(track.boxes) // 2:
         return False
     share = (track.times - track.times[0]) / (track.times[-1] - track.times[0])
@@ -285,8 +285,8 @@ def judge(
 
 
 def _related(track, target, before, after):
-    """Whether the relation `before` holds in every frame. With `after`: whether `before` holds in the first frame only,
-    and `after` in the last frame only."""
+    """Whether the relation `before` holds in every frame. With `after`: whether, of the two relations, only `before`
+    holds in the first frame, and only `after` in the last frame; other frames do not count."""
 
     def seen(t):
         boxes = (track.boxes[t].astype(np.float32), target.boxes[t].astype(np.float32))
