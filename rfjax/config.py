@@ -45,9 +45,9 @@ class ModelConfig:
     weight_sets: int = 2  # 3: the context's first `first_text_tokens` tokens get their own weights
     first_text_tokens: int = 77
     time_embedding_size: int = 256
-    position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
+    position_grid: int = 192  # side, in tokens, of the grid of added positions; an image takes its centre
     position_tokens: int = 16  # tokens a side at the training resolution
-    position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
+    position_span: float = 16.0  # the coordinates of position_tokens tokens span [0, position_span)
     # formula: sines and cosines are added to the tokens | stored: an imported grid is added; the checkpoint holds the
     # grid, and training leaves it as it is | rotary: queries and keys of visual tokens are rotated by time, row, column
     positions: str = "formula"
@@ -55,13 +55,13 @@ class ModelConfig:
     # and as many for width, the rest for time
     rotary_channels: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     rotary_theta: float = field(default=10_000.0, metadata=WRITTEN_WHERE_SET)
-    # mup and completep: the best learning rate of one width (completep: and depth) is also the best of the others
+    # mup: the best learning rate does not depend on the width; completep: it depends on neither width nor depth
     parametrization: str = field(default="standard", metadata=WRITTEN_WHERE_SET)
     # The width at which the rate of hidden kernels is `train.learning_rate`.
     base_width: int = field(default=0, metadata=WRITTEN_WHERE_SET)
-    # completep: the depth at which blocks add their branches with the factor 1.
+    # completep: the depth at which a block adds the outputs of attention and MLP to the stream with the factor 1.
     base_depth: int = field(default=0, metadata=WRITTEN_WHERE_SET)
-    # The width at which all parameters have one rate, and the initial values of `standard`.
+    # mup and completep: the width at which all parameters have the same rate, and the initial values of `standard`.
     balanced_width: int = field(default=256, metadata=WRITTEN_WHERE_SET)
 
     @property
@@ -107,18 +107,19 @@ class PreparedConfig:
     path: str = ""  # the folder that `rfjax prepare` wrote, with manifest.json
     encoders: tuple[str, ...] = ()  # text encoders whose features are used; (): all that are stored
     synthetic_captions: float = 0.0  # share of training examples with a synthetic caption (0.5: SD3, 0.95: DALL-E 3)
-    latent_shift: float | None = None  # if given, the corpus must have this shift and this scale
-    latent_scale: float | None = None
-    models: str = ""  # folder of the frozen models that encode prompts and decode images; "": the manifest's
+    latent_shift: float | None = None  # if given, the corpus must have this shift
+    latent_scale: float | None = None  # if given, the corpus must have this scale
+    models: str = ""  # folder of the frozen models for prompts and images; "": the folder that the manifest names
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A corpus. `random` takes any sizes; every other corpus has fixed sizes, and refuses different ones."""
+    """A corpus and its sizes. `random` takes any sizes; every other corpus refuses sizes that it does not have."""
 
     corpus: str = "shapes"
     frames: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # of a latent; an image has one
-    # Several shapes in one run, each as FRAMESxHEIGHTxWIDTH@SHARE, or HEIGHTxWIDTH@SHARE of stills; shares of examples
+    # The latent shapes of a run on several shapes, as FRAMESxHEIGHTxWIDTH@SHARE, or HEIGHTxWIDTH@SHARE for stills;
+    # SHARE is the shape's share of the training examples
     buckets: tuple[str, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     world: str = field(default="first", metadata=WRITTEN_WHERE_SET)  # of the corpus `motion`: what happens in its clips
     image_size: int = 16  # side of a latent, in latent pixels
@@ -140,9 +141,9 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     steps: int = 2000
-    batch_size: int = 64  # examples; with tokens_per_batch, those of the bucket with the most tokens
-    # Most tokens in a batch of any bucket; -1: as many as a batch of the largest bucket has; 0: no such limit, all
-    # buckets have equally many examples
+    batch_size: int = 64  # examples in a step; if tokens_per_batch is set, in a step of the bucket with the most tokens
+    # 0: all buckets have batches of `batch_size`. Otherwise the most tokens in a batch, so that buckets of fewer tokens
+    # have more examples; -1: as many tokens as `batch_size` examples of the bucket with the most tokens have
     tokens_per_batch: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     accumulate: int = 1  # microbatches a step
     # Points of a study that are trained in one program; they may differ in formulation and learning rate.
@@ -150,14 +151,14 @@ class TrainConfig:
     learning_rate: float = 1e-4
     # muon: Muon for hidden kernels, and AdamW for the other parameters
     optimizer: str = field(default="adamw", metadata=WRITTEN_WHERE_SET)
-    # run | sweep: it is trained to find a learning rate, and no law takes it
+    # run | sweep: a run that is trained to find a learning rate; no law takes such a run
     role: str = field(default="run", metadata=WRITTEN_WHERE_SET)
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
     warmup_steps: int = -1  # -1: 1,000, the paper's, but a tenth of a run that is shorter than 10,000 steps
     # `config_rules.READ_BY_SCHEDULES` says which schedules read the next two and `final_learning_rate_fraction`.
     decay_fraction: float = 0.2  # the rate falls over this last share of the steps
     decay_shape: str = field(default="linear", metadata=WRITTEN_WHERE_SET)  # how the rate falls
-    # The lengths, from the trunk's start, of the runs that a study anneals from one trunk; the last is `steps`.
+    # The lengths, in steps from the trunk's start, of the branches of one trunk; the last is `steps`. (): no branches.
     branches: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     final_learning_rate_fraction: float = 0.0  # the rate at the end over `learning_rate`
     b1: float = 0.9
@@ -167,15 +168,16 @@ class TrainConfig:
     clip_norm: float = 1.0  # 0 turns clipping off
     ema_decay: float = 0.99
     ema_every: int = 0  # steps between updates of the average; 0: steps // 1000, at least 1 and at most the paper's 100
-    # Widths (sigma_rel) of power-function averages to keep, from which others are made after training; (): none
+    # Widths (sigma_rel) of power-function averages to keep; averages of other widths are made from these after
+    # training. (): none
     power_averages: tuple[float, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
-    average_snapshots: int = field(default=16, metadata=WRITTEN_WHERE_SET)  # how often these averages are stored
+    average_snapshots: int = field(default=16, metadata=WRITTEN_WHERE_SET)  # times in a run that they are stored
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes
-    # Blocks in an iteration of the scan over the depth; 0: all of them. On a GPU that is faster, and compiles longer.
+    # Blocks in an iteration of the scan over the depth; 0: all blocks, which is faster on a GPU but compiles longer.
     unroll: int = field(default=1, metadata=WRITTEN_WHERE_SET)
-    attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
+    attention: str = "auto"  # the implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
     # The probability with which each text encoder's output is zeroed, independently. -1: so that all outputs together
     # are zeroed in a tenth of the cases, as in the paper: 0.464 each for three encoders, 0.1 for one.
     condition_dropout: float = -1.0
@@ -184,11 +186,11 @@ class TrainConfig:
     # Every so many steps a forward pass measures attention logits and sizes of activations; 0: never
     diagnostics_every: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     checkpoint_every: int = 500
-    keep_last: int = 2
-    stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never
+    keep_last: int = 2  # how many of the newest checkpoints are kept
+    stall_seconds: float = 3600.0  # a run ends after so long without progress, compilation included; 0: never
     # Where the curve is shown: any of tensorboard, wandb and mlflow
     trackers: tuple[str, ...] = field(default=("tensorboard",), metadata=WRITTEN_WHERE_SET)
-    keep_every: int = 0  # checkpoints at multiples of it are kept for good; 0: only those that are evaluated
+    keep_every: int = 0  # checkpoints at multiples of this step are kept for good; 0: only those that are evaluated
 
     @property
     def warmup(self) -> int:
@@ -234,14 +236,15 @@ class SamplerConfig:
     method: str = "euler"
     steps: int = 50
     guidance_scale: float = 5.0
-    # Guidance is used for t between these two alone; outside, an evaluation costs half (Kynkaanniemi et al. 2024).
+    # Guidance is used only for t between these two (Kynkaanniemi et al. 2024); elsewhere a velocity costs half as much.
     guidance_from: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     guidance_to: float = field(default=1.0, metadata=WRITTEN_WHERE_SET)
-    # RUN@STEP, a folder and a step: guidance is away from this weaker run's prediction for the same caption, in place
-    # of the run's own without a caption (autoguidance, Karras et al. 2024).
+    # RUN@STEP, the folder and step of a weaker run: guidance leads away from the weaker run's prediction for the same
+    # caption, not from this run's prediction without a caption (autoguidance, Karras et al. 2024).
     guide: str = field(default="", metadata=WRITTEN_WHERE_SET)
-    # uniform: 1, 1-1/n, ..., 0 for rf, and the usual steps of its path for another formulation | matched: rf's steps
-    # for every formulation | diffusers: the steps of FlowMatchEulerDiscreteScheduler. All of them are shifted.
+    # uniform: 1, 1-1/n, ..., 0 for rf, and for another formulation the usual steps of its path | matched: even steps of
+    # rf's t for every formulation | diffusers: the steps of FlowMatchEulerDiscreteScheduler, for rf alone. The timestep
+    # shift applies to the steps of rf.
     sigmas: str = "uniform"
 
 
@@ -249,17 +252,19 @@ class SamplerConfig:
 class ValidationConfig:
     examples: int = 512  # 0 turns the evaluation off
     batch_size: int = 128
-    grid: str = "paper"  # paper: i/8 for i=1..8, mean without t=1 | mlperf: 0/8..7/8 | midpoints
-    levels: int = 8
+    # t of L levels: paper: 1/L, ..., 1, with t = 1 left out of the mean | mlperf: 0, ..., (L-1)/L | midpoints: halfway
+    # between the levels of mlperf and those of paper
+    grid: str = "paper"
+    levels: int = 8  # L
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
     prompts_per_task: int = 40  # a task with fewer prompts repeats them; 0 turns the evaluation off
-    # Checkpoints are also scored by so few prompts of each task, in a record with a sampler's name of its own. All
-    # branches of a trunk but the longest are scored by these prompts alone, so that many short branches cost little.
-    # 0: by `prompts_per_task` alone.
+    # If above 0, each evaluation also makes a second record, with this smaller number of prompts per task and another
+    # sampler's name. A trunk's branches, except the longest, get only this record, so that many short branches cost
+    # little.
     few_prompts_per_task: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     images_per_prompt: int = 4
     batch_size: int = 120
@@ -309,7 +314,8 @@ class Config:
     seed: int = 0
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
-    timestep_shift_by_area: bool = False  # if true, a latent of m pixels has timestep_shift * sqrt(m) / image_size
+    # If true, latents of m pixels have the shift timestep_shift * sqrt(m) / image_size
+    timestep_shift_by_area: bool = False
     # The exponent e: latents of f frames have f^e times the shift
     timestep_shift_frames: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     model: ModelConfig = field(default_factory=ModelConfig)

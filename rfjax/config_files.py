@@ -23,11 +23,11 @@ from rfjax.shipped import find_config, find_site
 
 
 def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
-    """Runs a user's Python file and returns its module: a config file, which has `get_config()`, or with `kind` "site"
-    a site file of `rfjax launch`, which has `get_site()`.
+    """Runs a user's Python file and returns the file's module. A config file must have the function `get_config()`.
+    With `kind` "site" the file is a site of `rfjax launch`, which must have `get_site()`.
 
-    `file` is a path or, if it is a text, perhaps the name of a shipped file (`shipped.find_config`). Raises
-    `ConfigError` for a file that fails or lacks the function.
+    `file` is a `Path`, or a text: a path or the name of a shipped file (`shipped.find_config`). Raises `ConfigError`
+    for a file that fails or lacks the function.
     """
     find = {"config": find_config, "site": find_site}[kind]
     text = local_text(file, f"the {kind} file")
@@ -52,7 +52,7 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
     else:
         values = returned_config(load_file(path), path)
     config = apply_overrides(from_dict(values), overrides or {})
-    if not str(path).endswith(".json"):  # there every field is given
+    if not str(path).endswith(".json"):  # a config.json gives every field, so nothing tells which a user chose
         check_file(values, [config], overrides or {})
     return config
 

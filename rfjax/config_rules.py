@@ -36,7 +36,7 @@ DIVISORS: tuple[tuple[str, str | int], ...] = (
     ("train.batch_size", "train.accumulate"),
 )
 
-LEAST_UPDATES = 20  # of power-function averages in a run: a width of 0.05 is then 0.048
+LEAST_UPDATES = 20  # of power-function averages in a run; with 20 updates, a width of 0.05 comes out as 0.048
 _ALONE = "each of the runs trained together is whole on one device: set one of the two to 1"
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 

@@ -1,6 +1,6 @@
 """Converts configs, which are nested frozen dataclasses, to and from nested dicts and dotted keys.
 
-The module names no field of a config: `cls` and `root` are the dataclass of a whole config, such as
+It works for any config: the arguments `cls` and `root` are the dataclass of a whole config, such as
 `rfjax.config.Config`. If that class has an attribute `OWNER`, messages about unknown keys name the owner. No JAX here.
 """
 

@@ -1,4 +1,4 @@
-"""Output that never stops a command, whether its log is gone, its disk is full or its terminal lacks characters.
+"""Output whose failures never stop a command: a closed pipe, a full disk, a terminal that lacks some characters.
 
 Needs no JAX.
 """
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from unicodedata import category
 
-# What replaces a character of a formula on a terminal that lacks it.
+# Replacements for the characters of formulas, for a terminal that lacks these characters.
 _SIGNS = {
     "×": "x",
     "·": "*",
@@ -130,7 +130,7 @@ class UnfailingStream(io.TextIOBase):
 
 def make_unfailing() -> None:
     """Replaces standard output and standard error by streams that never raise. Called once, when a command begins."""
-    for number in (0, 1, 2):  # else the next file opened could get a closed stream's number, and our output
+    for number in (0, 1, 2):  # otherwise the next file to be opened could get a closed stream's number, then our output
         try:
             os.fstat(number)
         except OSError:
@@ -144,10 +144,10 @@ def make_unfailing() -> None:
 
 
 def quiet_background() -> None:
-    """Hides the tracebacks of libraries' background threads, since the command reports the error itself.
+    """Hides two sorts of tracebacks from libraries' background threads, since the command reports the error itself.
 
-    Such tracebacks are logged by Orbax's threads, and come from TensorStore's callbacks after Orbax has closed its
-    event loop.
+    Orbax's threads log exceptions that nobody asked for ("never retrieved"). TensorStore's callbacks fail if they come
+    after Orbax has closed its event loop.
     """
     logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     before = sys.unraisablehook

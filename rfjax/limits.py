@@ -21,17 +21,17 @@ Rule = tuple[tuple[str, ...], Callable[..., object], str]
 class Network:
     """A kind of network that a config may name."""
 
-    path: str  # of its class, which also counts its FLOPs; imported when a network is made or counted
+    path: str  # of the network's class, as module:name; imported when a network is made or its FLOPs are counted
     own_fields: tuple[str, ...] = ()  # fields of `config.model` that not every network reads
-    positions: tuple[str, ...] = ("formula", "rotary")  # its values of `model.positions`
+    positions: tuple[str, ...] = ("formula", "rotary")  # the values of `model.positions` that it takes
     text_in_sequence: bool = True  # text tokens stand in the sequence, beside the image's
-    takes_frames: bool = True  # several frames; a network of single images refuses them
+    takes_frames: bool = True  # whether latents may have several frames; a network of single images refuses them
     convolves: bool = False  # its kernels are not all matrices, so none is stored in int8
     width_divisor: str | None = None  # the field of `config.model` that must divide the hidden size
     rules: tuple[Rule, ...] = ()
 
 
-# role of a run in a study -> why no law, correlation or ranking takes such a run; "" if they do
+# role of a run in a study -> the reason why laws, correlations and rankings leave such a run out; "" if they take it
 ROLES: dict[str, str] = {
     "run": "",
     "branch": "",
@@ -41,10 +41,10 @@ ROLES: dict[str, str] = {
 }
 
 SCORES = ("geneval", "ranking", "temporal")  # sections of `config.evaluation` that sample prompts
-CLIP_CORPORA = ("motion",)  # they have prompts that say what happens in a clip
+CLIP_CORPORA = ("motion",)  # corpora with prompts that say what happens in a clip
 
 WIDTH = "model.width"  # the hidden size: given, or set by the depth
-_OF_TOKENS = ("temporal_patch_size", "rotary_channels", "rotary_theta")  # of networks whose layers see tokens alone
+_OF_TOKENS = ("temporal_patch_size", "rotary_channels", "rotary_theta")  # of networks without convolutions
 POSITION_MULTIPLE = 4  # the 2-D position embedding needs a hidden size that is a multiple of it
 
 BACKBONES: dict[str, Network] = {
@@ -73,7 +73,7 @@ BACKBONES: dict[str, Network] = {
 }
 
 LEAST_WIDTH = 0.01  # of a power-function average (sigma_rel)
-MOST_WIDTH = 0.288  # below 12^-1/2, the width of equal weights
+MOST_WIDTH = 0.288  # just below 12^-1/2, the width of an average that weights all steps equally
 # Names that `config.train.trackers` may list. metrics.jsonl is always written.
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -122,7 +122,7 @@ SHARE = Range(0, 1)
 DECAY = Range(0, 1, open_high=True)
 SEED = Range(0, 2**32, open_high=True)  # keys are made of 32 bits: two larger seeds could give the same key
 
-# Steps are counted in 32 bits. The other upper ends are far beyond what machines hold: a number above one is a slip.
+# Steps are counted in 32 bits. The other upper ends are far beyond what machines hold: a larger number is a slip.
 COUNT_END = 2**31 - 1
 SIDE_END, FEATURES_END, BATCH_END = 2**16, 2**24, 2**24
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rfjax.errors import ConfigError
 from rfjax.limits import BATCH_END, COUNT_END, FEATURES_END, SIDE_END, format_number
 
-# The largest value of each numeric option of the command line, by its name or by VERB.NAME. The verbs check the low
-# ends. A larger number is taken for a slip, as in the ranges of `limits`.
+# The largest value of each numeric option of the command line, by the option's name or by VERB.NAME. A larger number is
+# taken for a slip, as in the ranges of `limits`. The verbs themselves check the smallest values.
 OPTION_ENDS: dict[str, float | int] = {
     "batch": BATCH_END,
     "batch_size": BATCH_END,
@@ -82,7 +82,8 @@ def check_option(verb: str, name: str, value: float | int) -> None:
 
 
 def parse_latent_size(text: str | None, option: str = "--latent-size") -> tuple[int, int] | None:
-    """(height, width) in latent pixels of an option's HxW; None if none was given. Raises `ConfigError`."""
+    """Parses an option's text HxW. Returns (height, width) in latent pixels, or None for None. Raises `ConfigError` for
+    other text, and for a side that is 0 or above `SIDE_END`."""
     if text is None:
         return None
     sides = text.lower().split("x")

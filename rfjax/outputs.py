@@ -25,14 +25,15 @@ KINDS = {
     "study.json": "a preference study",
 }
 _SPARE = 40  # characters by which a temporary file's name is longer than the output's
-_SHOWN = 1 << 26  # the largest file, in bytes, that is read to tell who made it
+_SHOWN = 1 << 26  # the largest file, in bytes, that is read to tell who made it; a larger file counts as a user's
 NOT_OURS = "is there, and this command did not make it; give another name, or remove it"
 
 
 def check_output(
     path: Path, option: str, *, reads: Iterable[Path] = (), made_here: Callable[[Path], bool] = lambda path: False
 ) -> None:
-    """Raises `ConfigError` if a command must not, or cannot, write the file `path`. `option` is its name in messages.
+    """Raises `ConfigError` if a command must not, or cannot, write the file `path`. `option` is the option that
+    gave the path, as messages name it.
 
     `reads` are the files and folders that the command reads. `made_here(path)` tells, from an existing file's content,
     whether an earlier call of the same command made it.

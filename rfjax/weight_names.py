@@ -31,14 +31,14 @@ def is_width(width: float) -> bool:
 
 
 def are_widths(widths: Sequence[float]) -> bool:
-    """Whether widths may be, and differ in the digits of their names."""
+    """Whether each width is valid (`is_width`), and no two widths give the same name (`weights_name`)."""
     return all(map(is_width, widths)) and len(set(map(weights_name, widths))) == len(widths)
 
 
 def is_trained(weights: str) -> bool:
-    """Whether weights with this name come from training (`ema`, `raw`). Laws, rankings and settled rates take no
-    others: an average that was made afterwards, at a width chosen by its loss, would be compared with those that were
-    not chosen."""
+    """Whether weights with this name come from training (`ema`, `raw`). Laws, rankings and settled rates take only
+    these. A power-function average is made after training, often at the width of the lowest loss, so its loss would be
+    compared with losses of weights that were not chosen in this way."""
     return not weights.startswith(POWER)
 
 

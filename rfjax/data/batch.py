@@ -1,4 +1,4 @@
-"""The arrays that the trainer gets from a corpus: a batch of examples, with the features of captions and all shapes."""
+"""The arrays that the trainer gets from a corpus (latents, text features and ids of a batch), and their shapes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     latents: Float[ndarray, "batch frames height width channels"]
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
-    example_ids: UInt32[ndarray, " batch"]  # the place in the split, by which validation noise is keyed
+    example_ids: UInt32[ndarray, " batch"]  # each example's number in its split; it keys the validation noise
 
     @property
     def conditions(self) -> Conditions:

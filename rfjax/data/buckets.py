@@ -1,9 +1,10 @@
 """Aspect buckets: a corpus of several latent shapes, and the shape that each training step takes.
 
 All examples of a batch must have one shape. So a corpus of several shapes is a tuple of parts of one shape each, and
-each training step takes its batch from one part, which is a function of (seed, step). Steps are grouped into cycles of
-`CYCLE` steps. In every cycle, a part's share of the steps is its share of the training images; the order differs from
-cycle to cycle. So a run that is resumed, or moved to other hosts, sees the same batches.
+each training step takes its batch from one part, which is a function of (seed, step). So a run that is resumed, or
+moved to other hosts, sees the same batches. Steps are grouped into cycles of `CYCLE` steps. In every cycle, a part's
+share of the examples is its share of the training images, up to rounding. The order of the parts differs from cycle to
+cycle.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[
 class Schedule:
     """Computes, in closed form, which part a training step takes and how many earlier steps took the same part.
 
-    `counts` are the parts' numbers of training images. A part that has images gets at least one step in each cycle.
+    Each part gets steps in proportion to its entry in `counts`: its number of training images or, if batch sizes differ
+    between parts, a number in proportion to images / batch size. A part with images gets a step or more in each cycle.
     """
 
     counts: tuple[int, ...]

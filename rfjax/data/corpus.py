@@ -16,23 +16,23 @@ from rfjax.limits import check_choice
 Split = Literal["train", "validation"]
 
 
-# The seed of the validation examples of drawn corpora. It is fixed, so runs of all seeds have the same examples.
+# The seed of the validation examples of embedded corpora. It is fixed, so runs of all seeds have the same examples.
 VALIDATION_SEED = 0
 
 
 def split_seed(seed: int, split: Split) -> int:
-    """The seed of a split of a drawn corpus: `seed` for training, and one fixed seed for validation."""
+    """The seed of a split of an embedded corpus: `seed` for training, and one fixed seed for validation."""
     return VALIDATION_SEED if split == "validation" else seed
 
 
 def seed_facts(seed: int) -> tuple[int | str, ...]:
-    """The facts about a drawn corpus's seeds that go into the corpus's fingerprint."""
+    """The facts about an embedded corpus's seeds that go into the corpus's fingerprint."""
     return (seed,) if seed == VALIDATION_SEED else (seed, f"validation of seed {VALIDATION_SEED}")
 
 
 @runtime_checkable
 class Corpus(Protocol):
-    """An unlimited source of examples with random access.
+    """A source of examples with random access. Training examples never end; a prepared corpus repeats its images.
 
     All results are functions of the corpus's seed and the arguments. `fingerprint` is a hash of all that decides the
     data: equal fingerprints mean equal examples. `parts` are corpora of one latent shape each, and only they give
@@ -43,7 +43,7 @@ class Corpus(Protocol):
     shapes: BatchShapes
     fingerprint: str
     parts: tuple[Corpus, ...]
-    made_with: Mapping[str, object]  # by name, the frozen models and scales that made its arrays; may be empty
+    made_with: Mapping[str, object]  # name -> hash of a frozen model, or the latents' shift or scale
 
     def examples(self, indices: Integer[ndarray, " n"], split: Split) -> Batch:
         """The examples at these indices. An example depends only on its own index."""

@@ -84,7 +84,7 @@ def renderer(image_size: int):
     def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:
         groups = drawn_scans(split, side)
         alpha = np.zeros((*layout.classes.shape, cell, cell))
-        # Whole pixels: a scan is moved, never blurred.
+        # A scan is moved by whole pixels, so that moving does not blur it.
         shift = ((room + 1) * (layout.offset + 1.0) / 2.0).astype(int)
         for n, k in np.argwhere(layout.present).tolist():
             group = groups[layout.classes[n, k]]

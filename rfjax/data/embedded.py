@@ -19,8 +19,8 @@ from rfjax.data.scenes import Contents, Layout, Vocabulary
 from rfjax.errors import ConfigError
 
 SPLITS = ("train", "validation")
-GROUND_TRUTH = "validation"  # ground truth is drawn with the pictures of this split
-IMAGE_SIZES = (16, 32)  # the smallest and the largest side at which objects can be told apart
+GROUND_TRUTH = "validation"  # ground-truth images show the object pictures (such as scans of digits) of this split
+IMAGE_SIZES = (16, 32)  # the smallest and the largest side in pixels; on a smaller one, objects cannot be told apart
 OWN_SIZES = {
     "frames": 1,
     "channels": 3,

@@ -75,8 +75,8 @@ def sentence(
     join: str = OFFICIAL_JOIN,
     relation: str = RELATIONS[0],
 ) -> str:
-    """Writes one caption; empty adjectives are left out. For `position`, nouns[0] is the object whose position is
-    stated."""
+    """Writes one caption; empty adjectives are left out. For `position`, nouns[1] is the object whose position is
+    stated, relative to nouns[0]."""
     names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=False)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"
@@ -96,7 +96,7 @@ def with_article(name: str) -> str:
 def row(
     vocabulary: Vocabulary, task: str, classes: Sequence[int], colors: Sequence[int], count: int, relation: int
 ) -> dict:
-    """Makes a metadata row in the official wording and schema.
+    """Makes a prompt's metadata row in the official wording and schema, from indices as in `scenes.Contents`.
 
     The key "held_out" is added: whether the prompt names a (class, colour) pair that training never shows.
     """

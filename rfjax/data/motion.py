@@ -32,7 +32,7 @@ from rfjax.data.shapes import CLASSES, VOCABULARY, coverage
 from rfjax.errors import ConfigError
 
 VERSION = "motion-1"  # to be raised whenever the data of a seed change
-PIECES = 240  # the tokenizer's vocabulary: with so many pieces, every word is one
+PIECES = 240  # the size of the tokenizer's vocabulary; with so many pieces, every word is one piece
 APART = 2**27  # examples between the beginnings of two buckets; ids have 32 bits, so there may be 32 buckets
 SCREEN_COLOR = 0.0  # black: darker than any mixture of a background and a colour
 
@@ -73,7 +73,7 @@ class MotionCorpus:
 
     @property
     def drawn_from(self) -> World:
-        """The world, with the tasks that its frames can show."""
+        """The corpus's world; for a corpus of stills, with only the tasks that a single frame can show."""
         world = WORLDS[self.world]
         return world.of_stills() if self.is_still else world
 

@@ -1,6 +1,6 @@
 """Writes captions of clips, and evaluation prompts as GenEval's rows with further fields.
 
-A row is a row of GenEval (`grammar.row`) in which each object also has the field "motion". One object may have others:
+A row is a row of GenEval (`grammar.row`) in which each object also has the field "motion". Some have further fields:
 
     "motion"         left, right, up, down or still: from each frame to the next
     "speed"          slow or fast

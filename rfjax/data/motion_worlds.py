@@ -74,8 +74,8 @@ class World:
     fast: tuple[float, float]
     mean: tuple[float, float, float]  # of training frames per channel, so that latents have about zero mean
     std: tuple[float, float, float]  # and unit variance
-    # What moves: shapes of many sizes, or scans of one size. The corpus's fingerprint includes that of the text
-    # encoder, which depends on the vocabulary.
+    # What moves: shapes of many sizes, or scans of one size. The vocabulary is not in the repr, which a corpus's
+    # fingerprint hashes, because the fingerprint also hashes the text encoder, which depends on the vocabulary.
     vocabulary: Vocabulary = field(default=VOCABULARY, repr=False)
 
     @property

@@ -1,8 +1,9 @@
 """The corpus `shapes`: scenes of one to four coloured shapes, drawn with anti-aliasing.
 
-The six shapes were chosen to be far apart at six pixels: the normalised squared difference of any two, centred, is at
-least 0.3 (a disc and a square would have 0.1). A shape is the set where its signed distance is negative. A pixel's
-coverage is 1/2 minus the distance from its centre to the edge, in pixels, clipped to [0, 1].
+The six shapes were chosen to look different even if they are only six pixels wide. For any two, drawn at one place, the
+sum of squared differences of their pixels is at least 0.3 of the smaller shape's area (for a disc and a square it would
+be 0.1). A shape is the set where its signed distance is negative. A pixel's coverage is 1/2 minus the signed distance
+at its centre, in pixels, clipped to [0, 1].
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The stream of a run's training examples: for each step its part, its batch size, and the index of its first example.
 
 Either all parts have the same batch size, or each part has its own, so that all batches have about equally many tokens;
-a batch of stills then has more examples than a batch of clips. A position in the stream is a number of examples. All
-of this is computed from (seed, step) in closed form.
+a batch of stills then has more examples than a batch of clips. Positions in the stream are counted in examples. All of
+this is computed from (seed, step) in closed form.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ of four blocks:
 
 So "ring" in "red ring left of a square" carries its colour, its relation and its partner, as the output of a contextual
 encoder would. w(p) = a / (a + frequency of p) is the smooth inverse frequency of Arora, Liang & Ma 2017 ("A simple but
-tough-to-beat baseline for sentence embeddings"). It keeps "a photo of a" from drowning the words that matter.
+tough-to-beat baseline for sentence embeddings"). With this weight, "a photo of a" does not drown the words that matter.
 
 `pooled` has two parts: a weighted sum over pieces, and a weighted sum over ordered pairs of pieces, where a pair is the
 elementwise product of two random vectors. Every sequence ends in an end-of-text token, so an encoded empty caption
@@ -52,7 +52,7 @@ _END = 2
 SLOT = EncoderSlot("words", (0, CONTEXT_TOKENS), (0, CONTEXT_SIZE), (0, POOLED_SIZE))
 
 
-PIECES = 200  # the tokenizer's vocabulary: with so many pieces, every word of the scenes' grammar is one
+PIECES = 200  # the size of the tokenizer's vocabulary; with so many, every word of the scenes' grammar is one piece
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary_size: int = PIECES) -> bytes:
@@ -117,8 +117,8 @@ class TextEncoder:
         return tables
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[np.ndarray, "n tokens"], Int[np.ndarray, " n"]]:
-        """Returns (piece ids, lengths). A row ends in the end-of-text token, then -1. Raises `ConfigError` for too long
-        a caption."""
+        """Returns (piece ids, lengths). A row of ids ends in the end-of-text token, and is filled up with -1. A length
+        counts the end-of-text token, too. Raises `ConfigError` for too long a caption."""
         rows = [ids + [_END] for ids in self._processor.encode(list(captions), num_threads=1)]
         lengths = np.array([len(row) for row in rows], int)
         if len(rows) and lengths.max() > CONTEXT_TOKENS:

@@ -1,1 +1,1 @@
-"""Measuring a run: paired validation loss, samples, GenEval, and the records of what was measured."""
+"""Measuring a run: paired validation loss, samples, GenEval, rankings, and the records of what was measured."""

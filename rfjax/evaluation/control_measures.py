@@ -33,8 +33,8 @@ EVALUATION = "ranking"
 ALIGNMENT, DISTANCE = "ranking_geneval", "ranking_frechet_distance"
 REPLICATES = {ALIGNMENT: "geneval", DISTANCE: "frechet_distance"}  # metric -> its name among a record's replicates
 RESAMPLES = 200
-TRUTH = "ground_truth"  # item of DISTANCE: the distance of as many pictures that the corpus draws for the same prompts
-TRUTH_SETS = 8  # the item is the mean over this many sets
+TRUTH = "ground_truth"  # item of DISTANCE for pictures that the corpus draws for the prompts, as many as the model's
+TRUTH_SETS = 8  # the value of this item is the mean over so many sets of pictures
 
 
 def resamples_of_prompts(

@@ -46,7 +46,7 @@ def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] |
 def frechet_distance(a: Moments, b: Moments) -> Float[np.ndarray, "*sets"] | np.floating:
     """The distance of `a` from `b`, in the square of the features' unit; 0 where they are equal.
 
-    `b` may hold several Gaussians along leading axes; each has its distance.
+    `b` may hold several Gaussians along leading axes; the result then has these axes, too.
     """
     root = _symmetric_root(a.covariance)
     product = root @ b.covariance @ root

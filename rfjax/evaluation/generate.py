@@ -61,12 +61,12 @@ def sampling_program(
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
-    """The jitted program that samples one batch by a backbone's `apply`, for any formulation.
+    """Returns the jitted function that samples one batch by a backbone's `apply`, for any formulation.
 
-    It is `program(params, levels, at, seed, ids, conditions, negative)`, and returns latents [batch, *latent_shape] or,
-    with `path_length`, (latents, the length of each latent's path). `levels` [steps + 1] are those of the sampler, and
-    `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`). With `weaker`, the `apply` of a
-    weaker network, `params` are a pair (the network's, the weaker network's), and `negative` is not used.
+    The function is `program(params, levels, at, seed, ids, conditions, negative)`. It returns latents [batch,
+    *latent_shape] or, with `path_length`, (latents, the length of each latent's path). `levels` [steps + 1] and `at`,
+    the formulation's coefficients at these levels, come from `sampler_rows`. If `weaker` is given, the `apply` of a
+    weaker network, `params` is a pair (the network's, the weaker network's), and `negative` is not used.
     """
     solve = integrate_with_length if path_length else integrate
 

@@ -1,7 +1,7 @@
 """Autoguidance: guidance away from a weaker run's prediction for the same caption (Karras et al. 2024).
 
-The weaker run is smaller, or an earlier checkpoint of the same run. It must have been trained on the same corpus with
-the same formulation, so that the two predictions differ only in how well they were learned.
+The weaker run is a smaller network, or an earlier checkpoint of the same run. It must have been trained on the same
+corpus, with a formulation of the same path, prediction and span of t, so that both networks predict the same quantity.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def guide_of(run: Run, sampler: SamplerConfig) -> Guide | None:
     return _load(run, sampler.guide) if sampler.guide else None
 
 
-@functools.lru_cache(maxsize=1)  # its weights are as large as a network's
+@functools.lru_cache(maxsize=1)  # one guide at a time, because a guide holds a whole network's weights
 def _load(run: Run, guide: str) -> Guide:
     folder, step = parse_guide(guide)
     weaker = open_run(folder, {f"mesh.{axis}": size for axis, size in vars(run.config.mesh).items()})

@@ -76,7 +76,8 @@ class AssignedLoss:
 
 
 def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray, " n"]:
-    """The level numbers of the validation examples, in order, from a text file with one integer a line.
+    """Reads the number of each validation example's level from a text file, with one integer a line and one line for
+    each example.
 
     Raises `ConfigError` for a line that is not a level, and if levels have different numbers of examples: the mean of
     the levels' means would then weigh examples unequally.

@@ -66,7 +66,7 @@ class ValidationLoss:
     averaged: tuple[bool, ...]  # whether the level enters `loss`
     example_ids: UInt32[np.ndarray, " n"]
     per_example: Float32[np.ndarray, "n levels"]
-    shapes: tuple[str, ...] = ()  # each example's latent shape, for a corpus of several
+    shapes: tuple[str, ...] = ()  # each example's latent shape, such as 40x24; () for a corpus of one shape
 
     @property
     def n(self) -> int:

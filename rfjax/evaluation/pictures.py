@@ -12,7 +12,7 @@ from PIL import Image
 
 from rfjax.files import write_whole
 
-TILE = 64  # the least side in pixels
+TILE = 64  # the least height of a tile in pixels
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 300, 900  # how long an animation shows a frame, and its last frame
 
 
@@ -37,7 +37,7 @@ def png_bytes(image: Float[np.ndarray, "height width 3"]) -> bytes:
 
 
 def write_strip(path: Path, images: Float[np.ndarray, "n h w 3"]) -> int:
-    """Writes the images as one row of square tiles; returns a tile's side in pixels."""
+    """Writes the images side by side as one PNG; returns an enlarged image's height in pixels."""
     picture, tile = strip(images)
     write_whole({path: png_bytes(picture)})
     return tile
@@ -45,7 +45,7 @@ def write_strip(path: Path, images: Float[np.ndarray, "n h w 3"]) -> int:
 
 def write_clips(still: Path, playing: Path, clips: Float[np.ndarray, "n frames h w 3"]) -> int:
     """Writes clips side by side in two files: a PNG with the frames below each other, and a lossless animated WebP.
-    Returns a tile's side in pixels."""
+    Returns an enlarged frame's height in pixels."""
     rows = [strip(frame) for frame in clips.swapaxes(0, 1)]
     pictures, tile = [picture for picture, _ in rows], rows[0][1]
     write_whole({still: png_bytes(np.concatenate(pictures)), playing: webp_bytes(pictures)})

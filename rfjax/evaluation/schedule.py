@@ -13,7 +13,8 @@ Programs = dict[object, Callable]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation to make: which kind, at which step, with which weights (ema or raw), and the key of its record."""
+    """One evaluation to make: its kind, step and weights (ema, raw or a power-function average), and the record's
+    key."""
 
     kind: str
     step: int

@@ -40,8 +40,8 @@ EVALUATION = "sampling_steps"
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
-    """The counts of steps in text such as "5,10,20,50", in rising order. Raises `ConfigError` for anything but two or
-    more distinct positive integers."""
+    """The counts of steps in a text such as "5,10,20,50", in rising order and without repeats. Raises `ConfigError` for
+    anything but positive integers, for fewer than two different counts, and for a count that is too large."""
     try:
         counts = tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:
@@ -61,9 +61,9 @@ def measure_sampling_steps(
     the smallest count first.
 
     The metrics are "sampling" (GenEval, overall and per task), "sampling_path_length" and "sampling_distance". A
-    latent's path length is the sum over steps of the norm of the step, over all elements. A latent's distance is the
-    root mean square, over its elements, of the difference from the latent at the most steps. Both are means over
-    images.
+    latent's path length is the sum over steps of the norm of the latent's move in the step. A latent's distance is the
+    root mean square, over its elements, of the difference from the latent that was sampled with the most steps. Both
+    metrics are means over images.
     """
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))

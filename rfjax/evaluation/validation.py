@@ -5,8 +5,8 @@ examples, the devices or the model, and uses no random stream of training. Level
 not apply to them.
 
 Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of rectified flow's t
-(`rfjax.flow.matched`). So all have the same points and the same target. A level outside the noise levels that a
-formulation was trained on is moved to the nearest of them.
+(`rfjax.flow.matched`). So all formulations have the same points and the same target. A level outside the noise levels
+that a formulation was trained on is moved to the nearest of these.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make_validation_step(
     batch_sharding: NamedSharding | None = None,
     program: Callable | None = None,
 ) -> ValidationStep:
-    """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
+    """Makes the step that `validation_loss` calls. One step serves all checkpoints of a model.
 
     `apply(params, z, t, context, pooled)` returns the formulation's prediction, with z Float[batch f h w c] and t
     Float[batch]. `batch_sharding` splits the leading axis of every input over a mesh; every process gets all losses.
@@ -90,7 +90,7 @@ def make_validation_step(
 def compile_validation(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """The program of a `ValidationStep`, for a backbone's `apply` and every formulation."""
+    """The program of a `ValidationStep` for a backbone's `apply`; one program serves every formulation."""
     numbers, path = np.array(GRIDS[config.grid].numbers(config.levels), np.uint32), RectifiedFlow()
 
     def losses(params, at, batch):
@@ -154,7 +154,7 @@ def _shapes(asked, order):
 
 
 def _losses(step, params, corpus, examples):
-    """Returns (ids, losses by level) of the first `examples` examples of a corpus of one shape, in its order."""
+    """Returns (ids [n], losses [n, levels]) of the first n = `examples` examples of a corpus of one shape."""
     ids, rows, pending = [], [], None
     for _, batch, real in validation_batches(corpus, examples, step.config.batch_size):
         ids.append(batch.example_ids[:real])

@@ -1,4 +1,4 @@
-"""Reads JSON and checks that it has the expected shape: it may be damaged, or another program's.
+"""Reads JSON and checks that it has the expected shape, since a file may be damaged or another program's.
 
 A shape is a type: `str`, `int`, `float`, `bool`, `None`, `object` (anything), `list[X]`, `dict[str, X]`, `X | Y`,
 `Literal[...]`, a TypedDict (gives a dict) or a dataclass (gives its instance). An int passes as a float. A bool is not
@@ -71,7 +71,7 @@ def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) 
 
 
 def check_json(value: object, shape: type[Shape] | Any, where: str = "") -> Shape:
-    """Checks a parsed JSON `value` against `shape` and returns it. Messages call it `where`, such as `facts`.
+    """Checks a parsed JSON `value` against `shape` and returns it. Messages name it by `where`, such as `facts`.
 
     Unknown keys are kept for a TypedDict and dropped for a dataclass; `unknown_keys` lists them. Raises `WrongJson`.
     """

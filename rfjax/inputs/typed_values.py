@@ -15,8 +15,8 @@ from rfjax.errors import ConfigError
 
 
 def convert_value(annotation: object, value: object, field: str) -> object:
-    """Converts `value` to the annotated type, if nothing is lost by that. Raises `ConfigError`, naming the field,
-    otherwise."""
+    """Returns `value` as the annotated type: an int may become a float, and a list a tuple. Raises `ConfigError`,
+    naming the field, for a value of any other type, and for a number that is not finite."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         if value is None:

@@ -47,7 +47,7 @@ class Walk:
 
 
 def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[str]:
-    """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". At most `most` names a line."""
+    """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". A line has at most `most` names."""
     lines = []
     for reason, names in passed_over.items():
         named = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in list(names)[:most])
@@ -68,7 +68,7 @@ def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True
     passed_over: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     unread = UNREAD_SUFFIXES | set(others)
-    folders, links = [(str(root), "")], []  # (path, name) to read; links last, so that a folder has its own path
+    folders, links = [(str(root), "")], []  # (path, name); links last, so that a folder keeps its own name
     while folders or links:
         path, inside = folders.pop() if folders else links.pop(0)
         try:

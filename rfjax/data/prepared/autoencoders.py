@@ -28,7 +28,7 @@ class Kind:
     """One class of autoencoders. `reduction` and `channels` read the loaded model."""
 
     stored: str  # what the latents are, for the docs
-    scaled: bool  # its config.json has the latents' scale, and perhaps their shift
+    scaled: bool  # whether the model's config.json has the latents' scale, and perhaps their shift
     reduction: Callable  # an image's side in pixels divided by its latent's
     channels: Callable
     encode: Callable  # (model, images in [-1, 1]) -> latents
@@ -197,8 +197,8 @@ def load_autoencoder(folder: Path, model: str, place) -> Autoencoder:
 
 
 def _frame_by_frame(of_images: Callable) -> Callable:
-    """Wraps a function of images so that it also takes clips. It is then called with all frames of one clip at a
-    time."""
+    """Returns a function of images or clips. For clips it calls `of_images` once for each clip, with all frames of the
+    clip as a batch."""
 
     def run(values):
         if values.ndim == 4:
@@ -209,7 +209,7 @@ def _frame_by_frame(of_images: Callable) -> Callable:
 
 
 def _with_time(of_clips: Callable) -> Callable:
-    """Wraps a function of clips so that it also takes images, as clips of one frame."""
+    """Returns a function of images or clips, which gives images to `of_clips` as clips of one frame."""
 
     def run(values):
         return of_clips(values) if values.ndim == 5 else of_clips(values[:, :, None])[:, :, 0]
@@ -218,7 +218,7 @@ def _with_time(of_clips: Callable) -> Callable:
 
 
 def pixels() -> Autoencoder:
-    """The row `identity`, which loads nothing."""
+    """Returns the `Autoencoder` of the row `identity`, whose latents are the pixels. Nothing is loaded."""
     kind = KINDS[IDENTITY]
     return Autoencoder(
         lambda images: kind.encode(None, images),

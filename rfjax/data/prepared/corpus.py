@@ -49,8 +49,8 @@ class PreparedCorpus:
     manifest: Manifest
     seed: int
     encoders: tuple[str, ...]  # only these encoders' slots have features; the others are zero
-    synthetic_captions: float
-    models: str  # the folder of the frozen models; "": the manifest's
+    synthetic_captions: float  # share of training examples with a synthetic caption
+    models: str  # the folder of the frozen models; "": the folder that the manifest names
     name: str  # prepared:FOLDER
     number: int = 0  # the bucket's index in the manifest
 
@@ -249,7 +249,7 @@ class PreparedCorpus:
 
 
 def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
-    """The same prepared corpus, encoding with the text encoders `names` only; the slots of others are zero. Raises
+    """The same prepared corpus, but with features of the text encoders `names` only; all other slots are zero. Raises
     `ConfigError` for an encoder that the corpus does not have, and for a corpus that was not prepared."""
     known = [slot.name for slot in corpus.shapes.encoders]
     if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):

@@ -35,7 +35,8 @@ class EpochOrders:
 
 
 def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, " count"]:
-    """The permutation that sorts the examples by a hashed number each. It takes 4 bytes per example."""
+    """The order of an epoch: the examples sorted by a number that is hashed for each. The array takes 4 bytes per
+    example."""
     if count > 2**32:
         raise ConfigError(f"a split has {count} images; at most {2**32} can be put in order")
     numbers = hashing.uniforms(hashing.key("epoch", key, epoch), np.arange(count, dtype=np.uint64), 1)[:, 0]

@@ -45,8 +45,8 @@ class FrozenModels:
     def latents(
         self, images: Float[np.ndarray, "n *frames height width 3"] | UInt8[np.ndarray, "n *frames height width 3"]
     ) -> Float[np.ndarray, "n *f h w c"]:
-        """Encodes images or clips, in [0, 1] or as bytes. Returns what `autoencoders.KINDS` says (often the posterior's
-        mean) in float32, neither shifted nor scaled."""
+        """Encodes images or clips, given as floats in [0, 1] or as uint8. Returns float32 latents, neither shifted nor
+        scaled; `stored` in `autoencoders.KINDS` says what they are (often the posterior's mean)."""
         unit = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
         return np.moveaxis(self._encode(np.moveaxis(2 * unit - 1, -1, 1)), 1, -1)
 
@@ -66,7 +66,8 @@ class FrozenModels:
         return found
 
     def token_counts(self, captions: Sequence[str]) -> dict[str, list[int]]:
-        """For each encoder, the number of tokens of each caption before truncation, special tokens included."""
+        """For each encoder, the number of tokens of each caption before truncation: with special tokens, and without
+        those that the setting `skip` leaves out."""
         return {name: count(list(captions)) for name, count in self._tokens.items()}
 
 

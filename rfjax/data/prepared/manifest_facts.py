@@ -145,8 +145,8 @@ def bucket_name(pixels: Sequence[int]) -> str:
 
 
 def unit_file(shard: str, bucket: str, split: str, kind: str) -> str:
-    """The name of the file with one kind of a shard's records, in one split and bucket. The name says which they are,
-    so that files cannot be mixed up."""
+    """The name of the file that holds a shard's records of one kind (images or captions), split and bucket. The name
+    contains all four, so that files cannot be mixed up."""
     return f"{shard}.{bucket}.{split}.{kind}.array_record"
 
 

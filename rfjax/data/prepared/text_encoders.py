@@ -18,7 +18,7 @@ from rfjax.errors import ConfigError
 SAFE = {"trust_remote_code": False}  # for everything that transformers loads: no code from a folder is run
 PREFIX = "text_encoder_"
 POOLED = ("mean", "first", "last", "none")
-CHAT = "chat"  # as a template: the tokenizer's own chat template, with the caption as the user's message
+CHAT = "chat"  # a template that means the tokenizer's own chat template, with the caption as the user's message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,7 @@ def _has_place(template: str) -> bool:
 def written_out(template: str, tokenizer, where: Path) -> str:
     """Returns the template as a text with one {} for the caption.
 
-    A chat template's text is returned without the tokenizer's first token if the tokenizer adds that token itself.
+    If the tokenizer adds its beginning-of-text token itself, that token is removed from a chat template's text.
     Raises `ConfigError` for a tokenizer without a chat template, or with one that has no single place for the caption.
     """
     if template != CHAT:

@@ -22,8 +22,8 @@ def detect_stills(images: Float[np.ndarray, "n h w 3"], *, scans: bool = False) 
 
 
 def detect_clips(clips: Float[np.ndarray, "n frames h w 3"], *, scans: bool = False) -> list[list[dict]]:
-    """Returns the objects found in each frame of each clip, in the form that `detectors` describes: shapes, or digits
-    if `scans` move."""
+    """Returns the objects found in each frame of each clip, in the form that `detectors` describes. The objects are
+    shapes, or handwritten digits if `scans` is true."""
     clips, detector = np.asarray(clips), digits if scans else shapes
     images = clips.reshape(-1, *clips.shape[2:])
     blobs, best, score = detector.find(images)

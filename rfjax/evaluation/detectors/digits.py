@@ -57,7 +57,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
 
 
 def find(images: Float[np.ndarray, "n h w 3"]) -> tuple[Blobs, Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Returns the blobs of images, the likeliest class of each, and scores."""
+    """Returns (the blobs of the images, the likeliest class of each blob, the score of that class in [0, 1])."""
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
     pictures = canonical(blobs.window, blobs.centroid - blobs.origin, cell)

@@ -113,8 +113,8 @@ def _windows(own, labels, image, keep, origin, side):
 
 
 def estimate_background(images: Float[np.ndarray, "n h w 3"]):
-    """Returns two arrays: the median colour of each image's dark grey pixels, or 0 if there are too few [n, 3]; and
-    whether there are enough [n]."""
+    """Returns two arrays: [n, 3], the median colour of each image's grey pixels (`GREY_RANGE`), or 0 if their share is
+    below `GREY_SHARE`; and [n], whether the share is large enough."""
     pixels = images.reshape(len(images), images.shape[1] * images.shape[2], 3)
     level = pixels.mean(axis=-1)
     grey = (np.ptp(pixels, axis=-1) < GREY_SPREAD) & (GREY_RANGE[0] <= level) & (level <= GREY_RANGE[1])

@@ -244,8 +244,8 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
 
 def missing(found, prompts, expected):
-    """Finds the images that are missing if each metadata row should have `expected`. Returns (the rows without any
-    image, [(row, sample)] of the images that other rows lack)."""
+    """Finds the images that are missing if each metadata row should have `expected` images. Returns (the rows without
+    any image, [(row, sample)] of the images that other rows lack)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]

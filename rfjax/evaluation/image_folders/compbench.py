@@ -52,7 +52,7 @@ class Category(NamedTuple):
 
 
 def image_name(prompt: str, number: int) -> str:
-    """The file name from which the scorers read a prompt. Raises `ConfigError` for an unreadable prompt."""
+    """The file name from which the scorers read a prompt. Raises `ConfigError` for a prompt that no name can hold."""
     if "_" in prompt or "/" in prompt or not prompt or "\0" in prompt:
         raise ConfigError(f"T2I-CompBench names files by prompts, so {prompt!r} must be text without '_', '/' and NUL")
     name = f"{prompt}_{number:06d}.png"

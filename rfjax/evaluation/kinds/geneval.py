@@ -1,6 +1,7 @@
-"""GenEval of a run's checkpoints by its corpus's detector: score, floors, ceiling, and a strip of samples.
+"""GenEval of a run's checkpoints by the corpus's detector: score, floors, ceiling, and a strip of samples.
 
-Each of these has its own record. The score's record is written last, because its presence says that all is done.
+The score, each floor, the ceiling and the strip have records of their own. The score's record is written last, because
+its presence says that all is done.
 """
 
 from __future__ import annotations

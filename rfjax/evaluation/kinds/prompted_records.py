@@ -58,8 +58,8 @@ def first_of_tasks(
 
 
 def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping) -> None:
-    """Writes the record of pictures to look at. `extra` has the path of the file, the prompts, and `tile`: the side of
-    one picture in pixels."""
+    """Writes the record of pictures to look at. `extra` has the path of the file, the prompts, and `tile`: the height
+    of one picture in pixels."""
     write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
 
 
@@ -71,10 +71,10 @@ def write_ceiling(
     each: int,
     record: Callable[[dict, np.ndarray, list[int]], dict],
 ) -> Mapping:
-    """Records the scores of ground truth, with `each` pictures or clips per prompt, unless the run already has them. A
-    model scores higher only by chance. Returns the record.
+    """Writes the record of ground truth's scores, with `each` pictures or clips per prompt, unless the run already has
+    this record. A model scores higher only by chance. Returns the record.
 
-    `record(key, pictures, prompts)` makes the record; `prompts[i]` is the index of picture i's prompt.
+    `record(key, pictures, owners)` makes the record; `owners[i]` is the index in `prompts` of picture i's prompt.
     """
     key = record_key(
         run=run.name,

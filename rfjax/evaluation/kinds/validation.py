@@ -23,7 +23,7 @@ def due(config: Config, step: int, last: bool) -> list[tuple[None, dict]]:
     settings = config.evaluation.validation
     if not settings.examples or not is_due(config.evaluation.every, step, last):
         return []
-    # The number of examples is part of the grid's name, because losses over different examples do not compare.
+    # The number of examples is part of the grid's name, because losses over different examples cannot be compared.
     return [(None, {"grid": f"{grid_name(settings.grid, settings.levels)}-n{settings.examples}"})]
 
 

@@ -15,7 +15,7 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 from rfjax.evaluation.pictures import FRAME_MILLISECONDS, png_bytes, strip, webp_bytes
 
-SIDE, GAP = 128, 2  # pixels: the least side of an image that is shown, and the space between two
+SIDE, GAP = 128, 2  # pixels: the least height at which an image is shown, and the space between two images
 Samples = Float[np.ndarray, "prompts samples frames h w 3"]  # in [0, 1]; an image has one frame
 
 
@@ -23,7 +23,7 @@ class Format(NamedTuple):
     """How samples are written to a file."""
 
     write: Callable[[Samples, Fraction], bytes]  # (samples, frames a second) -> the file
-    moves: bool  # True: the format holds clips alone
+    moves: bool  # whether the format is for clips alone
 
 
 def rows(samples: Samples) -> list[Float[np.ndarray, "height width 3"]]:

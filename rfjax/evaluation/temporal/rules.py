@@ -27,13 +27,13 @@ class TemporalOptions:
 
     threshold: float = DEFAULT_OPTIONS.threshold  # an object counts where its score is above this
     position_threshold: float = DEFAULT_OPTIONS.position_threshold
-    moved: float = 0.1  # places further apart than this share of the object's summed sizes count as different
-    slow: float = 0.2  # a speed up to this is slow; in sides of the picture per clip, from the typical step
+    moved: float = 0.1  # positions further apart than this share of the object's summed sizes count as different
+    slow: float = 0.2  # a speed up to this is slow; in sides of the picture, from the clip's first frame to its last
     fast: float = 0.28  # a speed from this on is fast; in the same unit
     same_speed: float = 0.35  # share by which the speeds before and after a bounce may differ
     wall: float = 0.08  # an object this near to the wall touches it; in sides of the picture
-    whole: float = 0.8  # an object behind a screen is wholly visible from this share of its area in the first frame on
-    hidden: float = 0.5  # and hidden below this share
+    whole: float = 0.8  # near a screen, an object with at least this share of its first frame's area is wholly visible
+    hidden: float = 0.5  # and an object with less than this share is hidden
 
 
 DEFAULT = TemporalOptions()
@@ -64,9 +64,9 @@ class Track:
     """The boxes of one object of a prompt, one for each frame; nan in frames in which the object was not found."""
 
     item: Mapping[str, object]
-    counts: tuple[int, ...]  # objects of its class in each frame
+    counts: tuple[int, ...]  # how many objects of the item's class were found in each frame
     boxes: Float[np.ndarray, "frames 4"]
-    colors: tuple[str, ...]  # "" if it was not found
+    colors: tuple[str, ...]  # of the object in each frame; "" if the object was not found
     side: float  # of the picture, in pixels
     options: TemporalOptions
 
@@ -107,7 +107,7 @@ class Track:
     @cached_property
     def way(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Returns (positions along the asked direction, positions across it, the `allowed` distance along it).
-        Positions are relative to the first."""
+        Positions are relative to the first position."""
         step = STEPS[DIRECTIONS.index(self.item["motion"])]
         along, across = self.centres @ step, self.centres @ step[::-1]
         return along - along[0], across - across[0], float(self.allowed @ np.abs(step))
@@ -130,7 +130,7 @@ def _colored(track: Track) -> bool:
 
 
 def _changes(track: Track) -> bool:
-    """Whether the object has its first colour, changes once to the second, and keeps that to the end."""
+    """Whether the object has its first colour, changes once to the second, and keeps the second to the end."""
     hues = [color for color in track.colors if color]
     turns = [b for a, b in zip(hues, hues[1:], strict=False) if a != b]
     return bool(hues) and hues[0] == track.item["color"] and turns == [track.item["becomes"]]
@@ -156,8 +156,8 @@ def _goes_on(track: Track) -> bool:
 
 
 def _is_steady(track: Track) -> bool:
-    """Whether the object's path has no jump. A position may be as far from the straight line between the positions
-    before and after it as the object typically moves in a frame, plus a tolerance."""
+    """Whether the object's path has no jump. Each position is compared with the position interpolated in time between
+    those before and after it. The distance may be as large as the object's typical move in a frame, plus `allowed`."""
     times, centres = track.times, track.centres
     share = ((times[1:-1] - times[:-2]) / (times[2:] - times[:-2]))[:, None]
     off = np.linalg.norm(centres[1:-1] - (1 - share) * centres[:-2] - share * centres[2:], axis=1)
@@ -200,9 +200,9 @@ def _hides(track: Track) -> bool:
 
 
 def _keeps_its_line(track: Track) -> bool:
-    """Whether an object that passes behind a screen moves at constant velocity in the asked direction, without drifting
-    sideways. Only frames that show the whole object are judged; the answer is no if the second half of the clip has
-    none."""
+    """Whether an object that passes behind a screen moves at constant velocity along the asked axis, without drifting
+    sideways. The clause `direction` tests which way the object moves. Only frames that show the whole object are
+    judged; if the second half of the clip has no such frame, the answer is no."""
     if len(track.times) < 2 or track.times[-1] < len(track.boxes) // 2:
         return False
     share = (track.times - track.times[0]) / (track.times[-1] - track.times[0])
@@ -215,8 +215,8 @@ def _moves(item) -> bool:
     return item["motion"] in DIRECTIONS
 
 
-# clause -> (whether an item of a row asks for it, whether an object's track meets it). A clause of `PLACES` fails where
-# the object was found in fewer than two frames.
+# clause -> (whether an item of a row asks for it, whether an object's track meets it). A clause of `PLACES` fails if
+# the object's position counts in fewer than two frames (`Track.times`).
 CLAUSES: dict[str, tuple[Callable[[Mapping], bool], Callable[[Track], bool]]] = {
     "count": (lambda item: True, _counted),
     "color": (lambda item: "color" in item and "becomes" not in item, _colored),
@@ -285,8 +285,8 @@ def judge(
 
 
 def _related(track, target, before, after):
-    """Whether the relation `before` holds in every frame. With `after`: whether `before` holds in the first frame only,
-    and `after` in the last frame only."""
+    """Whether the relation `before` holds in every frame. With `after`: whether, of the two relations, only `before`
+    holds in the first frame, and only `after` in the last frame; other frames do not count."""
 
     def seen(t):
         boxes = (track.boxes[t].astype(np.float32), target.boxes[t].astype(np.float32))

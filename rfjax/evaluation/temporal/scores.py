@@ -32,7 +32,7 @@ ALL_FLOORS = (*ORDERS, OTHER_PROMPTS, NOTHING)
 OF_MOTION = ("direction_right", "pixels_a_frame", *(f"pixels_a_frame_{speed}" for speed in SPEEDS))
 SOFT = ("frames_right", *OF_MOTION)
 OVERALL = {name: f"all_{name}" for name in GROUPS}  # the mean over the tasks of a group
-VELOCITY = (ERROR, FOUND)  # the velocity error, and the share of clips that have one
+VELOCITY = (ERROR, FOUND)  # the velocity error, and the share of clips for which it could be measured
 ERRORS = (ERROR,)  # items of which less is better
 ITEMS = (*OVERALL.values(), *TASKS, *SOFT, *VELOCITY)
 PARTS = ("held_out", "seen")  # prompts with and without a held-out triple
@@ -88,8 +88,8 @@ def clip_scores(
     replicates: int = REPLICATES,
 ) -> list[Measured]:
     """All values of a record of clips. `own[i]` is the index of clip i's row, and `null` has one clip of the null
-    condition for each row. A metric or an item that no clip's prompt asks for is left out, and so is the velocity error
-    without a `world`, which knows the speeds."""
+    condition for each row. A metric or an item that no clip's prompt asks for is left out. The velocity error needs
+    `world`, which has the speeds; without it this error is left out, too."""
     scorer = _Scorer(seed, replicates, world)
     values = _values_of_parts(scorer, seen, own, rows)
     for floor in ALL_FLOORS:
@@ -181,10 +181,11 @@ class _Scorer:
     world: World | None
 
     def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
-        """Returns the soft measures and the velocity error of a clip. `row` is the metadata of the clip's prompt. If
-        `by`, the row of another prompt, is given, the clip is judged by `by`: "frames_right" by the classes and colours
-        in `by`, and all other measures by its motion. The other measures still follow the object that `row` names: the
-        colour in `by` may be absent from the clip, and the clip would then score below chance."""
+        """Returns the soft measures and the velocity error of a clip. `row` is the metadata of the clip's own prompt.
+
+        If `by` is given, the row of another prompt, the clip is judged by `by`. For "frames_right" the classes and
+        colours come from `by`. For all other measures only the motion comes from `by`, and the class and colour of the
+        object that is followed come from `row`: a colour that the clip lacks would score below chance."""
         by = row if by is None else by
         fields = ("motion", "then", "speed")
         asked = [

@@ -60,8 +60,9 @@ def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[s
     prompt asks for no motion.
 
     "direction_right": share of the moving objects whose colour's centroid moves mostly in the asked direction, from its
-    first place to its last (for a bounce: to its furthest). "pixels_a_frame": how far it moves in that direction per
-    frame, negative if it moves the other way. A colour that is in fewer than two frames has not moved.
+    first place to its last (for a bounce: to its furthest). "pixels_a_frame": the mean over these objects of how far
+    the centroid moves in that direction per frame, negative for the other way. A colour that is in fewer than two
+    frames counts as not moved.
     """
     right, pixels = [], []
     for item in row["include"]:

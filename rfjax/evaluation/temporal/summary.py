@@ -1,5 +1,5 @@
-"""Summarises the scores of many clips: task scores with intervals (moving and still tasks separately), floors, and how
-often each clause fails."""
+"""Summarises the scores of many clips: task scores with intervals (moving and still tasks separately), floors, and the
+share of clips that meet each clause."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def velocity_summary(
     replicates: int = 10_000,
 ) -> dict[str, dict]:
     """The velocity error of all clips ("all"), and of clips whose prompt has a held-out triple or has none ("held_out",
-    "seen"), as plain values for JSON. `clips` are by (index of their prompt in `rows`, sample).
+    "seen"), as plain values for JSON. The keys of `clips` are (index of the clip's prompt in `rows`, sample).
 
     Each of these entries has "error", an estimate in pixels a frame (None if no clip has an error); "asked", the number
     of clips whose prompt determines a velocity; and "not_found", the number of these clips that have no error because

@@ -1,8 +1,8 @@
 """The velocity error of clips: how far objects move from the velocity that their prompt asks for, as in PhyWorld.
 
-PhyWorld (Kang et al. 2024, arXiv:2411.02385) averages |v - v'| over frames, between the velocity v of the simulator and
-the velocity v' that a parser finds in the generated frames, and compares it with the error of the same parser on
-frames of the simulator. Here a prompt determines a direction, and a world determines the speeds that an object may have
+PhyWorld (Kang et al. 2024, arXiv:2411.02385) averages |v - v'| over frames, where v is the simulator's velocity and v'
+the velocity that a parser finds in the generated frames. For comparison it gives the parser's own error, on frames of
+the simulator. Here a prompt determines a direction, and a world determines the speeds that an object may have
 (`World.speeds`). These are intervals, so an object at any speed of an interval has the error 0. If the prompt names no
 speed, all intervals of its task are allowed.
 """
@@ -51,9 +51,9 @@ def velocity_measures(
 def velocity_error(track: Track, speeds: Sequence[tuple[float, float]]) -> float:
     """The mean over time of |v - v'| for one object, in pixels a frame; nan if it is found in fewer than two frames.
 
-    v' is the velocity from each frame in which the object is found to the next such frame. v has the asked direction.
-    Its speed is the one, in the intervals `speeds` (pixels a frame), that is nearest to the object's own speed in that
-    direction, from its first place to its last; v is the same in all frames.
+    v' is the velocity from each frame in which the object is found to the next such frame. v is the same in all frames
+    and has the asked direction. The speed of v is the speed in the intervals `speeds` (pixels a frame) that is nearest
+    to the object's mean speed in this direction, from its first position to its last.
     """
     times = np.flatnonzero(track.found & [track.item.get("color", color) == color for color in track.colors])
     if len(times) < 2:
