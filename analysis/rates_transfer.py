@@ -4,7 +4,7 @@
 
 Each sweep has five rates, a factor of 2 apart, and two seeds. Under standard the sweeps of narrow networks have two
 more rates, because their best rates are higher. At depth 2, widths 64, 128 and 256 are swept under standard, mup and
-completep, and width 512 under mup at three rates. At width 128, depths 1 and 4 are swept, too. A second backbone and
+completep, and width 512 under mup at four rates. At width 128, depths 1 and 4 are swept, too. A second backbone and
 Muon are swept at two widths under mup. The rates of a size train as one program. The environment variables
 `TRANSFER_STEPS` and `TRANSFER_WIDTHS` make the study smaller for a test.
 """
@@ -50,7 +50,7 @@ def cells():
             more = {"model.hidden": WIDTHS[min(1, len(WIDTHS) - 1)], "model.depth": depth}
             yield f"{name}-d{depth}", changes | more, POWERS[name]
     if WIDTHS[-1] == 256:
-        yield f"mup-w{WIDEST}", NAMES["mup"] | {"model.hidden": WIDEST}, (-8, -7, -6)
+        yield f"mup-w{WIDEST}", NAMES["mup"] | {"model.hidden": WIDEST}, range(-8, -4)
     for width in (WIDTHS[0], WIDTHS[-1]):
         yield f"mup-dit-w{width}", NAMES["mup"] | {"model.backbone": "dit", "model.hidden": width}, POWERS["mup"]
         yield f"mup-muon-w{width}", NAMES["mup"] | {"train.optimizer": "muon", "model.hidden": width}, POWERS["muon"]

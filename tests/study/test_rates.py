@@ -202,7 +202,7 @@ def test_each_setting_has_its_panel_and_names_what_is_not_the_default():
 def test_the_shipped_sweeps_train_a_sizes_rates_in_one_program(monkeypatch):
     """Catches a sweep whose points cannot join, and one that has another role."""
     transfer = Path(__file__).parents[2] / "analysis" / "rates_transfer.py"
-    for source, points, programs in (("shapes_rates", 30, 6), (transfer, 2 * (15 * 5 + 4 * 2 + 3 + 4 * 5), 2 * 24)):
+    for source, points, programs in (("shapes_rates", 30, 6), (transfer, 2 * (15 * 5 + 4 * 2 + 4 + 4 * 5), 2 * 24)):
         study = load_study(source)
         parts = cohorts({point.id: point.config for point in study.points})
         assert (len(study.points), len(parts)) == (points, programs)
