@@ -1,11 +1,11 @@
 """Correlates the validation loss with a score over runs, with p-values and intervals that are valid for few runs.
 
 p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect order, p of a
-rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may be 1/4!, because the reverse
-order need not be as extreme.) Intervals are by bootstrap over runs, and over whole trunks where runs share them. With
-results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn, once for all
-runs, and the images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the
-coefficients' asymptotic distributions, which are accurate there.
+rank correlation is 2/4! = 0.083; Student's t would give 0. (Pearson's p may be 1/4!, because the reverse order need not
+be as extreme.) Intervals are by bootstrap over runs, and over whole trunks where runs share them. With results by
+prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn, once for all runs, and the
+images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the coefficients'
+asymptotic distributions, which are accurate there.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n
 
 
 _RANKS = partial(stats.rankdata, axis=-1)
-# name: (transform of the loss, of the score, coefficient along the last axis, p by its limit for many runs)
+# name: (transform of the loss, of the score, coefficient along the last axis, p of the coefficient for many runs)
 COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
     "Pearson": (np.asarray, np.asarray, _pearson, student_p),
     "Pearson of arcsine √score": (np.asarray, _arcsine, _pearson, student_p),
@@ -109,9 +109,9 @@ def correlate(
 ) -> Correlation:
     """Correlates `loss` with `score` (a fraction, or another number such as FID); each has one value per run.
 
-    `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
-    second level of the bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share
-    them, intervals resample whole trunks, and `p_method` says that p is optimistic.
+    `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the second level of the
+    bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share them, intervals
+    resample whole trunks, and `p_method` says that p is optimistic.
 
     Raises `ConfigError` for arrays of different length or values that are not finite.
     """
@@ -209,7 +209,7 @@ def redraw_prompts(
     return scores | {"overall": np.mean(list(scores.values()), axis=0)}
 
 
-@functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
+@functools.lru_cache(maxsize=2)  # the runs of a study share their prompts, so all calls have the same arguments
 def _redrawn_counts(prompts, resamples, seed):
     """Draws the prompts of each task with replacement, `resamples` times. Returns how often each prompt occurs in each
     draw. `prompts` has the number of prompts of each task."""

@@ -124,7 +124,7 @@ def exclude(
         return table, ()
     out, kept = [], np.ones(len(table), bool)
     names = table["run"].astype(str).to_numpy()
-    if table["run"].duplicated().any():  # checkpoints: a name is not enough
+    if table["run"].duplicated().any():  # checkpoints: the name of a run does not identify a row
         names = np.array([f"{name} ({_name_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
     for taken, rule in rules:
         out += [Exclusion(run=str(run), rule=rule) for run in names[taken & kept]]

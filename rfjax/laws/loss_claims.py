@@ -99,7 +99,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
     notes += ["a trunk with its branches is one point"] if shared else []
     left = [f"t = {t:g}" for t in evidence.levels.left_out]
     notes += [f"left out: {', '.join(left)} (an end of the path, or without a loss for some runs)"] if left else []
-    quantity = "exponent of a level less that of all, the largest by its error"
+    quantity = "exponent of one level less the mean over levels, at the level where it is most standard errors from 0"
     if n < 4 or np.ptp(log_c) < 1e-9:
         return Judgement(verdict=UNDECIDED, decide=f"4 independent runs or more, not {n}", notes=tuple(notes))
     x = log_c - log_c.mean()

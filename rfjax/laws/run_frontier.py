@@ -62,7 +62,8 @@ def sizes_compete(flops: Float[np.ndarray, " runs"], sizes: Float[np.ndarray, " 
 
 
 def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run is on the compute frontier: no other run has as low a loss for as few FLOPs.
+    """Whether each run is on the compute frontier: no run of fewer FLOPs has as low a loss, and none of equal FLOPs has
+    a lower one.
 
     Runs that differ only in their seed are judged together, by their mean loss: the luckiest seed alone would bend the
     frontier down. Columns are `flops`, `loss` and, if present, `params` and `learning_rate`.
@@ -71,7 +72,7 @@ def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     mean = points.groupby(settings, dropna=False)["loss"].transform("mean").to_numpy(float)
     flops = points["flops"].to_numpy(float)
     least = pd.Series(mean).groupby(flops).min()  # in order of FLOPs
-    before = least.cummin().shift(fill_value=np.inf)  # of all runs with fewer
+    before = least.cummin().shift(fill_value=np.inf)  # the least mean of all runs with fewer FLOPs
     return (mean < before.loc[flops].to_numpy()) & (mean <= least.loc[flops].to_numpy())
 
 

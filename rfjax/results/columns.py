@@ -51,7 +51,7 @@ def key_without(*names: str) -> tuple[Column, ...]:
 KEY = read_columns("""
 run* | text | | run id, unique in the study; `-` for a record that belongs to no run
 step* | integer | steps | optimiser steps of the checkpoint; -1 for a record that belongs to no checkpoint
-weights* | text | | `ema` or `raw`; `-` where neither applies
+weights* | text | | `ema`, `raw` or a power-function average, as `power-0.12`; `-` where none applies
 evaluation* | text | | `validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...
 corpus* | text | | corpus evaluated on
 sampler* | text | | method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; \

@@ -134,11 +134,12 @@ def _left_out_note(folder: Path, error: Exception) -> str:
 
 
 def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.Results:
-    """Returns a study's results table, collected again if the runs' records have changed since it was made.
+    """Returns a study's results table. It is collected first if it is missing, and collected again if it is damaged or
+    the runs' records have changed since it was made.
 
     `study_folder` is the study's folder or its results folder. A results folder that has no runs beside it is read
-    unchanged. `say` gets a line if the table is made again; the table's notes say what it leaves out. Raises
-    `ConfigError` as `collect` and `results_folder.read` do.
+    unchanged. `say` gets a line if an existing table is collected again; the table's notes say what it leaves out.
+    Raises `ConfigError` as `collect` and `results_folder.read` do.
     """
     folder = results.find(study_folder)
     root = folder.parent if folder.name == "results" else Path(study_folder)

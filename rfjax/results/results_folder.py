@@ -62,7 +62,7 @@ class SampleSheet:
     prompts: tuple[str, ...]
     tile: int
     png: str  # relative to the results folder
-    webp: str = ""  # the same strip, playing, if it shows clips; the PNG then has frame under frame
+    webp: str = ""  # an animation of the strip, if it shows clips; the PNG then has their frames below each other
 
     def to_json(self) -> dict:
         """Returns the sheet as an entry of table.json, with the key `webp` only if the sheet has an animation."""

@@ -89,7 +89,7 @@ def _schedule(buckets, seed):
     their shares are unknown."""
     quotas = tuple(bucket.get("steps_of_cycle", -1) for bucket in buckets or ())
     told = quotas and min(quotas) >= 0 and sum(quotas) == CYCLE and seed is not None
-    return Schedule(quotas, seed) if told else None  # it takes the buckets' shares, as numbers of any total
+    return Schedule(quotas, seed) if told else None  # steps of a cycle serve as the buckets' shares
 
 
 def _tokens_by_config(config, buckets):
