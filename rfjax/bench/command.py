@@ -107,7 +107,7 @@ def _check_coordinates(args: argparse.Namespace) -> None:
 
 
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
-    """Measures a config's sampling on all of JAX's devices; returns the record, as the JSON has it.
+    """Measures a config's sampling on all of JAX's devices; returns the record that --json writes.
 
     Raises `ConfigError` for weights, latents or a batch that the network or the devices cannot take.
     """
@@ -182,7 +182,7 @@ def _describe(run) -> dict:
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:
-    """Benchmarks a config's training step on all of JAX's devices; returns the record, as the JSON has it.
+    """Benchmarks a config's training step on all of JAX's devices; returns the record that --json writes.
 
     `steps` is the number of timed steps, `trace` a folder for JAX's profile of them. A corpus of several aspect buckets
     is measured on the largest bucket. `say` gets a line before each measurement.

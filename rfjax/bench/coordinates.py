@@ -40,8 +40,8 @@ EXAMPLES = 64  # number of validation examples whose activations are measured
 
 
 def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:
-    """The config at another width or depth, with a constant rate without warm-up. Raises `ConfigError` for a size that
-    the network cannot have."""
+    """The config at another width or depth (None keeps the config's own), for `steps` steps at a constant rate without
+    warm-up. Raises `ConfigError` for a size that the network cannot have."""
     model = dataclasses.replace(config.model, hidden=width or config.model.width, depth=depth or config.model.depth)
     changes = {"steps": steps, "schedule": "constant", "warmup_steps": 0, "branches": (), "together": 1}
     changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **changes))
@@ -136,7 +136,7 @@ def measure_coordinates(
 ) -> dict:
     """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
 
-    Returns the record, as the JSON has it. Raises `ConfigError` if neither widths nor depths have two values, for fewer
+    Returns the record that --json writes. Raises `ConfigError` if neither widths nor depths have two values, for fewer
     than 10 steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
     """
     if steps < FIRST:

@@ -20,7 +20,8 @@ ROUNDS = 7
 
 
 def median_seconds(function: Callable, rounds: int) -> float:
-    """Returns the median seconds from a call to its ready results, after an untimed call to warm up."""
+    """Returns the median seconds, over `rounds` calls, from a call until its results are ready. One untimed call comes
+    first."""
     jax.block_until_ready(function())
     times = []
     for _ in range(rounds):

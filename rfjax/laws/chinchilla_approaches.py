@@ -84,11 +84,11 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
 
     Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
-    optimum. The paper instead takes the best size at each budget as the optimum. A line through the best sizes has a
-    wrong slope and a wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the
-    optimum may lie beyond it. Curves are interpolated in log-log; intervals are by bootstrap over whole runs. A
-    checkpoint before the end of its learning rate schedule has a higher loss than a run whose schedule ends there, so
-    the envelope lies too high.
+    optimum. Hoffmann et al. take the best size at each budget instead. A line through the best sizes has a wrong slope
+    and a wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the optimum may lie
+    beyond it. Curves are interpolated in log-log; intervals are by bootstrap over whole runs. A checkpoint before the
+    end of its learning rate schedule has a higher loss than a run whose schedule ends there, so the envelope lies too
+    high. With `bias`, the result has the approach's bias as well.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -129,7 +129,7 @@ def approach2(
     Rows whose FLOPs differ by a share of at most `same_budget` are one budget. Intervals are by parametric bootstrap:
     normal noise, as large as the pooled scatter around the parabolas, is added to the parabolas' losses. A budget is
     left out, with a note, if it has fewer than three sizes, if its parabola has no minimum, or if the minimum is
-    outside the sizes tried.
+    outside the sizes tried. With `bias`, the result has the approach's bias as well.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """

@@ -1,4 +1,4 @@
-"""The table of claims that papers make about scaling laws, and the board that tests all of them on a user's runs.
+"""The table of claims that papers make about scaling laws, and the board: the verdicts on them for a user's runs.
 
 A claim is a row of `CLAIMS`: its statement, its source, the rule by which it is judged, and a pure function that judges
 it from the `Evidence`. `rfjax claims` prints the board; the report shows it beside the published laws.

@@ -41,7 +41,7 @@ MIN_RUNS_FOR_INTERVAL = 4
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
     """A correlation coefficient with its p-value and its interval. `low` and `high` are None if there are too few runs,
-    or too many equal ones."""
+    or if losses or scores are constant in half of the resamples or more."""
 
     name: str
     value: float
@@ -62,8 +62,7 @@ class Correlation:
 
 
 def _arcsine(score):
-    """The arcsine of the square root of a fraction. It stabilises the variance, so that scores near 0 and 1 do not
-    weigh more."""
+    """The arcsine of the square root of a fraction. The sampling noise of the result hardly depends on the fraction."""
     return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
 
 

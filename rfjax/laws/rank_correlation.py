@@ -81,7 +81,7 @@ def _tied_pairs(ordered):
 
 
 def inversions(rows: Int[NDArray, "b n"]) -> Int[NDArray, " b"]:
-    """How many pairs i < j of each row, of whole numbers from 0 to n - 1, have row[i] > row[j]."""
+    """Counts in each row the pairs i < j with row[i] > row[j]. Rows hold whole numbers from 0 to n - 1."""
     count, n = rows.shape
     width = BLOCK
     while width < n:

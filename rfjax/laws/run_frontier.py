@@ -22,7 +22,8 @@ SAME_SIZE = 0.02  # relative difference; a size may be flops / images, which tab
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenRuns:
-    """The rows that a law is fitted to. `rule` says which and why; it is "" if that does not depend on the table."""
+    """The rows that a law is fitted to. `rule` says which rows and why; it is "" where nothing was chosen, or where the
+    choice is stated elsewhere."""
 
     rows: pd.DataFrame
     rule: str = ""

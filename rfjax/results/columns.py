@@ -288,7 +288,8 @@ def _by_model(name: str) -> Measure | None:
 
 def protocols(evaluations: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Returns {evaluation: (its metric, its title)} of the scores of folders of images that the report correlates with
-    the loss: the protocols of GenEval, and those among `evaluations` whose scores come from a model that the user gave.
+    the loss: the protocols of GenEval, and those among `evaluations` with a score of `OF_MODELS` or with GenEval by a
+    detector that the user gave.
     """
     named = {evaluation: ("geneval", title) for evaluation, title in PROTOCOLS.items()}
     titles = OF_MODELS | {"geneval": "GenEval with boxes"}

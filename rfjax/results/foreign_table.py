@@ -58,7 +58,8 @@ _OTHER_FILES = {
 def read_table(
     path: str | Path, *, rename: Mapping[str, str] | None = None, flops_per_param_image: float | None = None
 ) -> pd.DataFrame:
-    """Reads the file as a frame whose index, "line", is a row's line in the file (Parquet: "row", counted from 1).
+    """Reads the file as a frame. Its index, named "line", holds each row's line in the file (Parquet: the row's number
+    from 1, named "row").
 
     `rename` maps our names to the file's names. With `flops_per_param_image`, a missing column `images` or `flops` is
     computed from flops = flops_per_param_image * params * images. Without a column `run`, no row may repeat another,

@@ -80,7 +80,7 @@ def _batch_sizes(run, schedule):
 
 
 def _products(*columns):
-    """Returns the sum over rows of the product of their numbers."""
+    """Multiplies the columns element by element, and returns the sum of the products."""
     return sum(map(math.prod, zip(*columns, strict=True)))
 
 

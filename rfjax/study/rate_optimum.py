@@ -18,7 +18,8 @@ NO_NOISE = "unknown: no rate has two seeds"
 
 @dataclass(frozen=True, kw_only=True)
 class RateOptimum:
-    """The best rate of one size. At an edge of the grid there is no optimum, and `rate` is the edge."""
+    """The best rate of one size. If it is the smallest or the largest of the grid, there is no optimum, and `rate` is
+    that rate."""
 
     rate: float
     best: float  # the best rate of the grid
