@@ -31,7 +31,7 @@ from rfjax.results.many_runs import MANY_RUNS, are_many
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
-PERMUTATIONS = 20_000  # random orders where there are more runs
+PERMUTATIONS = 20_000  # random orders, for more runs than that
 CHUNK = 4_000_000  # numbers of reordered runs at a time, to bound memory
 RESAMPLES = 2000
 MIN_RUNS = 3
@@ -79,7 +79,7 @@ def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n
     """The two-sided p-value of Pearson's or Spearman's coefficient r: r sqrt((n - 2) / (1 - r^2)) follows Student's t
     with n - 2 degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
     freedom = len(x) - 2
-    with np.errstate(divide="ignore"):  # of a perfect correlation p is 0
+    with np.errstate(divide="ignore"):  # a perfect correlation has p = 0
         t = abs(value) * np.sqrt(freedom / np.maximum(1 - value**2, 0.0))
     return float(2 * stats.t.sf(t, freedom))
 
@@ -257,7 +257,7 @@ def resampled_runs(
     order = np.argsort(group, kind="stable")
     counts = np.bincount(group)
     starts = np.cumsum(counts) - counts
-    place = np.empty(n, int)  # of each run among those of its trunk
+    place = np.empty(n, int)  # each run's index among the runs of its trunk
     place[order] = np.arange(n) - np.repeat(starts, counts)
     replaced = drawn[:, group]  # [resamples, n]
     turn = (rng.random(drawn.shape) * counts[drawn]).astype(int)[:, group]

@@ -97,7 +97,7 @@ class Information:
         self.flops = np.array([each.flops for each in candidates])
         self.sizes = np.array([each.size for each in candidates])
         self.seeds_known = np.array([seeds_of(problem.known, size) for size in range(self.sizes.max() + 1)])
-        names: dict[str, int] = {}  # of a size or a number of images, to three digits -> its bit
+        names: dict[str, int] = {}  # a size or a number of images, to three digits -> the position of its bit
         self._bits = [_bits(each, names) for each in candidates]
         self._bits_of_known = [_bits(each, names) for each in problem.known]
         self._bits_known = _union(self._bits_of_known)

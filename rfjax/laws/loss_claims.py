@@ -107,7 +107,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
     slopes = -(x @ contrast) / (x @ x)  # a falling loss has a positive exponent
     left_over = contrast - contrast.mean(axis=0) + x[:, None] * slopes
     errors = np.sqrt((left_over**2).sum(axis=0) / (n - 2) / (x @ x))
-    reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(slopes), n - 2) * errors  # Bonferroni's, over the levels
+    reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(slopes), n - 2) * errors  # Bonferroni's correction for several levels
     mean_exponent = -(x @ logs.mean(axis=1)) / (x @ x)
     place = int(np.argmax(np.abs(slopes) / np.maximum(errors, 1e-300)))
     t = list(levels)[place]

@@ -68,7 +68,7 @@ def _solve_exponential(x, scores):
     centred = basis - basis.mean(axis=1, keepdims=True)
     y = scores - scores.mean(axis=1, keepdims=True)
     norm = (centred**2).sum(axis=1)
-    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k, which never rises with the loss
+    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k, at most 0: the score never rises with the loss
     best = (slope**2 * norm).argmax(axis=1)
     k = -slope[np.arange(len(y)), best]
     return np.stack([scores.mean(axis=1) + k * basis[best].mean(axis=1), k, gammas[best]], axis=1)

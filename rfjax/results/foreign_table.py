@@ -361,7 +361,7 @@ def _read_parquet(path):
         table = pd.read_parquet(path)
     except ImportError:
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'rfjax[parquet]', or give a CSV") from None
-    except Exception as error:  # of pyarrow's classes, which are not imported here
+    except Exception as error:  # one of pyarrow's own classes, which are not imported here
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
     if any(name is not None for name in table.index.names):  # pandas stores a named index separately
         table = table.reset_index()

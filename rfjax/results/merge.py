@@ -185,7 +185,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     for folder in folders:
         try:
             runs.append(read_run(folder))
-        except Exception as error:  # whatever a run's files hold, it must not stop the others
+        except Exception as error:  # whatever the files of a run hold, the other runs are merged
             errors.append(error)
             notes.append(_left_out_note(folder, error))
     if not runs:

@@ -202,8 +202,8 @@ def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = pr
     together = max(point.config.train.together for point in study.points)
     if together > 1 and distributed.many():
         raise ConfigError(
-            f"config.train.together is {together}, and runs that are trained together are one process's; give every "
-            "process points of its own with --point, or set config.train.together=1"
+            f"config.train.together is {together}, and one process alone must train such runs; give every process "
+            "points of its own with --point, or set config.train.together=1"
         )
     check_told_apart(study)
     trackers = sorted({name for point in study.points for name in point.config.train.trackers})
