@@ -3,7 +3,7 @@
 For each value v of the parameter the others are fitted again. The misfit S(v) is compared with the
 minimum:
 
-    T(v) = (n - k) (S(v) - S_min) / S_min
+    T(v) = (n - k) (S(v) - S_min) / S_min        (n runs, k parameters)
 
 For least squares of log residuals with normal noise, T follows F(1, n - k). For any other misfit the
 distribution is simulated at the fitted law, from resampled residuals (from normal noise below 8 runs).

@@ -2,9 +2,9 @@
 
 With at least 8 runs, and at least 5 runs more than parameters, runs are resampled. With fewer, a resample has too few
 distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is
-itself drawn with n - k degrees of freedom, so the noise has a t distribution. If runs share trunks, the noise has two
-parts, between trunks and within (`rfjax.laws.trunks`), and refits are by generalised least squares
-(`rfjax.laws.trunk_likelihood`). If the user asks to resample runs, or with more than 100 runs, whole trunks are
+itself drawn with n - k degrees of freedom (n runs, k parameters), so the noise has a t distribution. If runs share
+trunks, the noise has two parts, between trunks and within (`rfjax.laws.trunks`), and refits are by generalised least
+squares (`rfjax.laws.trunk_likelihood`). If the user asks to resample runs, or with more than 100 runs, whole trunks are
 resampled, provided that there are 8 trunks or more. Tests measure the coverage of each method.
 """
 

@@ -5,9 +5,9 @@
 
 Fits are by least squares in units of the score. Both links fall with the loss. An isotonic fit (any falling curve)
 shows the scatter that no falling curve can follow. Intervals of a predicted score are parametric: normal noise of the
-residual scatter, which is itself drawn with its n - k degrees of freedom, is added to the fitted scores. Branches of
-one trunk are not independent, so where runs share trunks the noise has two parts, between trunks and within
-(`rfjax.laws.trunks`). With few runs, the link is refitted to each draw of noisy scores. With many
+residual scatter, which is itself drawn with its n - k degrees of freedom (n runs, k parameters), is added to the fitted
+scores. Branches of one trunk are not independent, so where runs share trunks the noise has two parts, between trunks
+and within (`rfjax.laws.trunks`). With few runs, the link is refitted to each draw of noisy scores. With many
 (`rfjax.results.many_runs`), the parameters of a draw come from the link linearised about its fit, and runs are left out
 in folds.
 """

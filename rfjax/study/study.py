@@ -239,6 +239,7 @@ def _check_folder(study, root):
 
 
 def _run_points(study, root, say, stop):
+    """Trains and evaluates the study's groups of runs in order. Returns the outcome of each run."""
     runs = study.runs
     outcomes: dict[str, Outcome] = {}
     sizes = {run.id: size_of(run.config) for run in runs}
