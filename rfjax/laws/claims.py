@@ -176,7 +176,7 @@ def conventions(evidence: Evidence) -> list[str]:
     known = f"{tokens.image:g} image tokens" if tokens.image is not None else ""
     known += f" and {tokens.text:g} text tokens" if tokens.text is not None else ""
     own = f"an image has {known}" if known else f"tokens per image are not known: {tokens.reason}"
-    lines = ["laws whose C is counted differently cannot be compared at one C: N*, D* and the loss there differ"]
+    lines = ["figures of different counts of C do not meet: at the same C, their N*, D* and losses differ"]
     lines += [f"this table: C in its own FLOPs (rfjax: 2 per multiply-accumulate, 3x the forward pass); {own}"]
     if evidence.frontier is not None:
         kappa, eta = evidence.frontier.cost.kappa, evidence.frontier.cost.eta
