@@ -17,10 +17,10 @@ MADE_BY = "rfjax bench --coordinates"  # stored in the pictures that the command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    config, profile = "a run, or a study's base", "also write JAX's profile of the timed steps; it slows them"
+    config, profile = "a run, or a study's base", "also write JAX's profile of the timed steps; profiling slows them"
     parser.add_argument("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=config)
     parser.add_argument("--point", metavar="ID", help="measure this point of a study")
-    steps = "timed steps, or batches of images (default 20)"
+    steps = "timed training steps; with --sample timed batches; with --coordinates training steps (default 20)"
     parser.add_argument("--steps", type=int, default=20, metavar="N", help=steps)
     add_sample_options(parser, "time sampling, not training")
     check = "train small copies of the network and say whether activations keep their sizes over widths and depths"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Measures, prints the result and writes its JSON; returns 0."""
+    """Measures, prints the result and, with --json, writes it; returns 0."""
     from rfjax import config_files
     from rfjax.bench.report import flag_lines, lines
     from rfjax.errors import ConfigError
@@ -107,7 +107,7 @@ def _check_coordinates(args: argparse.Namespace) -> None:
 
 
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
-    """Measures a config's sampling on all of JAX's devices; returns the record, as the JSON has it.
+    """Measures a config's sampling on all of JAX's devices; returns the record that --json writes.
 
     Raises `ConfigError` for weights, latents or a batch that the network or the devices cannot take.
     """
@@ -155,7 +155,7 @@ def _measure_peak(run, say) -> dict:
 
 
 def _describe(run) -> dict:
-    """Returns what a record says about the run and the hardware."""
+    """Returns the fields of a record that describe the run and the hardware, not the measurement."""
     import jax
 
     from rfjax.config import to_dict
@@ -182,9 +182,10 @@ def _describe(run) -> dict:
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:
-    """Benchmarks a config's training step on all of JAX's devices; returns the record, as the JSON has it.
+    """Benchmarks a config's training step on all of JAX's devices; returns the record that --json writes.
 
-    `say` gets a line before each measurement.
+    `steps` is the number of timed steps, `trace` a folder for JAX's profile of them. A corpus of several aspect buckets
+    is measured on the largest bucket. `say` gets a line before each measurement.
     """
     from rfjax.bench import phases
     from rfjax.bench.report import summary

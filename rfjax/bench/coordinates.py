@@ -3,9 +3,10 @@
 If a parametrisation is right, the mean |x| of every activation does not depend on width, nor, under completep, on
 depth. This holds at the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away
 from 0 names a part whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the
-sizes are taken at step 10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the
-largest singular value of an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon
-and Bernstein 2023, arXiv 2310.17813). Under a right parametrisation this size does not depend on width either.
+sizes are taken at step 10 and at the last step. The size of a kernel's update is its largest singular value times
+sqrt(inputs / outputs): how much the update can change the kernel's outputs, relative to the kernel's inputs (Yang,
+Simon and Bernstein 2023, arXiv 2310.17813). Under a right parametrisation this size does not depend on width either. So
+a kernel whose update's size does depend on width has a wrong rate.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from rfjax.training.run import Run, make_run
 from rfjax.training.state import init_state
 
 BOUND = 0.15  # the largest |slope| of log mean |x| in log width or log depth that counts as flat
-LEAF_BOUND = 0.5  # the same for the size of a kernel's update; a rate that misses its power of the width has 1
+LEAF_BOUND = 0.5  # the same for the size of a kernel's update; a rate that lacks its factor 1/width gives slope 1
 FIRST = 10  # the first step at which sizes are taken
-UPDATE = "update of "
+UPDATE = "update of "  # begins the name of a kernel's update
 EXAMPLES = 64  # number of validation examples whose activations are measured
 
 
 def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:
-    """The config at another width or depth, with a constant rate without warm-up. Raises `ConfigError` for a size that
-    the network cannot have."""
+    """The config at another width or depth (None keeps the config's own), for `steps` steps at a constant rate without
+    warm-up. Raises `ConfigError` for a size that the network cannot have."""
     model = dataclasses.replace(config.model, hidden=width or config.model.width, depth=depth or config.model.depth)
     changes = {"steps": steps, "schedule": "constant", "warmup_steps": 0, "branches": (), "together": 1}
     changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **changes))
@@ -60,8 +61,8 @@ def _examples(batch: Batch):
 
 def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float]]]:
     """Trains a run's network from `seeds` initial values, each on its own batches. Returns {step: {activation: mean |x|
-    of each seed}} at step 10 and the last step. The keys that begin with `UPDATE` have the sizes of a kernel's updates,
-    by its path."""
+    of each seed}} at step 10 and the last step. Beside the activations, the name `UPDATE` + a kernel's path stands for
+    the size of the kernel's change since the initial values (`update_sizes`)."""
     config, taken = run.config, sorted({FIRST, steps})
     found: dict[int, dict[str, list[float]]] = {step: {} for step in taken}
     size = config.train.batch_size
@@ -135,7 +136,7 @@ def measure_coordinates(
 ) -> dict:
     """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
 
-    Returns the record, as the JSON has it. Raises `ConfigError` if neither widths nor depths have two values, for fewer
+    Returns the record that --json writes. Raises `ConfigError` if neither widths nor depths have two values, for fewer
     than 10 steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
     """
     if steps < FIRST:
@@ -190,7 +191,7 @@ def lines(record: Mapping) -> list[str]:
             steep = at["steep"]
             if at["suspects"]:
                 named = ", ".join(f"{part} {_shown(slope)}" for part, slope in at["suspects"])
-                shown.append(f"{axis}, step {step}: kernels whose updates grow or shrink with it: {named}")
+                shown.append(f"{axis}, step {step}: kernels whose updates grow or shrink with {axis}: {named}")
             head = f"{axis} {sizes}, step {step}: {len(at['slopes'])} activations"
             if not steep:
                 finite = [slope for slope in at["slopes"].values() if slope is not None]

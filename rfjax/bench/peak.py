@@ -20,7 +20,8 @@ ROUNDS = 7
 
 
 def median_seconds(function: Callable, rounds: int) -> float:
-    """Returns the median seconds from a call to its ready results, after an untimed call to warm up."""
+    """Returns the median seconds, over `rounds` calls, from a call until its results are ready. One untimed call comes
+    first."""
     jax.block_until_ready(function())
     times = []
     for _ in range(rounds):
@@ -33,8 +34,9 @@ def median_seconds(function: Callable, rounds: int) -> float:
 def matmul_flops_per_second(devices: Sequence[jax.Device], dtype: str, sides: Sequence[int] | None = None) -> dict:
     """Measures the FLOP/s of all devices together, while each multiplies two square matrices.
 
-    A product has 2 side^3 operations; a side's rate is that of the median round. The precision is JAX's default in the
-    caller's context, as for a step. Returns `dtype`, `flops_per_second` (the best), `by_side` and `devices`.
+    A product has 2 side^3 operations; a side's rate is that of the median of `ROUNDS` rounds. Products use JAX's
+    default matmul precision in the caller's context, as a training step does. Returns `dtype`, `flops_per_second` (the
+    best), `by_side` and `devices`.
     """
     place = NamedSharding(Mesh(np.asarray(devices), ("device",)), P("device"))
     make = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=place)

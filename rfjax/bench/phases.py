@@ -29,13 +29,13 @@ WARMUP = 2  # untimed steps at the start
 
 
 class Loop(NamedTuple):
-    """The seconds of each timed training step, and of the parts of the step in which the host only waits for data or
-    copies a batch to the devices."""
+    """The seconds of each timed training step, and of three parts of it: the host waits for data, copies a batch to the
+    devices, and waits for metrics."""
 
     step: list[float]
     waiting_for_data: list[float]
     placing: list[float]  # copying a batch onto the devices
-    waiting_for_metrics: list[float]  # of the previous step; no stall, since the devices are busy meanwhile
+    waiting_for_metrics: list[float]  # of the step before, while the devices compute this one
 
 
 def _first_state(run: Run) -> State:
@@ -58,7 +58,7 @@ def loader_seconds(run: Run, steps: int) -> float:
 
 
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
-    """Times `steps` training steps, run as by the trainer: batches are read ahead, and metrics one step late.
+    """Times `steps` training steps, run as by the trainer: batches are read ahead, metrics are fetched one step late.
 
     `trace` is a folder to write a profile of these steps to.
     """

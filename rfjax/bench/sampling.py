@@ -43,8 +43,9 @@ def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
 def sample_seconds(run: Run, latents: tuple[int, ...], batch: int, weights: Sequence[str], rounds: int, say) -> list:
     """Samples with weights stored in each of the types `weights`; returns a row of numbers for each type.
 
-    A row has the median seconds of a batch, its compiled and measured memory, and the error of its latents. The error
-    is relative to the latents of the first type, from the same noise and conditions.
+    A row has the median seconds of a batch over `rounds` batches, the bytes per device of the weights and at the peak
+    (as compiled, and as the device reports), and the relative error of the batch's latents. The error is measured from
+    the latents by weights of the first type, with the same noise and conditions. `latents` is the shape of one latent.
     """
     config, sampler, shapes = run.config, run.config.evaluation.sampler, run.corpus.shapes
     program = sampling_program(run.backbone.apply, sampler, latents, batch_sharding=run.batch_sharding)
@@ -97,6 +98,8 @@ def sample_summary(
 ) -> list[dict]:
     """Adds rates and shares of the peak to each row of `sample_seconds`.
 
+    `evaluations` is the number of the network's evaluations for one image, `forward` the FLOPs of one evaluation, and
+    `peak` the measured FLOP/s of all devices together.
     `images_per_chip_hour` counts chips: a chip that JAX shows as two devices is one chip. If the kind of chip is
     unknown, each device counts as a chip.
     """
@@ -130,9 +133,9 @@ def sample_lines(record: Mapping) -> list[str]:
         f"latents {'x'.join(map(str, record['latent_size']))}, {sampler['steps']} steps of {sampler['method']}, "
         f"guidance {sampler['guidance_scale']:g}, attention {record['attention']}",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows),
-        "GiB per device: stored weights, the compiled peak, and the device's own since the process began, if it tells.",
-        f"error: of the latents, in norm, against those by {record['samples'][0]['weights']} weights; the weights are "
-        "drawn, not trained.",
+        "GiB per device: stored weights, the compiled peak, and the device's reported peak since the process began.",
+        f"error: relative difference, in norm, of the latents from those by {record['samples'][0]['weights']} weights; "
+        "the weights are drawn, not trained.",
     ]
 
 

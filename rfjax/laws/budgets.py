@@ -27,7 +27,7 @@ from rfjax.laws.laws import PARAMETRIC
 from rfjax.results.plain import plain
 
 SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
-UNDECIDED = 1e-6  # if an exponent's interval reaches below this, the budget is not divided
+UNDECIDED = 1e-6  # if an exponent's interval reaches below this, the runs do not determine the optimum
 FAR = 10.0  # values more than this factor beyond the runs give a warning
 
 
@@ -131,7 +131,8 @@ def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
 
 
 def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_IMAGES) -> Allocation:
-    """Divides `budget` FLOPs by an identifiable fit of the parametric law.
+    """Divides `budget` FLOPs by an identifiable fit of the parametric law. `fixed_images` is the number of images in
+    the design with a fixed number of steps. If the runs do not determine the optimum (`undecided`), a warning says so.
 
     Raises `ConfigError` for another law, for a fit that is not identifiable, and for a budget that is not positive.
     """

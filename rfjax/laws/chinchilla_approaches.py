@@ -1,12 +1,13 @@
 """Finds compute-optimal sizes without a law of the loss: Chinchilla's approaches 1 and 2.
 
-Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and D = H C^b (Hoffmann et
-al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the training curves. Approach 2 takes, at each
-budget, the vertex of a parabola of the loss in log N (IsoFLOP). Neither uses a budget at which the smallest or the
-largest size is best, since such a budget does not bracket its optimum. Neither is exact: the loss over log N is not a
-parabola, and where two sizes are equally good, the optimum is not exactly midway between them. So each approach is also
-applied to noiseless losses: those of the parametric law, fitted to the same runs, at the same sizes and budgets. There
-the optimum is known, and the approach's error is its bias.
+Both find the best size at several budgets C (FLOPs) and draw lines through these optima in log-log: N = G C^a for the
+parameters, D = H C^b for the images (Hoffmann et al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope
+of the training curves. Approach 2 takes, at each budget, the vertex of a parabola of the loss in log N (IsoFLOP).
+Neither uses a budget at which the smallest or the largest size is best, since such a budget does not bracket its
+optimum. Neither is exact: the loss over log N is not a parabola, and where two sizes are equally good, the optimum is
+not exactly midway between them. So each approach is also applied to noiseless losses: those of the parametric law,
+fitted to the same runs, at the same sizes and budgets. There the optimum is known, and the approach's error is its
+bias.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rfjax.laws.trunks import are_shared, trunks_of
 from rfjax.results.plain import plain
 
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
-ENVELOPE_POINTS = 200
+ENVELOPE_POINTS = 200  # budgets at which training curves are compared
 BIAS_POINTS = 200  # checkpoints, at most, to which the law behind an envelope's bias is fitted
 LISTED = 3  # up to this many budgets left out for one reason are named one by one
 COLUMNS = ("loss", "flops", "params", "images")
@@ -83,11 +84,11 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
 
     Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
-    optimum. The paper instead takes the best size at each budget as the optimum. A line through the best sizes has a
-    wrong slope and a wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the
-    optimum may lie beyond it. Curves are interpolated in log-log; intervals are by bootstrap over whole runs. A
-    checkpoint before the end of its learning rate schedule has a higher loss than a run whose schedule ends there, so
-    the envelope lies too high.
+    optimum. Hoffmann et al. take the best size at each budget instead. A line through the best sizes has a wrong slope
+    and a wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the optimum may lie
+    beyond it. Curves are interpolated in log-log; intervals are by bootstrap over whole runs. A checkpoint before the
+    end of its learning rate schedule has a higher loss than a run whose schedule ends there, so the envelope lies too
+    high. With `bias`, the result has the approach's bias as well.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -128,7 +129,7 @@ def approach2(
     Rows whose FLOPs differ by a share of at most `same_budget` are one budget. Intervals are by parametric bootstrap:
     normal noise, as large as the pooled scatter around the parabolas, is added to the parabolas' losses. A budget is
     left out, with a note, if it has fewer than three sizes, if its parabola has no minimum, or if the minimum is
-    outside the sizes tried.
+    outside the sizes tried. With `bias`, the result has the approach's bias as well.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -174,7 +175,7 @@ def _budgets(table, same_budget):
     table = table.sort_values(["flops", "params", "run"], kind="stable")
     group, first = np.zeros(len(table), int), 0
     flops = table["flops"].to_numpy(float)
-    for row in range(1, len(table)):  # not compared with its neighbour, which would chain close budgets
+    for row in range(1, len(table)):  # compared with the group's first row: neighbours would chain close budgets
         if flops[row] > flops[first] * (1 + same_budget):
             first = row
         group[row] = first

@@ -50,8 +50,9 @@ class TokensPerImage:
 class Evidence:
     """Everything that the tests of `rfjax.laws.claims` may use.
 
-    `points` has a row for each run, `curves` a row for each checkpoint. `lacking` gives, for each law that was not
-    fitted, the columns that the table lacks. `results` and `settings` are a study's; for a foreign table they are None.
+    `points` has a row for each run, `curves` a row for each checkpoint. `lacking` names, for each law that was not
+    fitted for want of columns, these columns. `results` and `settings` are a study's; for a foreign table they are
+    None.
     """
 
     points: pd.DataFrame
@@ -137,8 +138,8 @@ def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float 
     """Fits a foreign table (`foreign_table.read_table`) and makes its evidence.
 
     A row is a run or a checkpoint; a run's last checkpoint is its end. `tokens` is the number of image tokens per
-    image, for a table without the column `image_tokens`; it is 1 if the column `images` counts tokens. Raises
-    `ConfigError` if both the column and `tokens` are given.
+    image, for a table without the column `image_tokens`; give 1 if the column `images` counts tokens. Raises
+    `ConfigError` if both the column `image_tokens` and `tokens` are given, or if `last_rows` cannot order a run's rows.
     """
     points, told = last_rows(table)
     fits, rows, lacking, rules = {}, {}, {}, {"checkpoints": told}

@@ -1,4 +1,4 @@
-"""The table of claims that papers make about scaling laws, and the board that tests all of them on a user's runs.
+"""The table of claims that papers make about scaling laws, and the board: the verdicts on them for a user's runs.
 
 A claim is a row of `CLAIMS`: its statement, its source, the rule by which it is judged, and a pure function that judges
 it from the `Evidence`. `rfjax claims` prints the board; the report shows it beside the published laws.
@@ -19,7 +19,7 @@ from rfjax.laws.published_laws import ABRA, COUNTS, LIANG, PUBLISHED, SOURCES
 from rfjax.laws.verdicts import Judgement, Verdict
 from rfjax.results.plain import plain
 
-POINTS = 41  # of a line in the figure
+POINTS = 41  # number of points of a line in the figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class Claim:
 
 
 _SLOPE = (
-    f"agrees: the interval meets this slope (within {size_claims.SAME_SLOPE:g}) and not its rival; contradicts: it "
-    "leaves this slope out; undecided where parabolas at equal FLOPs disagree with the law"
+    f"agrees: the interval holds this slope (within {size_claims.SAME_SLOPE:g}) and not the rival paper's; "
+    "contradicts: it does not hold this slope; undecided if parabolas at equal FLOPs disagree with the law"
 )
 _BOUND = "agrees or contradicts: the whole interval is on one side of the bound"
 CLAIMS = (
@@ -89,8 +89,8 @@ CLAIMS = (
         name="levels",
         says="losses at different t fall with different powers of compute",
         source=SOURCES["Abra"],
-        rule=f"agrees: a level's exponent differs from the mean of levels, paired over runs, at {LEVEL:.0%} for all "
-        f"levels together; contradicts: all are within {loss_claims.SAME_EXPONENT:.0%} of the mean exponent",
+        rule=f"agrees: at least one level's exponent differs from the mean over levels (paired over runs; {LEVEL:.0%} "
+        f"for all levels together); contradicts: all exponents are within {loss_claims.SAME_EXPONENT:.0%} of the mean",
         test=loss_claims.levels_differ,
     ),
     Claim(
@@ -171,22 +171,22 @@ def board(evidence: Evidence) -> dict:
 
 
 def conventions(evidence: Evidence) -> list[str]:
-    """Sentences that say how the table and the papers count compute and data."""
+    """Lines that say how the table and the papers count compute and data."""
     tokens = evidence.tokens
     known = f"{tokens.image:g} image tokens" if tokens.image is not None else ""
     known += f" and {tokens.text:g} text tokens" if tokens.text is not None else ""
     own = f"an image has {known}" if known else f"tokens per image are not known: {tokens.reason}"
-    lines = ["figures of different counts of C do not meet: at one C they have another N*, D* and loss"]
+    lines = ["figures of different counts of C do not meet: at the same C, their N*, D* and losses differ"]
     lines += [f"this table: C in its own FLOPs (rfjax: 2 per multiply-accumulate, 3x the forward pass); {own}"]
     if evidence.frontier is not None:
         kappa, eta = evidence.frontier.cost.kappa, evidence.frontier.cost.eta
         lines += [
-            f"its FLOPs are {kappa:.3g} · params^{eta:.3f} · images; for papers with C = 6 N D it is counted again"
+            f"its FLOPs are {kappa:.3g} · params^{eta:.3f} · images; for papers with C = 6 N D, C is computed as 6 N D"
         ]
     for key, count in COUNTS.items():
         names = "; ".join(dict.fromkeys(law.name for law in PUBLISHED if law.count == key))
         lines += [f"{names}: {count.words}"]
-    return lines + ["losses are of other data, latents and weights of t: their values do not compare, slopes may"]
+    return lines + ["papers' losses are of other data, latents and weights of t: compare slopes, not values"]
 
 
 def _published(law):

@@ -1,11 +1,11 @@
 """Correlates the validation loss with a score over runs, with p-values and intervals that are valid for few runs.
 
 p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect order, p of a
-rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may be 1/4!, because the reverse
-order need not be as extreme.) Intervals are by bootstrap over runs, and over whole trunks where runs share them. With
-results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn, once for all
-runs, and the images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the
-coefficients' asymptotic distributions, which are accurate there.
+rank correlation is 2/4! = 0.083; Student's t would give 0. (Pearson's p may be 1/4!, because the reverse order need not
+be as extreme.) Intervals are by bootstrap over runs, and over whole trunks where runs share them. With results by
+prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn, once for all runs, and the
+images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the coefficients'
+asymptotic distributions, which are accurate there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rfjax.results.many_runs import MANY_RUNS, are_many
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
-PERMUTATIONS = 20_000  # random orders where there are more runs
+PERMUTATIONS = 20_000  # random orders, for more runs than that
 CHUNK = 4_000_000  # numbers of reordered runs at a time, to bound memory
 RESAMPLES = 2000
 MIN_RUNS = 3
@@ -41,7 +41,7 @@ MIN_RUNS_FOR_INTERVAL = 4
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
     """A correlation coefficient with its p-value and its interval. `low` and `high` are None if there are too few runs,
-    or too many equal ones."""
+    or if losses or scores are constant in half of the resamples or more."""
 
     name: str
     value: float
@@ -62,8 +62,7 @@ class Correlation:
 
 
 def _arcsine(score):
-    """The arcsine of the square root of a fraction. It stabilises the variance, so that scores near 0 and 1 do not
-    weigh more."""
+    """The arcsine of the square root of a fraction. The sampling noise of the result hardly depends on the fraction."""
     return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
 
 
@@ -80,13 +79,13 @@ def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n
     """The two-sided p-value of Pearson's or Spearman's coefficient r: r sqrt((n - 2) / (1 - r^2)) follows Student's t
     with n - 2 degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
     freedom = len(x) - 2
-    with np.errstate(divide="ignore"):  # of a perfect correlation p is 0
+    with np.errstate(divide="ignore"):  # a perfect correlation has p = 0
         t = abs(value) * np.sqrt(freedom / np.maximum(1 - value**2, 0.0))
     return float(2 * stats.t.sf(t, freedom))
 
 
 _RANKS = partial(stats.rankdata, axis=-1)
-# name: (transform of the loss, of the score, coefficient along the last axis, p by its limit for many runs)
+# name: (transform of the loss, of the score, coefficient along the last axis, p of the coefficient for many runs)
 COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
     "Pearson": (np.asarray, np.asarray, _pearson, student_p),
     "Pearson of arcsine √score": (np.asarray, _arcsine, _pearson, student_p),
@@ -109,9 +108,9 @@ def correlate(
 ) -> Correlation:
     """Correlates `loss` with `score` (a fraction, or another number such as FID); each has one value per run.
 
-    `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
-    second level of the bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share
-    them, intervals resample whole trunks, and `p_method` says that p is optimistic.
+    `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the second level of the
+    bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share them, intervals
+    resample whole trunks, and `p_method` says that p is optimistic.
 
     Raises `ConfigError` for arrays of different length or values that are not finite.
     """
@@ -209,7 +208,7 @@ def redraw_prompts(
     return scores | {"overall": np.mean(list(scores.values()), axis=0)}
 
 
-@functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
+@functools.lru_cache(maxsize=2)  # the runs of a study share their prompts, so all calls have the same arguments
 def _redrawn_counts(prompts, resamples, seed):
     """Draws the prompts of each task with replacement, `resamples` times. Returns how often each prompt occurs in each
     draw. `prompts` has the number of prompts of each task."""
@@ -258,7 +257,7 @@ def resampled_runs(
     order = np.argsort(group, kind="stable")
     counts = np.bincount(group)
     starts = np.cumsum(counts) - counts
-    place = np.empty(n, int)  # of each run among those of its trunk
+    place = np.empty(n, int)  # each run's index among the runs of its trunk
     place[order] = np.arange(n) - np.repeat(starts, counts)
     replaced = drawn[:, group]  # [resamples, n]
     turn = (rng.random(drawn.shape) * counts[drawn]).astype(int)[:, group]

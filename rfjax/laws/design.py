@@ -1,7 +1,8 @@
 """Chooses what to train next: the trunks and branches that determine the loss at a larger budget best.
 
-The parametric law is linearised in its parameters at each of its draws. Branch j of trunk i has log loss
-law + u_i + e_ij (`rfjax.laws.trunks`). So a trunk whose branches have the derivatives J adds the Fisher information
+The parametric law is linearised in its parameters at each draw of them. The log loss of branch j of trunk i is the law
+plus two noises, u_i + e_ij, with the standard deviations `between` and `within` (`rfjax.laws.trunks`). So a trunk adds
+this Fisher information, where J [branches, parameters] has the derivatives of its branches' log losses:
 
     J' V^-1 J,   V = between^2 11' + within^2 I   (1 is a vector of ones).
 
@@ -26,10 +27,10 @@ from rfjax.laws.budgets import Cost, optimum
 from rfjax.laws.identifiability import distinct_needed
 from rfjax.laws.laws import PARAMETRIC
 
-LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2
-LEAST_DISTINCT = distinct_needed(PARAMETRIC)  # sizes, and numbers of images, without which there is no law
-MOST_BRANCHES = 4
-MOST_SEEDS = 2  # of one size; without it, a design would repeat the smallest size, where the law need not hold
+LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2  # fewest trunks of a design, known ones included
+LEAST_DISTINCT = distinct_needed(PARAMETRIC)  # fewest different sizes, and fewest numbers of images, that a law needs
+MOST_BRANCHES = 4  # of a trunk
+MOST_SEEDS = 2  # of one size; without this limit a design would repeat the smallest size, where the law may not hold
 PRIOR = 1.0  # standard deviation of log loss at the target before any run; it bounds the variance under every draw
 _RIDGE = 1e-9  # added to the information, in units of the sum over all candidates
 _SINGULAR = 1e-7  # information whose smallest eigenvalue, in units of the largest, is below this decides no law
@@ -96,7 +97,7 @@ class Information:
         self.flops = np.array([each.flops for each in candidates])
         self.sizes = np.array([each.size for each in candidates])
         self.seeds_known = np.array([seeds_of(problem.known, size) for size in range(self.sizes.max() + 1)])
-        names: dict[str, int] = {}  # of a size or a number of images, to three digits -> its bit
+        names: dict[str, int] = {}  # a size or a number of images, to three digits -> the position of its bit
         self._bits = [_bits(each, names) for each in candidates]
         self._bits_of_known = [_bits(each, names) for each in problem.known]
         self._bits_known = _union(self._bits_of_known)
@@ -293,8 +294,8 @@ def _filled(information, places, rules) -> list[int]:
 
 def _exchanged(information, places, rules) -> list[int]:
     """Exchanges one trunk for another, always by the best exchange, until none helps. An exchange helps if it breaks
-    fewer rules or, with equally many, lowers the variance. A trunk may also be added, or dropped if that pays off
-    later."""
+    fewer rules or, with equally many, lowers the variance. Adding a trunk counts as an exchange, too; so does dropping
+    one while a rule is broken."""
     flops, places = information.flops, list(places)
     least = information.lack(places, rules), float(information.variance(information.total(places)))
     for _ in range(_EXCHANGES):
@@ -304,7 +305,7 @@ def _exchanged(information, places, rules) -> list[int]:
             fits = information.fitting(rest, rules.budget - flops[rest].sum(), rules.most_seeds)
             moves += [[*rest, fit] for fit in fits.tolist()]
             totals.append(information.total(rest)[:, None] + information.each[:, fits])
-            if least[0] and slot is not None:  # makes room for what is lacking
+            if least[0] and slot is not None:  # dropping this trunk makes room for what is lacking
                 moves.append(rest)
                 totals.append(information.total(rest)[:, None])
         if not moves:

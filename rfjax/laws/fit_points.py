@@ -18,7 +18,8 @@ from rfjax.errors import ConfigError
 from rfjax.results.foreign_table import holds_another_unit
 
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
-MOST_DECADES = 30  # that a column may span; from a minute's run to all the world's computers, FLOPs span about 20
+# Most decades that a column may span. From a minute's run to all the world's computers, FLOPs span about 20.
+MOST_DECADES = 30
 OTHER_NAMES = {  # what papers and loggers call these columns; only hints use it, no column is renamed unasked
     "loss": ("l", "validation", "val", "nll", "test"),
     "flops": ("c", "compute", "training_flop", "flop", "total_flop"),
@@ -124,7 +125,7 @@ def exclude(
         return table, ()
     out, kept = [], np.ones(len(table), bool)
     names = table["run"].astype(str).to_numpy()
-    if table["run"].duplicated().any():  # checkpoints: a name is not enough
+    if table["run"].duplicated().any():  # checkpoints: the name of a run does not identify a row
         names = np.array([f"{name} ({_name_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
     for taken, rule in rules:
         out += [Exclusion(run=str(run), rule=rule) for run in names[taken & kept]]

@@ -159,7 +159,7 @@ def read_source(
     rows = study_fits.checkpoints(table, settings)
     final = points = study_fits.final_points(rows)
     scored = tuple(folder_scores.find(table, final, settings))
-    for score in scored:  # its corpus is not the losses', so `final` lacks its columns
+    for score in scored:  # from another corpus than the losses, so `final` lacks the score's columns
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
     rows = study_fits.counted(rows[rows["loss"].notna()])
     final, excluded = exclude(final, **rules)

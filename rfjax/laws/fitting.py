@@ -8,8 +8,8 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
   Runs that share trunks are not independent points: up to 100 of them are fitted by generalised least squares
   (`rfjax.laws.trunk_likelihood`), unless the options name a misfit;
 * log x is centred before fitting; the minimiser begins at many starts, and the fit reports how many of them agree;
-* with n <= k points, a variable with too few distinct values, or parameters that the data cannot tell
-  apart, the fit says so and refuses to predict (`rfjax.laws.identifiability`);
+* with n <= k points (k is the number of parameters), a variable with too few distinct values, or parameters that the
+  data cannot tell apart, the fit says so and refuses to predict (`rfjax.laws.identifiability`);
 * intervals allow for the scatter of the loss over runs (`rfjax.laws.resampling`; by likelihood in
   `rfjax.laws.profile_likelihood`). The standard error over validation examples is a different noise: all runs share the
   examples, so this noise moves the losses of all runs almost alike. Its effect on a parameter is reported separately,
@@ -44,7 +44,7 @@ from rfjax.results.plain import plain
 RESAMPLES = 1000
 # Two starts agree when their objectives agree to this relative tolerance.
 AGREEMENT = 1e-6
-EXAMPLE_DRAWS = 400
+EXAMPLE_DRAWS = 400  # simulated choices of validation examples, for `examples_stderr`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class FitOptions:
     seed: int = 0
     intervals: str = "auto"  # or "runs" or "parametric"; `rfjax.laws.resampling` says what "auto" chooses
     held_out: bool = True  # also refit without each run, and without the largest
-    excluded: tuple[Exclusion, ...] = ()  # written down with the fit
+    excluded: tuple[Exclusion, ...] = ()  # recorded with the fit, and not used
 
 
 DEFAULTS = FitOptions()
@@ -107,7 +107,7 @@ class Fit:
     scatter: Scatter | None = None  # of runs that share trunks: the noise between trunks and within them
     generalised: bool = False  # fitted by generalised least squares, with the ratio of these two noises
     left_out: LeftOut | None = None
-    trunk_out: LeftOut | None = None  # where runs share trunks: each predicted without its whole trunk
+    trunk_out: LeftOut | None = None  # where runs share trunks: each run predicted without its whole trunk
     largest_out: LargestOut | None = None
     log_x: Float[np.ndarray, "n v"] | None = None  # what was fitted, in the order of `runs`
     log_loss: Float[np.ndarray, " n"] | None = None
@@ -140,13 +140,13 @@ class Fit:
         if new_run:
             rng, count = np.random.default_rng(self.seed + 1), len(self.draws)
             normal = rng.standard_normal(count)
-            if self.scatter is not None:  # evenly spread: a few hundred draws then show the wide tails of few trunks
+            if self.scatter is not None:  # evenly spread quantiles, so that a few hundred draws reach the tails
                 normal = stats.norm.ppf((rng.permutation(count) + 0.5) / count)
             log_loss = add_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         if self.scatter is None:
             return low, high
-        # If the user named a misfit, the draws were fitted by another one, and their interval may miss the value.
+        # If the user named a misfit, the draws were fitted by another misfit, so their interval may miss the value.
         return np.minimum(low, value), np.maximum(high, value)
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
@@ -348,7 +348,7 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
     """Predicts the run of most FLOPs by a fit to the other runs, without its trunk. If the table has no FLOPs, the run
-    with the largest product of the variables is predicted. Runs that are as large are predicted together."""
+    with the largest product of the variables is predicted. Several runs of this size are predicted together."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}

@@ -19,7 +19,7 @@ from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.misfits import Loss
 from rfjax.results.many_runs import are_many, folds_of
 
-MANY = 40  # with more points than this, refits start only at the whole fit's minimum, which one point moves little
+MANY = 40  # with more points than this, refits start only at the whole fit's minimum: one point less moves it little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class LeftOut:
 
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
-    reason: str = ""  # why some are None, or ""
+    reason: str = ""  # why some errors are None, or ""
     folds: int | None = None  # the number of folds in which runs were left out; None if there were no folds
 
     @property
@@ -92,7 +92,7 @@ def leave_one_out(
     fit of `parameters`. With `covariance`, the covariance of the runs' noise, the refits are by generalised least
     squares, and `loss` must be the squared loss."""
     n = len(runs)
-    units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
+    units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # refit[i] is the refit that predicts run i
     if many := are_many(n):
         units = refit = folds_of(units)
     out = units[np.unique(refit, return_index=True)[1], None] == units[None]  # a row for each refit

@@ -63,8 +63,8 @@ def _trend_p(log_x, log_loss):
 def verdict(
     law: Law, minimum: Minimum, best: int, log_x: Float[np.ndarray, "n v"], agreeing: int
 ) -> tuple[str, tuple[str, ...]]:
-    """Judges the minimum that the start with index `best` reached. Returns (the reason why the data do not determine
-    its parameters, or ""; warnings).
+    """Judges row `best` of `minimum`, the best minimum found. Returns (the reason why the data do not determine its
+    parameters, or ""; warnings).
 
     `log_x` is centred, as it was in fitting; `agreeing` is the number of starts that ended at this minimum.
     """

@@ -61,8 +61,8 @@ class PowerTerm:
         return [-np.inf, 0.0], [np.inf, MAX_EXPONENT]
 
     def starts(self, log_x: Points, dense: bool) -> Iterator[tuple[float, ...]]:
-        """Starting values for a fit of the term's parameters, all but the coefficient, which is set later from the
-        level of the loss."""
+        """Yields starting values of the term's parameters without the coefficient, which the minimiser sets from the
+        level of the loss. `dense` asks for more of them."""
         yield from ((e,) for e in np.geomspace(0.02, 2.0, 7 if dense else 5))
 
 
@@ -185,7 +185,7 @@ class Law:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """The slice of the parameter array that each term has."""
+        """For each term, the slice of the parameter array that holds its parameters."""
         ends = np.cumsum([int(self.offset), *(len(term.parameters) for term in self.terms)])
         return tuple(slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
 

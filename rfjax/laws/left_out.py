@@ -25,7 +25,7 @@ class LeftOut:
     run: str
     why: str
     command: str
-    is_largest: bool  # no other run of the study took as much compute
+    is_largest: bool  # no run of the study takes more compute
 
     def __str__(self) -> str:
         largest = ", the largest of the study," if self.is_largest else ""

@@ -17,8 +17,8 @@ from rfjax.results.columns import loss_levels
 class LevelExponents:
     """The apparent exponent at each level of t, and the levels that have none."""
 
-    columns: dict[float, str]  # of the levels, in order of t
-    exponents: dict[float, Estimate | None]  # None where the law was not fitted
+    columns: dict[float, str]  # level -> column of its loss, in order of t
+    exponents: dict[float, Estimate | None]  # level -> exponent; None where the law was not fitted
     left_out: tuple[float, ...] = ()  # levels at an end of the path (t = 0 or 1), or without a loss for some runs
 
 

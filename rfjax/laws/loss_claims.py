@@ -99,7 +99,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
     notes += ["a trunk with its branches is one point"] if shared else []
     left = [f"t = {t:g}" for t in evidence.levels.left_out]
     notes += [f"left out: {', '.join(left)} (an end of the path, or without a loss for some runs)"] if left else []
-    quantity = "exponent of a level less that of all, the largest by its error"
+    quantity = "exponent of one level less the mean over levels, at the level where it is most standard errors from 0"
     if n < 4 or np.ptp(log_c) < 1e-9:
         return Judgement(verdict=UNDECIDED, decide=f"4 independent runs or more, not {n}", notes=tuple(notes))
     x = log_c - log_c.mean()
@@ -107,7 +107,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
     slopes = -(x @ contrast) / (x @ x)  # a falling loss has a positive exponent
     left_over = contrast - contrast.mean(axis=0) + x[:, None] * slopes
     errors = np.sqrt((left_over**2).sum(axis=0) / (n - 2) / (x @ x))
-    reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(slopes), n - 2) * errors  # Bonferroni's, over the levels
+    reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(slopes), n - 2) * errors  # Bonferroni's correction for several levels
     mean_exponent = -(x @ logs.mean(axis=1)) / (x @ x)
     place = int(np.argmax(np.abs(slopes) / np.maximum(errors, 1e-300)))
     t = list(levels)[place]

@@ -22,8 +22,8 @@ from rfjax.laws.misfits import Loss, rho
 MAX_SHARE = 1.0 - 1e-9
 ITERATIONS = 300
 CHUNK = 30_000  # residuals at a time, which fit into a core's cache
-# If the final delta is much smaller than the residuals, the minimum is approached through larger deltas: from the first
-# on, each is the one before times the step.
+# If the final delta is much smaller than the residuals, the minimum is approached through larger deltas. They begin at
+# `FIRST_DELTA`, and each is `DELTA_STEP` times the one before.
 FIRST_DELTA, DELTA_STEP = 1e-1, 0.1
 # At a minimum, Newton's step would lower the objective by less than this share.
 CONVERGED = 1e-7
@@ -40,7 +40,8 @@ class Minimum(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """The data of a batch of fits. `y` and `weights` have a row for each fit, or one row for all."""
+    """The data of a batch of fits: `z` is log x, `y` log loss, `scale` the smallest loss. All but `z` have a row for
+    each fit, or one row for all."""
 
     law: Law
     loss: Loss
@@ -218,8 +219,8 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding changes
-    it."""
+    """Whether each row is at a minimum: Newton's step would lower the objective by at most the share `CONVERGED` of it,
+    plus the error of rounding."""
     gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)

@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 
-# Absolute values are minimised as Huber's loss with this delta, reached by steps. This rounds the kinks
-# over a billionth of the loss, and moves the minimum by as much.
+# Absolute values are minimised as Huber's loss with this delta, which is reached through larger deltas. The kinks are
+# then rounded over a billionth of the loss, and the minimum moves by as much.
 L1_DELTA = 1e-9
 
 
@@ -44,7 +44,7 @@ class Loss:
         return f"{self.reduction} of {shape} of {'log' if self.logarithmic else 'raw'} residuals"
 
     def smooth_delta(self) -> float:
-        """The delta used in minimising."""
+        """The delta used in minimising: `delta`, or `L1_DELTA` for absolute values."""
         return self.delta if self.delta > 0 else L1_DELTA
 
     def rho(self, residuals: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -56,7 +56,7 @@ def rho(residuals: Float[np.ndarray, "*shape"], delta: float) -> Float[np.ndarra
     """Huber's rho, elementwise."""
     if np.isinf(delta):
         return 0.5 * residuals**2
-    # c (|r| - c/2) with c = min(|r|, delta) is both of its pieces.
+    # c (|r| - c/2) with c = min(|r|, delta) equals both pieces of Huber's rho.
     size = np.abs(residuals)
     clipped = np.minimum(size, delta)
     return clipped * (size - 0.5 * clipped)

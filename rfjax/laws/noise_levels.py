@@ -29,7 +29,7 @@ class Level:
     t: float
     coefficients: tuple[Coefficient, ...]
     left_out_rms: float | None  # rms error of the score that the logistic link predicts for each run from the others
-    share_first: float | None  # of resamples in which this level follows the score most closely
+    share_first: float | None  # share of resamples in which the score follows this level's loss most closely
     folds: int | None = None  # the number of folds in which runs were left out; None if there were no folds
 
     def to_json(self) -> dict:
@@ -47,7 +47,7 @@ def by_level(
     seed: int = 0,
 ) -> tuple[Level, ...]:
     """Correlates the score with the loss at each level of t, and predicts the score from that loss. The levels are the
-    keys of `losses`.
+    keys of `losses`. Returns a `Level` for each, in order of t.
 
     `redrawn` has the scores under redraws of the prompts, and `trunks` the number of each run's trunk, as in
     `correlation.correlate`. A run is predicted only from runs of other trunks. Raises `ConfigError` for levels without

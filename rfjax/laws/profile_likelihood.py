@@ -3,7 +3,7 @@
 For each value v of the parameter the others are fitted again. The misfit S(v) is compared with the
 minimum:
 
-    T(v) = (n - k) (S(v) - S_min) / S_min
+    T(v) = (n - k) (S(v) - S_min) / S_min        (n runs, k parameters)
 
 For least squares of log residuals with normal noise, T follows F(1, n - k). For any other misfit the
 distribution is simulated at the fitted law, from resampled residuals (from normal noise below 8 runs).
@@ -29,7 +29,7 @@ from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, add_noise
 
 SIMULATIONS = 1000
 REACH = np.geomspace(0.02, 50.0, 33)  # steps from the estimate, in half-widths of the bootstrap's interval
-REFINEMENTS, PIECES = 4, 9  # searches between the last two values, each at this many points
+REFINEMENTS, PIECES = 4, 9  # searches that narrow the range where T passes `critical`, and values tried in each
 ELSEWHERE = 12  # starts besides the fit's minimum, if points are few
 
 
@@ -126,7 +126,7 @@ def _crossing(statistic, inside, values, critical, bound):
         trace.append((values, t))
         beyond = np.flatnonzero(t > critical)
         if not len(beyond):
-            if len(trace) == 1:  # to the bound, or to the end of the search
+            if len(trace) == 1:  # T stays below `critical` up to the bound or the last value
                 return float(values[-1]), True, trace
             inside = values[-1]
             continue

@@ -101,7 +101,7 @@ _PFLOP, _BILLION = 1e15, 1e9
 LIANG = PublishedLaw(
     name="Liang et al., in-context",
     arxiv="2410.08184",
-    setting="rectified flow, DiT with the text in the sequence, 256 px, 108 M images, training loss of the average",
+    setting="rectified flow, DiT with the text in the sequence, 256 px, 108 M images, training loss of the EMA weights",
     count="6ND",
     tokens_are="image and text tokens",
     params=Power(coefficient=0.0009, exponent=0.5681),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CHUNK = 1_000_000  # numbers at a time, to bound memory
-BLOCK = 8  # within blocks of so many, inversions are counted pair by pair
+BLOCK = 8  # within blocks of this many numbers, inversions are counted pair by pair
 
 
 def kendall(x: Float[np.ndarray, "*#rows n"], y: Float[np.ndarray, "*#rows n"]) -> Float[np.ndarray, "*rows"]:
@@ -81,7 +81,7 @@ def _tied_pairs(ordered):
 
 
 def inversions(rows: Int[NDArray, "b n"]) -> Int[NDArray, " b"]:
-    """How many pairs i < j of each row, of whole numbers from 0 to n - 1, have row[i] > row[j]."""
+    """Counts in each row the pairs i < j with row[i] > row[j]. Rows hold whole numbers from 0 to n - 1."""
     count, n = rows.shape
     width = BLOCK
     while width < n:

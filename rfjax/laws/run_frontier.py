@@ -22,7 +22,8 @@ SAME_SIZE = 0.02  # relative difference; a size may be flops / images, which tab
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenRuns:
-    """The rows that a law is fitted to. `rule` says which and why; it is "" if that does not depend on the table."""
+    """The rows that a law is fitted to. `rule` says which rows and why; it is "" where nothing was chosen, or where the
+    choice is stated elsewhere."""
 
     rows: pd.DataFrame
     rule: str = ""
@@ -62,7 +63,8 @@ def sizes_compete(flops: Float[np.ndarray, " runs"], sizes: Float[np.ndarray, " 
 
 
 def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run is on the compute frontier: no other run has as low a loss for as few FLOPs.
+    """Whether each run is on the compute frontier: no run of fewer FLOPs has as low a loss, and none of equal FLOPs has
+    a lower one.
 
     Runs that differ only in their seed are judged together, by their mean loss: the luckiest seed alone would bend the
     frontier down. Columns are `flops`, `loss` and, if present, `params` and `learning_rate`.
@@ -71,7 +73,7 @@ def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     mean = points.groupby(settings, dropna=False)["loss"].transform("mean").to_numpy(float)
     flops = points["flops"].to_numpy(float)
     least = pd.Series(mean).groupby(flops).min()  # in order of FLOPs
-    before = least.cummin().shift(fill_value=np.inf)  # of all runs with fewer
+    before = least.cummin().shift(fill_value=np.inf)  # the least mean of all runs with fewer FLOPs
     return (mean < before.loc[flops].to_numpy()) & (mean <= least.loc[flops].to_numpy())
 
 

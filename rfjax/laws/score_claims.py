@@ -17,7 +17,7 @@ from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, untes
 from rfjax.results.columns import PROTOCOLS, score_column
 from rfjax.results.results_folder import rows_where
 
-P = 0.05
+P = 0.05  # a correlation with a larger p-value agrees with no claim
 WEAK = -0.5  # a rank correlation above this is too weak to rank runs
 SCORE_COLUMNS = (score_column(), *(f"{name}_overall" for name in PROTOCOLS), "geneval")
 FEWEST_SIZES, FEWEST_SCALES = 3, 3

@@ -5,10 +5,11 @@
 
 Fits are by least squares in units of the score. Both links fall with the loss. An isotonic fit (any falling curve)
 shows the scatter that no falling curve can follow. Intervals of a predicted score are parametric: normal noise of the
-residual scatter, which is itself drawn with its n - k degrees of freedom. Branches of one trunk are not independent, so
-where runs share trunks the noise has two parts, between trunks and within (`rfjax.laws.trunks`). With few runs each
-draw is fitted again. With many (`rfjax.results.many_runs`) draws follow the fit's tangent, and runs are left out in
-folds.
+residual scatter, which is itself drawn with its n - k degrees of freedom (n runs, k parameters), is added to the fitted
+scores. Branches of one trunk are not independent, so where runs share trunks the noise has two parts, between trunks
+and within (`rfjax.laws.trunks`). With few runs, the link is refitted to each draw of noisy scores. With many
+(`rfjax.results.many_runs`), the parameters of a draw come from the link linearised about its fit, and runs are left out
+in folds.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from rfjax.results.plain import plain
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # number of values tried for a link's nonlinear parameter
 CHUNK = 4_000_000  # numbers at a time, to bound memory
-# Medians of the priors of a score's noise between trunks and within: wide ones, as a GenEval of 240 images alone has a
-# standard error of 3 %.
+# Medians of the priors of a score's noise between trunks and within them. They are wide, because the GenEval of 240
+# images has a standard error of 3 % already.
 ASSUMED_NOISE = (0.05, 0.03)
-SINGULAR = 1e-9  # least singular value, as a share of the largest: a nearly straight exponential has one of almost 0
+# Singular values below this share of the largest are raised to it. A nearly straight exponential has one of almost 0.
+SINGULAR = 1e-9
 # Bounds of the inner parameters, in units where the losses range from 0 to 1: from a straight line to a step.
 GAMMAS = (0.02, 60.0)
 MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
@@ -43,7 +45,8 @@ MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A curve of score against loss. Its functions take x, the loss rescaled: 0 is the lowest loss, 1 the highest."""
+    """A curve of score against loss. Its functions take x, the loss rescaled: 0 is the lowest loss, 1 the highest. Its
+    inner parameters are those of the curve in x."""
 
     name: str
     formula: str
@@ -65,7 +68,7 @@ def _solve_exponential(x, scores):
     centred = basis - basis.mean(axis=1, keepdims=True)
     y = scores - scores.mean(axis=1, keepdims=True)
     norm = (centred**2).sum(axis=1)
-    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k, which never rises with the loss
+    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k, at most 0: the score never rises with the loss
     best = (slope**2 * norm).argmax(axis=1)
     k = -slope[np.arange(len(y)), best]
     return np.stack([scores.mean(axis=1) + k * basis[best].mean(axis=1), k, gammas[best]], axis=1)
@@ -142,7 +145,7 @@ class LinkFit:
     reason: str = ""
     inner: Float[np.ndarray, " k"] | None = None
     draws: Float[np.ndarray, "draws k"] | None = None
-    noise_draws: Float[np.ndarray, " draws"] | None = None
+    noise_draws: Float[np.ndarray, " draws"] | None = None  # standard deviation of a new run's score
     method: str = ""  # how the draws were made
     low: float = 0.0  # smallest loss
     span: float = 1.0  # largest loss - smallest loss
@@ -196,8 +199,8 @@ def fit_link(
     """Fits `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
 
     `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`); without them runs are taken as independent.
-    Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs,
-    or runs that are all alike, the result has no fit, and says why.
+    Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs, or if all
+    losses or all scores are equal, the result has no fit, and its `reason` says why.
     """
     loss, score = check_pairs(loss, score)
     n, k = len(loss), len(link.parameters)

@@ -27,9 +27,9 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
     """Tests whether the optimal size grows as the power of compute in `law`, and not as the power in its rival.
 
     The table's power comes from the parametric law, with C counted as in the paper of `law`. The parabolas of approach
-    2, corrected for their bias, give a second estimate, with the table's own FLOPs as C. If it disagrees with the
-    parametric law's estimate in the same FLOPs, the claim is undecided. If the parametric law has no optimum, approach
-    2 is the only estimate.
+    2, corrected for their bias, give a second estimate, with the table's own FLOPs as C. If the second estimate
+    disagrees with the parametric law's estimate in the same FLOPs, the claim is undecided. If the parametric law has no
+    optimum, the parabolas are the only estimate, without a correction.
     """
     six_nd = COUNTS[law.count].six_nd
     counts = ("C = 6 N D", "the table's own FLOPs")
@@ -66,7 +66,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
 
 
 def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
-    """Tests whether the optimum sees this many image tokens per parameter, at the middle of the runs' compute."""
+    """Tests whether the optimum sees this many image tokens per parameter, at the geometric mean of the runs' FLOPs."""
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.image)) is not None:
@@ -78,9 +78,9 @@ def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
 
 
 def tokens_follow(law: PublishedLaw) -> Test:
-    """Tests whether the optimum has as many tokens per parameter as `law` says, at the runs' own compute.
+    """Tests whether the optimum has as many tokens per parameter as `law` says.
 
-    Compute and tokens are counted as in the law's paper.
+    Both are taken at the geometric mean of the runs' FLOPs. Compute and tokens are counted as in the law's paper.
     """
 
     def test(evidence):

@@ -88,8 +88,8 @@ def step_counts(
 
 
 def _drop(prompts, step, seed_of_images, sampler, reference, resamples, seed):
-    """Returns how far the overall score falls below the reference's, with its interval: (drop, low, high). All are None
-    if no prompts match or the reference's score is 0."""
+    """Returns (drop, low, high): 1 - (the overall score) / (the reference's), with the ends of its interval. All are
+    None if no prompts match or the reference's score is 0."""
     own = rows_where(prompts, step=step, evaluation_seed=seed_of_images)
     counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
     if counts[0].empty or not counts[0].index.equals(counts[1].index):

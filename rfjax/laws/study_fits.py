@@ -73,7 +73,7 @@ class Analysis:
         return plain(content | {"frontier_runs": runs[frontier].tolist(), "dominated_runs": runs[~frontier].tolist()})
 
 
-SCORED_BY = ("geneval", "temporal")  # evaluations that sample; a study's sampler is that of the first it has
+SCORED_BY = ("geneval", "temporal")  # evaluations that sample; the first of which a study has records gives its sampler
 
 
 def primary_settings(results: Results) -> Settings:
@@ -117,8 +117,8 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run or branch whose loss and cost are positive numbers, with the columns `frontier` and
-    `best_rate`.
+    """One row per finished run or branch whose loss, FLOPs, parameters and images are positive numbers, with the
+    columns `frontier` and `best_rate`.
 
     `rfjax.laws.left_out` names the other finished runs.
     """
@@ -126,7 +126,7 @@ def final_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def usable_ends(rows: pd.DataFrame) -> pd.DataFrame:
-    """The final checkpoints whose loss and cost are positive numbers."""
+    """The final checkpoints whose loss, FLOPs, parameters and images are positive numbers."""
     numbers = rows[list(POSITIVE)].astype(float).to_numpy()
     usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
     return rows[(rows["final"] == 1) & usable].reset_index(drop=True)
@@ -149,8 +149,8 @@ def mark_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run has the best learning rate among the runs of its size and number of images. In a table without
-    a column of rates this is true for all runs."""
+    """Whether each run has the best learning rate among the runs of its size and number of images: the rate of the
+    least mean loss over seeds. In a table without a column of rates this is true for all runs."""
     if "learning_rate" not in points:
         return np.ones(len(points), bool)
     keys = ["params", "images"]

@@ -33,7 +33,7 @@ SQUARES = LOSSES["squares-log"]
 RATIOS = 8  # values of between / within that stand for all draws
 VALUES = 25  # values of the parameter at which T is computed
 FINE = 601  # values at which F is interpolated
-REACH = 1.5  # the search goes this many widths of the draws to each side of the estimate
+REACH = 1.5  # the search goes to each side of the estimate by this many widths of the draws' interval
 WIDEST = 3  # how often the search may be widened, each time by a factor 4
 LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
 

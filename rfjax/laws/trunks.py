@@ -118,7 +118,7 @@ def scatter(
     between, within = (axis.ravel() for axis in np.meshgrid(SCALES, SCALES, indexing="ij"))
     variance = between[:, None] ** 2 * np.maximum(values, 0.0) + within[:, None] ** 2
     log_posterior = -0.5 * (np.log(variance) + squares / variance).sum(axis=1)
-    for scale, median in zip((between, within), assumed, strict=True):
+    for scale, median in zip((between, within), assumed, strict=True):  # half-Cauchy priors
         log_posterior += np.log(scale) - np.log1p((scale / median) ** 2)  # the grid is even in log scale
     weight = np.exp(log_posterior - log_posterior.max())
     weight /= weight.sum()

@@ -56,10 +56,11 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measures:
-    """Alignment and distance of each variant under each control; nan for a variant that diverged.
+    """Alignment (GenEval, more is better) and distance (Fréchet, less is better) of each variant under each control;
+    nan for a variant that diverged.
 
-    `present` is true if there is a record, or the run diverged. The last axis of the replicates is the resample of
-    prompts, the same for all variants under a control.
+    `present` is true if there is a record, or the run diverged. The `ends` are those of 95 % intervals. The last axis
+    of the replicates is the resample of prompts, the same for all variants under a control.
     """
 
     variants: tuple[str, ...]
@@ -74,7 +75,7 @@ class Measures:
     alignment_replicates: Float[np.ndarray, "controls variants resamples"]
     distance_replicates: Float[np.ndarray, "controls variants resamples"]
     truth: Float[np.ndarray, " controls"]  # the distance of ground-truth images
-    images: tuple[int, ...]  # per control
+    images: tuple[int, ...]  # for each control, the number of images of a variant
     diverged: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -87,10 +88,11 @@ def family_of(variant: str) -> str:
 def measures_of(results: Results) -> Measures | None:
     """Reads the measures in the table; None if there are fewer than two variants, or no run was measured.
 
-    A run that diverged counts as a variant. Its measures are nan under those controls of its corpus for which it has no
-    record. If a run was measured at several steps, the last is used.
+    A run that diverged and has no record counts as a variant, too. Its measures are nan under all controls of its
+    corpus (and of its training seed, where controls have one). If a run was measured at several steps, the last is
+    used.
 
-    Raises `ConfigError` if two variants' resamples, features or references differ under one control.
+    Raises `ConfigError` if two variants' resamples, features, reference images or prompts differ under one control.
     """
     rows = rows_where(results.long, evaluation=EVALUATION, item="overall")
     long, notes = _last_steps(counted(of_trained(rows)))
@@ -172,8 +174,8 @@ def _last_steps(long):
 def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
     """Returns {run: variant}, and what the variants are named by.
 
-    A variant is named by what differs between the runs. If that gives two runs of one corpus and seed the same name, it
-    is named by its point, without the corpus.
+    Variants are named by the columns of `FACTS` that differ between runs. If two runs of one corpus and seed would then
+    have the same name, all variants are named by their points (or by their runs, if points repeat), without the corpus.
     """
     differing = [name for name in FACTS if runs[name].nunique() > 1] or list(FACTS[:1])
     names = runs[differing].agg(" ".join, axis=1)

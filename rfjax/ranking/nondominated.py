@@ -27,7 +27,7 @@ def nondominated_ranks(
         np.where(there, values.reshape(there.shape), worst)
         for values, worst in ((alignment, -np.inf), (distance, np.inf))
     )
-    order = np.lexsort((down, -up))  # whoever dominates a variant comes before it
+    order = np.lexsort((down, -up))  # every variant that dominates another comes before it
     up, down = (np.take_along_axis(values, order, axis=-1) for values in (up, down))
     sets, variants = there.shape
     # The least distance in each front so far. It rises from front to front, because each point of a front is dominated

@@ -12,9 +12,9 @@ from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.ranking.measures import Measures, places_of_steps
 from rfjax.ranking.nondominated import nondominated_ranks
 
-# column -> (sampling steps, guidance) of the controls that it averages over; None means any. They follow the paper's
-# table 1, whose column "50 steps" averages four controls: it uses only one of the three guidances at 50 steps, that
-# of the controls with 5 steps.
+# column -> (sampling steps, guidance) of the controls that it averages over; None means any. The columns follow the
+# paper's table 1. Its column "50 steps" averages only four controls (`paper.AVERAGE_RANKS`), so it takes one of the
+# three guidances at 50 steps, presumably that of the controls with 5 steps.
 COLUMNS: dict[str, tuple[int | None, float | None]] = {"all": (None, None), "5 steps": (5, 5.0), "50 steps": (50, 5.0)}
 
 
@@ -45,6 +45,8 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ranking:
+    """The average ranks of each column, and which controls count in them."""
+
     columns: tuple[Column, ...]
     complete: tuple[int, ...]  # indices of the controls that count
     missing: Mapping[str, tuple[str, ...]]  # control that does not count -> variants without a record under it

@@ -42,7 +42,7 @@ def ranking_files(numbers: Mapping) -> dict[str, str]:
 
 def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
     """Writes a CSV row for each variant: for each column the average rank, its interval and the share of resamples
-    in which it came first; then the paper's ranks."""
+    in which the variant came first; then the paper's ranks."""
     facts = {fact["variant"]: fact for fact in numbers["variants"]}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -51,7 +51,7 @@ def key_without(*names: str) -> tuple[Column, ...]:
 KEY = read_columns("""
 run* | text | | run id, unique in the study; `-` for a record that belongs to no run
 step* | integer | steps | optimiser steps of the checkpoint; -1 for a record that belongs to no checkpoint
-weights* | text | | `ema` or `raw`; `-` where neither applies
+weights* | text | | `ema`, `raw` or a power-function average, as `power-0.12`; `-` where none applies
 evaluation* | text | | `validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...
 corpus* | text | | corpus evaluated on
 sampler* | text | | method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; \
@@ -288,7 +288,8 @@ def _by_model(name: str) -> Measure | None:
 
 def protocols(evaluations: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Returns {evaluation: (its metric, its title)} of the scores of folders of images that the report correlates with
-    the loss: the protocols of GenEval, and those among `evaluations` whose scores come from a model that the user gave.
+    the loss: the protocols of GenEval, and those among `evaluations` with a score of `OF_MODELS` or with GenEval by a
+    detector that the user gave.
     """
     named = {evaluation: ("geneval", title) for evaluation, title in PROTOCOLS.items()}
     titles = OF_MODELS | {"geneval": "GenEval with boxes"}

@@ -66,8 +66,8 @@ its hash (docs/questions.md); without `_by_MODEL` by the published model |
 right; `temporal_all_moving` and `temporal_all_still` are means over tasks (docs/motion.md) |
 | `temporal_direction_right`, `temporal_frames_right` | soft measures, averaged over clips: share of the moving \
 objects whose colour goes the asked way, and share of frames with the right class and colour |
-| `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | pixels a frame that the colour goes along the asked \
-way; with `_slow` and `_fast` over the prompts that say so |
+| `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | how far the asked colour moves in the asked \
+direction, in pixels a frame; with `_slow` and `_fast` over the prompts that ask for this speed |
 | `temporal_velocity_error`, `temporal_velocity_found` | velocity error in pixels a frame, less is better, and share \
 of clips that have one because their moving objects are found (docs/motion.md) |
 | `temporal_floor_ground_truth_velocity_error`, `temporal_seen_floor_ground_truth_velocity_error`, ... | velocity \

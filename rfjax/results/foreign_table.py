@@ -58,7 +58,8 @@ _OTHER_FILES = {
 def read_table(
     path: str | Path, *, rename: Mapping[str, str] | None = None, flops_per_param_image: float | None = None
 ) -> pd.DataFrame:
-    """Reads the file as a frame whose index, "line", is a row's line in the file (Parquet: "row", counted from 1).
+    """Reads the file as a frame. Its index, named "line", holds each row's line in the file (Parquet: the row's number
+    from 1, named "row").
 
     `rename` maps our names to the file's names. With `flops_per_param_image`, a missing column `images` or `flops` is
     computed from flops = flops_per_param_image * params * images. Without a column `run`, no row may repeat another,
@@ -360,7 +361,7 @@ def _read_parquet(path):
         table = pd.read_parquet(path)
     except ImportError:
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'rfjax[parquet]', or give a CSV") from None
-    except Exception as error:  # of pyarrow's classes, which are not imported here
+    except Exception as error:  # one of pyarrow's own classes, which are not imported here
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
     if any(name is not None for name in table.index.names):  # pandas stores a named index separately
         table = table.reset_index()

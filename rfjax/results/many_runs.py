@@ -1,5 +1,5 @@
-"""Decides from which number of runs on faster methods replace exact ones. The cost of exact methods grows with the
-square of this number.
+"""Decides from which number of runs on faster methods replace exact ones, whose cost grows with the square of the
+number of runs.
 
 With more than `MANY_RUNS` runs, asymptotic formulas replace permutations and simulations, folds replace refits without
 each run, and the table no longer has the covariance of every two runs. At 100 runs, the faster methods agree with the
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 MANY_RUNS = 100  # up to this many, every number is by permutations, refitted resamples and each run left out in turn
-FOLDS = 50  # in which runs are left out
+FOLDS = 50  # number of groups of runs, each of which is left out in turn
 ANCHORS = 25  # runs whose covariance with every other run is in the table
 
 

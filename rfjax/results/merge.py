@@ -134,11 +134,12 @@ def _left_out_note(folder: Path, error: Exception) -> str:
 
 
 def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.Results:
-    """Returns a study's results table, collected again if the runs' records have changed since it was made.
+    """Returns a study's results table. It is collected first if it is missing, and collected again if it is damaged or
+    the runs' records have changed since it was made.
 
     `study_folder` is the study's folder or its results folder. A results folder that has no runs beside it is read
-    unchanged. `say` gets a line if the table is made again; the table's notes say what it leaves out. Raises
-    `ConfigError` as `collect` and `results_folder.read` do.
+    unchanged. `say` gets a line if an existing table is collected again; the table's notes say what it leaves out.
+    Raises `ConfigError` as `collect` and `results_folder.read` do.
     """
     folder = results.find(study_folder)
     root = folder.parent if folder.name == "results" else Path(study_folder)
@@ -184,7 +185,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     for folder in folders:
         try:
             runs.append(read_run(folder))
-        except Exception as error:  # whatever a run's files hold, it must not stop the others
+        except Exception as error:  # whatever the files of a run hold, the other runs are merged
             errors.append(error)
             notes.append(_left_out_note(folder, error))
     if not runs:

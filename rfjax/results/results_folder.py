@@ -62,7 +62,7 @@ class SampleSheet:
     prompts: tuple[str, ...]
     tile: int
     png: str  # relative to the results folder
-    webp: str = ""  # the same strip, playing, if it shows clips; the PNG then has frame under frame
+    webp: str = ""  # an animation of the strip, if it shows clips; the PNG then has their frames below each other
 
     def to_json(self) -> dict:
         """Returns the sheet as an entry of table.json, with the key `webp` only if the sheet has an animation."""
@@ -97,8 +97,8 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     """Writes `table` into its folder, and copies the pictures of `sheets` (sheet, source) into it.
 
     A source is a PNG; if a sheet's `webp` is set, the WebP lies beside the PNG. A picture that is missing or of another
-    kind is left out, with a note. Pictures of an earlier table are removed. Returns the table with `samples` as
-    written. Raises `RfjaxError` if a file cannot be written.
+    kind is left out, with a note. Pictures that only an earlier table had are removed. Returns the table with `samples`
+    as written. Raises `RfjaxError` if a file cannot be written.
     """
     folder, notes, samples, contents = table.folder, list(table.notes), [], {}
     for sheet, source in sheets:
@@ -276,7 +276,7 @@ def _parse(values, kind):
 
 
 def _cells(values):
-    """The cells of a column, from its values as a list."""
+    """Returns the values of a column as texts for a CSV file."""
     return [value if type(value) is str else _cell(value) for value in values]
 
 

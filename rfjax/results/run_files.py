@@ -51,7 +51,7 @@ RUN_FIELDS = {
 }
 
 
-# cost -> (its key in run.json, whether that includes the parent's cost). A trunk's cost is always included.
+# cost -> (its key in run.json, whether the value there includes the parent's cost). It always includes a trunk's cost.
 SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
 
 
@@ -151,7 +151,7 @@ class MetricsRow(TypedDict, total=False):
 class RunRecords(NamedTuple):
     """The content of one run folder."""
 
-    facts: dict  # column of RUNS -> value, except what is measured
+    facts: dict  # column of RUNS -> value; the merge fills in train_seconds and evaluation_seconds
     records: list[dict]
     folder: Path
     curve: pd.DataFrame
@@ -168,7 +168,10 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> RunRecords:
-    """Reads one run folder. A run that failed before it wrote run.json has only its status."""
+    """Reads one run folder. A run that failed before it wrote run.json has only its status.
+
+    Raises `ConfigError` for a file that is damaged, lacks a required field or has another schema version.
+    """
     status = _read_json(folder / "status.json", Status) if _is_there(folder / "status.json") else {}
     notes, counted = [], tokens.UNKNOWN
     if _is_there(folder / "run.json"):
@@ -224,7 +227,8 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
 
 
 def records_hash(folder: Path) -> str:
-    """Computes the SHA-256 of a run's records. If a table was made from records of another hash, it is out of date."""
+    """Computes the SHA-256 of all files of a run that the table reads. A table made from files of another hash is out
+    of date."""
     digest = hashlib.sha256()
     names = [folder / name for name in (*RUN_FILES, "config.json", "metrics.jsonl")]
     for path in (*names, *sorted((folder / "evaluations").glob("*.json"))):

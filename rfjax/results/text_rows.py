@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[+-]?[0-9.,]*[0-9]([eE][+-]?[0-9]+)?%?")
 
 @dataclass(frozen=True)
 class TextRows:
-    """The header and the rows of a table, each as long as the header."""
+    """The header and the rows of a table. Each row has as many cells as the header."""
 
     header: tuple[str, ...]  # "" for a column without a name
     rows: list[list[str]]

@@ -80,7 +80,7 @@ def _batch_sizes(run, schedule):
 
 
 def _products(*columns):
-    """Returns the sum over rows of the product of their numbers."""
+    """Multiplies the columns element by element, and returns the sum of the products."""
     return sum(map(math.prod, zip(*columns, strict=True)))
 
 
@@ -89,7 +89,7 @@ def _schedule(buckets, seed):
     their shares are unknown."""
     quotas = tuple(bucket.get("steps_of_cycle", -1) for bucket in buckets or ())
     told = quotas and min(quotas) >= 0 and sum(quotas) == CYCLE and seed is not None
-    return Schedule(quotas, seed) if told else None  # it takes the buckets' shares, as numbers of any total
+    return Schedule(quotas, seed) if told else None  # steps of a cycle serve as the buckets' shares
 
 
 def _tokens_by_config(config, buckets):

@@ -44,7 +44,7 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
 
 
 def failure_text(error: Exception, workdir: Path) -> str:
-    """A failure as one line. The traceback of an unforeseen failure is written to the folder."""
+    """A failure as text. The traceback of an unforeseen failure is written to `workdir`."""
     if isinstance(error, RfjaxError):
         return str(error)
     run_folder.note_traceback(workdir, error)

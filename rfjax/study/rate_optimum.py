@@ -18,7 +18,8 @@ NO_NOISE = "unknown: no rate has two seeds"
 
 @dataclass(frozen=True, kw_only=True)
 class RateOptimum:
-    """The best rate of one size. At an edge of the grid there is no optimum, and `rate` is the edge."""
+    """The best rate of one size. If it is the smallest or the largest of the grid, there is no optimum, and `rate` is
+    that rate."""
 
     rate: float
     best: float  # the best rate of the grid
@@ -97,8 +98,8 @@ class Agreement:
 
 
 def compare_optima(optima: Mapping[str, RateOptimum]) -> Agreement:
-    """Compares the optima of sizes, by name. A size whose best rate is at an edge has no optimum, and leaves the
-    question open."""
+    """Says whether the optima of several sizes agree. `optima` maps a size's name to its optimum. If a size is best at
+    an edge of its grid, it has no optimum, and the verdict is undecided."""
     if len(optima) < 2:
         return Agreement(verdict="", span=1.0, sentence="")
     inner = {name: one for name, one in optima.items() if not one.edge}

@@ -49,6 +49,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
+    """A study's name and its points, in the order of its config file."""
+
     name: str
     points: tuple[Point, ...]
 
@@ -65,9 +67,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Outcome:
+    """How a run of a study ended."""
+
     run: PlannedRun
     error: str | None  # None if the run is trained and evaluated
-    seconds: float
+    seconds: float  # wall time; runs trained together share their time equally
 
 
 def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
@@ -153,7 +157,8 @@ def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool
     """Trains and evaluates the runs of one point, each in `root/<id>`. A run that was interrupted is resumed.
 
     Each due checkpoint is evaluated as training passes it. Evaluations that an earlier attempt missed are made from
-    stored checkpoints. If a trunk fails, its error is raised after the branches that can still be trained are done.
+    stored checkpoints. If a run fails, the point's other runs that can still be trained are trained, and then the first
+    error is raised.
     """
     failures = {}
     with contextlib.ExitStack() as stack:
@@ -188,7 +193,7 @@ def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) 
 
 
 def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
-    """Runs every point in turn. A failed point is noted and passed over.
+    """Runs every point in turn. A failed run is noted and passed over. Returns the outcome of each run.
 
     SIGTERM or SIGINT at any time raises `Preempted`, with everything saved. Many processes go from point to point
     together, and each hears of the others' failures.
@@ -197,8 +202,8 @@ def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = pr
     together = max(point.config.train.together for point in study.points)
     if together > 1 and distributed.many():
         raise ConfigError(
-            f"config.train.together is {together}, and runs that are trained together are one process's; give every "
-            "process points of its own with --point, or set config.train.together=1"
+            f"config.train.together is {together}, and one process alone must train such runs; give every process "
+            "points of its own with --point, or set config.train.together=1"
         )
     check_told_apart(study)
     trackers = sorted({name for point in study.points for name in point.config.train.trackers})
@@ -234,6 +239,7 @@ def _check_folder(study, root):
 
 
 def _run_points(study, root, say, stop):
+    """Trains and evaluates the study's groups of runs in order. Returns the outcome of each run."""
     runs = study.runs
     outcomes: dict[str, Outcome] = {}
     sizes = {run.id: size_of(run.config) for run in runs}
