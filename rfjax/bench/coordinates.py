@@ -141,7 +141,7 @@ def measure_coordinates(
     """
     if steps < FIRST:
         raise ConfigError(
-            f"--steps is {steps}; it must be at least {FIRST}, because only the last layer moves before that step"
+            f"--steps is {steps}; it must be at least {FIRST}, because in the first steps only the last layer moves"
         )
     asked = {"width": sorted(set(widths)), "depth": sorted(set(depths))}
     if max(map(len, asked.values())) < 2:

@@ -294,8 +294,7 @@ def _filled(information, places, rules) -> list[int]:
 
 def _exchanged(information, places, rules) -> list[int]:
     """Exchanges one trunk for another, always by the best exchange, until none helps. An exchange helps if it breaks
-    fewer rules or, with equally many, lowers the variance. Adding a trunk counts as an exchange, too; so does dropping
-    one while a rule is broken."""
+    fewer rules or, with equally many, lowers the variance. Adding a trunk counts as an exchange, too."""
     flops, places = information.flops, list(places)
     least = information.lack(places, rules), float(information.variance(information.total(places)))
     for _ in range(_EXCHANGES):
@@ -305,9 +304,6 @@ def _exchanged(information, places, rules) -> list[int]:
             fits = information.fitting(rest, rules.budget - flops[rest].sum(), rules.most_seeds)
             moves += [[*rest, fit] for fit in fits.tolist()]
             totals.append(information.total(rest)[:, None] + information.each[:, fits])
-            if least[0] and slot is not None:  # dropping this trunk makes room for what is lacking
-                moves.append(rest)
-                totals.append(information.total(rest)[:, None])
         if not moves:
             break
         lacks = np.array([information.lack(move, rules) for move in moves])

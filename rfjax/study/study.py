@@ -230,11 +230,9 @@ def _check_folder(study, root):
     if differing:
         id, keys = next(iter(differing.items()))
         raise ConfigError(
-            f"{root} holds runs of another config: {len(differing)} of the {len(study.runs)} points of "
-            f"{study.name} differ from "
-            f"theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the config "
-            "that they were "
-            "trained with"
+            f"{root} holds runs of another config: {len(differing)} of the {len(study.runs)} runs of {study.name} "
+            f"differ from theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the "
+            "config that they were trained with"
         )
 
 

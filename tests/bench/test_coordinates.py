@@ -71,7 +71,7 @@ def test_what_cannot_be_checked_is_refused(tmp_path, capsys):
             *base,
             "--widths=32,64",
             "--steps=5",
-        ): "--steps is 5; it must be at least 10, because only the last layer moves",
+        ): "--steps is 5; it must be at least 10, because in the first steps only the last layer moves",
         (*base, "--widths=16,32", *mup): "config.model.base_width is 32 and the hidden size",
         ("bench", f"--config={config}", "--widths=32,64"): "--widths is read with --coordinates alone",
         (*base, "--sample"): "--sample and --coordinates are two different measurements",

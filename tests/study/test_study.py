@@ -151,7 +151,7 @@ def test_a_folder_of_something_else_is_refused_before_a_point_is_trained(finishe
     shutil.copytree(root / "depth2", tmp_path / "runs" / "depth2")
     with pytest.raises(
         ConfigError,
-        match=r"1 of the 3 points of tiny differ from theirs, depth2 in config.train.batch_size. Use another",
+        match=r"1 of the 3 runs of tiny differ from theirs, depth2 in config.train.batch_size. Use another",
     ):
         run_study(load_study(path, {"train.batch_size": 4}), tmp_path / "runs")
     assert not (tmp_path / "runs" / "depth1").exists()
