@@ -1,7 +1,8 @@
 """Reads the measures of every variant under every control from the results table.
 
-A variant is what differs between runs: their formulation, their backbone, or both. A control is one (corpus, weights,
-sampler, evaluation seed) and, if variants have several training seeds, one of these.
+A variant is what differs between runs: their formulation, their backbone, or both. A control is one combination of
+corpus, weights, sampler and evaluation seed. If variants were trained with several seeds, the training seed is part of
+the control, too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Control:
     weights: str
     sampler: str
     evaluation_seed: int
-    seed: int | None  # of training; None if no variant has several
+    seed: int | None  # of training; None unless some variant has several runs on one corpus
 
     @property
     def steps(self) -> int | None:
@@ -40,6 +41,7 @@ class Control:
 
     @property
     def guidance(self) -> float | None:
+        """The guidance scale; None if guidance is by a weaker run, or if the sampler's name cannot be parsed."""
         return self._sampler.guidance_scale if self._sampler and not self._sampler.guide else None
 
     @property
@@ -56,10 +58,11 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measures:
-    """Alignment and distance of each variant under each control; nan for a variant that diverged.
+    """Alignment and distance of each variant under each control; nan where a variant has no record.
 
-    `present` is true if there is a record, or the run diverged. The last axis of the replicates is the resample of
-    prompts, the same for all variants under a control.
+    `present` is true where a variant has a record, and where its run diverged before any record was made. The
+    replicates are both measures under each resample of the prompts. Resample b draws the same prompts for all variants
+    under a control.
     """
 
     variants: tuple[str, ...]
@@ -74,7 +77,7 @@ class Measures:
     alignment_replicates: Float[np.ndarray, "controls variants resamples"]
     distance_replicates: Float[np.ndarray, "controls variants resamples"]
     truth: Float[np.ndarray, " controls"]  # the distance of ground-truth images
-    images: tuple[int, ...]  # per control
+    images: tuple[int, ...]  # for each control, the number of images that a variant was measured on
     diverged: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -87,10 +90,11 @@ def family_of(variant: str) -> str:
 def measures_of(results: Results) -> Measures | None:
     """Reads the measures in the table; None if there are fewer than two variants, or no run was measured.
 
-    A run that diverged counts as a variant. Its measures are nan under those controls of its corpus for which it has no
-    record. If a run was measured at several steps, the last is used.
+    A run that diverged before any record was made is ranked, too. Its measures are nan under all controls of its corpus
+    and training seed. If a run was measured at several steps, only the last step's record is used.
 
-    Raises `ConfigError` if two variants' resamples, features or references differ under one control.
+    Raises `ConfigError` if a record lacks a measure or its replicates, if records differ in their number of resamples,
+    and if two runs under one control differ in prompts, features or reference images.
     """
     rows = rows_where(results.long, evaluation=EVALUATION, item="overall")
     long, notes = _last_steps(counted(of_trained(rows)))
@@ -172,8 +176,8 @@ def _last_steps(long):
 def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
     """Returns {run: variant}, and what the variants are named by.
 
-    A variant is named by what differs between the runs. If that gives two runs of one corpus and seed the same name, it
-    is named by its point, without the corpus.
+    A variant is named by its formulation, its backbone or both, depending on which differ between the runs. If two runs
+    of one corpus and seed would get the same name, every variant is named by its point, without the corpus.
     """
     differing = [name for name in FACTS if runs[name].nunique() > 1] or list(FACTS[:1])
     names = runs[differing].agg(" ".join, axis=1)
@@ -189,9 +193,10 @@ def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
 def _pair_measures(
     long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
 ) -> list[dict]:
-    """Makes a row for each variant and control, with both measures and their replicates.
+    """Makes a row for each variant and control, with both measures, their intervals' ends and their replicates.
 
-    Raises `ConfigError` if a record lacks a measure or its replicates, or if two runs cannot be compared.
+    Raises `ConfigError` if a record lacks a measure or its replicates, and if two runs under one control differ in
+    prompts, features or reference images.
     """
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
@@ -235,7 +240,7 @@ def _by_family_and_numbers(name: str) -> tuple:
 
 
 def places_of_steps(controls: Sequence[Control], steps: int | None, guidance: float | None) -> list[int]:
-    """Returns the indices of the controls with this number of steps and this guidance; None means any."""
+    """Returns the indices of the controls with `steps` sampling steps and this guidance scale; None means any."""
     return [
         place
         for place, control in enumerate(controls)

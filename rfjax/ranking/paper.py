@@ -8,7 +8,7 @@ from __future__ import annotations
 SOURCE = "Esser et al. 2024 (arXiv 2403.03206), table 1"
 # formulation -> average rank over (all 24 controls, those of 5 steps, those of 50 steps). The table has the two best
 # formulations of each family in each column. All ranks for 50 steps are multiples of a quarter, so that column averages
-# four controls, which have one guidance: presumably 5.0, at which all numbers of steps were sampled.
+# four controls. These have the same guidance scale: presumably 5.0, at which all numbers of steps were sampled.
 AVERAGE_RANKS: dict[str, tuple[float, float, float]] = {
     "rf/lognorm(0.00,1.00)": (1.54, 1.25, 1.50),
     "rf/lognorm(1.00,0.60)": (2.08, 3.50, 2.00),

@@ -12,9 +12,9 @@ from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.ranking.measures import Measures, places_of_steps
 from rfjax.ranking.nondominated import nondominated_ranks
 
-# column -> (sampling steps, guidance) of the controls that it averages over; None means any. They follow the paper's
-# table 1, whose column "50 steps" averages four controls: it uses only one of the three guidances at 50 steps, that
-# of the controls with 5 steps.
+# column -> (sampling steps, guidance scale) of the controls that it averages over; None means any. The columns are
+# those of the paper's table 1. The paper has controls of 50 steps at three guidance scales, but its column "50 steps"
+# averages only the four controls of one scale, presumably 5.0 (`rfjax.ranking.paper`).
 COLUMNS: dict[str, tuple[int | None, float | None]] = {"all": (None, None), "5 steps": (5, 5.0), "50 steps": (50, 5.0)}
 
 
@@ -39,7 +39,7 @@ class Column:
     name: str
     controls: tuple[str, ...]
     ranks: tuple[AverageRank, ...]
-    resampled: Float[np.ndarray, "variants resamples"]  # in the order of `ranks`
+    resampled: Float[np.ndarray, "variants resamples"]  # average ranks under resampled prompts, in the order of `ranks`
     reason: str = ""
 
 
@@ -51,11 +51,12 @@ class Ranking:
 
 
 def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | None]] = COLUMNS) -> Ranking:
-    """Averages the ranks of all variants over controls, for each column.
+    """Averages the ranks of each variant over the controls of each column.
 
-    A control counts only if every variant has a record under it or has diverged, since averages over different
-    controls cannot be compared. All variants and all controls of a corpus share their prompts, so resample b applies to
-    all of them at once. Corpora share no prompts, and are resampled independently.
+    `columns` maps a column's name to the sampling steps and the guidance scale of its controls; None means any. A
+    control counts only if every variant has a record under it or has diverged, since averages over different controls
+    cannot be compared. All variants and controls of one corpus share their prompts, so resample b draws the same
+    prompts for all of them. Two corpora share no prompts, so they are resampled independently.
     """
     whole = [place for place in range(len(measures.controls)) if measures.present[place].all()]
     missing = {
@@ -74,7 +75,7 @@ def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | Non
 
 
 def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.ndarray, "controls variants resamples"]:
-    """Ranks the variants under each resample of prompts.
+    """Ranks the variants under each resample of prompts, for the controls with the given indices.
 
     Before ranking, each variant's distance replicates are shifted so that their mean is the variant's distance
     (`rfjax.evaluation.control_measures.shifted_interval` says why).
@@ -122,10 +123,10 @@ def rank_interval(
     """Computes 95 % intervals of average ranks from their resamples.
 
     A resample adds noise to measures that are already noisy, and noise biases ranks: it separates ties and fronts, and
-    worsens the best ranks. So the 2.5 and 97.5 percentiles lie a little off the estimate. In simulated studies they
-    cover the rank for infinitely many prompts only 90 % of the time. A second interval has the same percentiles plus
-    (the estimate - the mean of the resamples). The returned interval reaches from the lower of the two low ends to the
-    higher of the two high ends, and covers 94 to 95 %.
+    worsens the best ranks. So the interval from the 2.5 to the 97.5 percentile of the resamples is biased. In simulated
+    studies it covers the rank for infinitely many prompts only 90 % of the time. A second interval is the first one
+    shifted by (the estimate - the mean of the resamples). The returned interval reaches from the lower of the two low
+    ends to the higher of the two high ends, and covers that rank 94 to 95 % of the time.
     """
     low, high = np.percentile(resampled, PERCENTILES, axis=1)
     shift = value - resampled.mean(axis=1)
