@@ -30,7 +30,8 @@ RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
 RUN_FILES = ("run.json", "status.json")  # a folder with one of these files is a run's
 
-# column -> its path in run.json, if that is not its name; `config` stands for the content of config.json
+# column -> the keys that lead to its value in run.json, if the key is not the column's name; `config` stands for the
+# content of config.json
 RUN_FIELDS = {
     "train_corpus": ("corpus",),
     "formulation": ("config", "formulation"),
@@ -151,7 +152,7 @@ class MetricsRow(TypedDict, total=False):
 class RunRecords(NamedTuple):
     """The content of one run folder."""
 
-    facts: dict  # column of RUNS -> value, except what is measured
+    facts: dict  # column of RUNS -> value; `merge.runs_frame` takes the columns of seconds from the records
     records: list[dict]
     folder: Path
     curve: pd.DataFrame
@@ -160,7 +161,7 @@ class RunRecords(NamedTuple):
 
 
 def run_folders(study_folder: str | Path) -> list[Path]:
-    """Lists the run folders in a study's folder, which have a run.json or a status.json, sorted by name."""
+    """Lists the run folders in a study's folder, sorted by name. A run folder has a run.json or a status.json."""
     folder = Path(study_folder)
     if not folder.is_dir():
         raise ConfigError(f"no folder at {folder}; name a study's folder, or its results folder")
@@ -168,7 +169,11 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> RunRecords:
-    """Reads one run folder. A run that failed before it wrote run.json has only its status."""
+    """Reads one run folder. If the run failed before it wrote run.json, its facts are its status and, as run and point,
+    the folder's name.
+
+    Raises `ConfigError` if a file is damaged, lacks a required field or has another schema version.
+    """
     status = _read_json(folder / "status.json", Status) if _is_there(folder / "status.json") else {}
     notes, counted = [], tokens.UNKNOWN
     if _is_there(folder / "run.json"):
@@ -224,7 +229,8 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
 
 
 def records_hash(folder: Path) -> str:
-    """Computes the SHA-256 of a run's records. If a table was made from records of another hash, it is out of date."""
+    """Computes the SHA-256 of all files of a run that the results table is made from: its records and the files named
+    at the top of this module. A table made from files of another hash is out of date."""
     digest = hashlib.sha256()
     names = [folder / name for name in (*RUN_FILES, "config.json", "metrics.jsonl")]
     for path in (*names, *sorted((folder / "evaluations").glob("*.json"))):
@@ -265,7 +271,10 @@ def _role(folder, run):
 
 
 def _spent(run, name, inherits):
-    """Returns a cost of the run alone, up to its newest checkpoint; None if run.json does not tell it."""
+    """Returns a cost of the run alone, up to its newest checkpoint; None if run.json does not hold it.
+
+    `name` is the cost's key in run.json. `inherits` says whether that cost includes the parent's.
+    """
     held = run.get("trunk") or (inherits and run.get("parent")) or {name: 0}
     total, before = run.get(name), held.get(name)
     return None if total is None or before is None else total - before
