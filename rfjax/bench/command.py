@@ -17,10 +17,11 @@ MADE_BY = "rfjax bench --coordinates"  # stored in the pictures that the command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    config, profile = "a run, or a study's base", "also write JAX's profile of the timed steps; it slows them"
+    config = "the config of a run, or of a study, whose base config is measured"
+    profile = "also write JAX's profile of the timed steps; it slows them"
     parser.add_argument("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=config)
     parser.add_argument("--point", metavar="ID", help="measure this point of a study")
-    steps = "timed steps, or batches of images (default 20)"
+    steps = "timed steps; with --sample batches of images; with --coordinates steps of each copy (default 20)"
     parser.add_argument("--steps", type=int, default=20, metavar="N", help=steps)
     add_sample_options(parser, "time sampling, not training")
     check = "train small copies of the network and say whether activations keep their sizes over widths and depths"
@@ -109,7 +110,8 @@ def _check_coordinates(args: argparse.Namespace) -> None:
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
     """Measures a config's sampling on all of JAX's devices; returns the record, as the JSON has it.
 
-    Raises `ConfigError` for weights, latents or a batch that the network or the devices cannot take.
+    Raises `ConfigError` for types of weights or a size of latents that the network cannot take, and for a batch that
+    cannot be split over the devices.
     """
     from rfjax.bench.sampling import measure_samples
     from rfjax.errors import ConfigError
@@ -146,7 +148,8 @@ def _check_one_process() -> None:
 
 
 def _measure_peak(run, say) -> dict:
-    """Measures the peak FLOP/s of the run's compute type over all its devices together."""
+    """Measures the peak FLOP/s of matrix products in the run's compute type, on all its devices together. Returns what
+    `matmul_flops_per_second` returns."""
     from rfjax.bench.peak import matmul_flops_per_second
 
     devices, dtype = run.mesh.devices.flatten().tolist(), run.config.train.compute_dtype
@@ -155,7 +158,7 @@ def _measure_peak(run, say) -> dict:
 
 
 def _describe(run) -> dict:
-    """Returns what a record says about the run and the hardware."""
+    """Returns the part of a record that describes the run, its config and the hardware."""
     import jax
 
     from rfjax.config import to_dict
@@ -182,9 +185,10 @@ def _describe(run) -> dict:
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:
-    """Benchmarks a config's training step on all of JAX's devices; returns the record, as the JSON has it.
+    """Benchmarks `steps` training steps of a config on all of JAX's devices; returns the record, as the JSON has it.
 
-    `say` gets a line before each measurement.
+    If `trace` is given, JAX's profile of the steps is written to that folder. `say` is called with a line before each
+    measurement.
     """
     from rfjax.bench import phases
     from rfjax.bench.report import summary

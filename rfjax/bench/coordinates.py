@@ -3,9 +3,10 @@
 If a parametrisation is right, the mean |x| of every activation does not depend on width, nor, under completep, on
 depth. This holds at the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away
 from 0 names a part whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the
-sizes are taken at step 10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the
-largest singular value of an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon
-and Bernstein 2023, arXiv 2310.17813). Under a right parametrisation this size does not depend on width either.
+sizes are taken at step 10 and at the last step. The sizes of kernels' updates show which kernel's rule is wrong. An
+update's size is its largest singular value times sqrt(inputs / outputs), which says by how much it can change an
+activation (Yang, Simon and Bernstein 2023, arXiv 2310.17813). Under a right parametrisation no update's size depends on
+width.
 """
 
 from __future__ import annotations
@@ -32,15 +33,17 @@ from rfjax.training.run import Run, make_run
 from rfjax.training.state import init_state
 
 BOUND = 0.15  # the largest |slope| of log mean |x| in log width or log depth that counts as flat
-LEAF_BOUND = 0.5  # the same for the size of a kernel's update; a rate that misses its power of the width has 1
+LEAF_BOUND = 0.5  # the same for a kernel's update; a rate that lacks its factor 1 / width gives a slope of 1
 FIRST = 10  # the first step at which sizes are taken
-UPDATE = "update of "
+UPDATE = "update of "  # begins the names of the sizes of updates; a kernel's path follows
 EXAMPLES = 64  # number of validation examples whose activations are measured
 
 
 def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:
-    """The config at another width or depth, with a constant rate without warm-up. Raises `ConfigError` for a size that
-    the network cannot have."""
+    """Returns the config at another width or depth, with `steps` steps at a constant learning rate, without warm-up.
+
+    Raises `ConfigError` for a size that the network cannot have.
+    """
     model = dataclasses.replace(config.model, hidden=width or config.model.width, depth=depth or config.model.depth)
     changes = {"steps": steps, "schedule": "constant", "warmup_steps": 0, "branches": (), "together": 1}
     changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **changes))
@@ -49,8 +52,8 @@ def of_size(config: Config, *, width: int | None = None, depth: int | None = Non
 
 
 def _examples(batch: Batch):
-    """The network's inputs (z, t, context, pooled) for a batch: its latents, mixed with noise at times t that are
-    spread evenly over (0, 1)."""
+    """Returns the network's inputs (z, t, context, pooled) for a batch. z is the latents mixed with noise at times t
+    that are spread evenly over (0, 1)."""
     count = len(batch.latents)
     t = (np.arange(count, dtype=np.float32) + 0.5) / count
     noise = np.random.default_rng(0).standard_normal(batch.latents.shape, np.float32)
@@ -59,9 +62,12 @@ def _examples(batch: Batch):
 
 
 def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float]]]:
-    """Trains a run's network from `seeds` initial values, each on its own batches. Returns {step: {activation: mean |x|
-    of each seed}} at step 10 and the last step. The keys that begin with `UPDATE` have the sizes of a kernel's updates,
-    by its path."""
+    """Trains a run's network from `seeds` random initialisations, each on batches of its own.
+
+    Returns {step: {name: [a size for each seed]}} for step 10 and the last step. The name of an activation has its mean
+    |x|. The name made of `UPDATE` and a kernel's path has the size of the kernel's change since the start
+    (`update_sizes`).
+    """
     config, taken = run.config, sorted({FIRST, steps})
     found: dict[int, dict[str, list[float]]] = {step: {} for step in taken}
     size = config.train.batch_size
@@ -84,8 +90,11 @@ def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float
 
 
 def update_sizes(before, after) -> dict[str, float]:
-    """The size of each kernel's update between two trees of parameters, by the kernel's path: the largest singular
-    value times sqrt(inputs / outputs). If a kernel has several matrices, its size is their mean."""
+    """Returns {kernel's path: size of the kernel's update} between two trees of parameters.
+
+    The size is the largest singular value of (after - before), times sqrt(inputs / outputs). If a kernel consists of
+    several matrices, the size is the mean of theirs.
+    """
     found, new = {}, dict(jax.tree_util.tree_leaves_with_path(after))
     for path, leaf in jax.tree_util.tree_leaves_with_path(before):
         name = path_name(path)
@@ -101,8 +110,11 @@ def update_sizes(before, after) -> dict[str, float]:
 
 
 def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
-    """Returns, for each activation that the networks of all sizes have, the least-squares slope of log mean |x| against
-    log size (width or depth). Seeds are averaged in logarithms. None where an activation is zero or not finite."""
+    """Fits a line by least squares to log(value) against log(size), for each name that the networks of all sizes have.
+
+    `sizes` are the widths or depths. `values` holds, for each of them, {name: [a value for each seed]}; the logarithms
+    are averaged over seeds. Returns {name: slope}, with None if a value is zero or not finite.
+    """
     x = np.log(np.asarray(sizes, float))
     x = x - x.mean()
     found: dict[str, float | None] = {}
@@ -135,8 +147,9 @@ def measure_coordinates(
 ) -> dict:
     """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
 
-    Returns the record, as the JSON has it. Raises `ConfigError` if neither widths nor depths have two values, for fewer
-    than 10 steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
+    Widths or depths with fewer than two values are left out. Returns the record, as the JSON has it. Raises
+    `ConfigError`, before anything is trained, if both are left out, for fewer than 10 steps, and for a size that the
+    network or the parametrisation cannot have.
     """
     if steps < FIRST:
         raise ConfigError(
@@ -210,8 +223,11 @@ def _shown(slope: float | None) -> str:
 
 
 def draw(record: Mapping, file: Path, made_by: str) -> None:
-    """Draws mean |x| of every activation against width and depth at each step, as a PNG; the steep curves are labelled.
-    `made_by` is noted in the file."""
+    """Draws mean |x| of every activation against width and against depth, a panel for each step, as a PNG.
+
+    The curves of the six steepest activations outside the bound are labelled. `made_by` is stored in the PNG as its
+    software.
+    """
     from matplotlib.figure import Figure
 
     axes = record["axes"]
@@ -234,7 +250,8 @@ def draw(record: Mapping, file: Path, made_by: str) -> None:
 
 
 def parse_sizes(text: str | None, option: str) -> tuple[int, ...]:
-    """The whole numbers in an option's text, such as 64,128,256; () for None. Raises `ConfigError` for other text."""
+    """Returns the whole numbers in an option's text, such as 64,128,256; () for None. Raises `ConfigError` for any
+    other text."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise ConfigError(f"{option} is {text!r}; it must be whole numbers of at least 1, such as 64,128,256")

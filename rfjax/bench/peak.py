@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Sides of the square products, by platform; the fastest product counts. On a CPU large ones would take seconds.
+# platform -> sides of the square matrices. The fastest product gives the peak. On a CPU large products take seconds.
 SIDES = {"cpu": (1024, 2048)}
 ACCELERATOR_SIDES = (4096, 8192, 16384)
 ROUNDS = 7
@@ -33,8 +33,9 @@ def median_seconds(function: Callable, rounds: int) -> float:
 def matmul_flops_per_second(devices: Sequence[jax.Device], dtype: str, sides: Sequence[int] | None = None) -> dict:
     """Measures the FLOP/s of all devices together, while each multiplies two square matrices.
 
-    A product has 2 side^3 operations; a side's rate is that of the median round. The precision is JAX's default in the
-    caller's context, as for a step. Returns `dtype`, `flops_per_second` (the best), `by_side` and `devices`.
+    A product has 2 side^3 operations, and its time is the median of `ROUNDS`. The precision is JAX's default in the
+    caller's context, as for a training step. Returns `dtype`, `by_side` ({side: FLOP/s}), `flops_per_second` (the
+    highest of these) and `devices` (their number).
     """
     place = NamedSharding(Mesh(np.asarray(devices), ("device",)), P("device"))
     make = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=place)

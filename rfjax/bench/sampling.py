@@ -20,7 +20,7 @@ from rfjax.training.chips import chip_of
 from rfjax.training.mesh import shardings, spread
 from rfjax.training.run import Run
 
-DRAWN = 0.02  # standard deviation of the noise that is added to kernels
+DRAWN = 0.02  # standard deviation of the noise that `drawn_params` adds to kernels
 
 
 def drawn_params(init: Callable, key):
@@ -43,8 +43,9 @@ def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
 def sample_seconds(run: Run, latents: tuple[int, ...], batch: int, weights: Sequence[str], rounds: int, say) -> list:
     """Samples with weights stored in each of the types `weights`; returns a row of numbers for each type.
 
-    A row has the median seconds of a batch, its compiled and measured memory, and the error of its latents. The error
-    is relative to the latents of the first type, from the same noise and conditions.
+    A row has the median seconds that a batch takes, the bytes on a device (the stored weights, and two peaks: the one
+    that the compiler states, and the one that the device reports since the process began), and the error of the
+    latents. The error is relative to the latents of the first type, from the same noise and conditions.
     """
     config, sampler, shapes = run.config, run.config.evaluation.sampler, run.corpus.shapes
     program = sampling_program(run.backbone.apply, sampler, latents, batch_sharding=run.batch_sharding)
@@ -95,7 +96,10 @@ def sample_summary(
     device_kind: str,
     peak: float,
 ) -> list[dict]:
-    """Adds rates and shares of the peak to each row of `sample_seconds`.
+    """Returns the rows of `sample_seconds`, with rates and shares of the peak added.
+
+    `evaluations` is how often the network is evaluated for an image, `forward` the FLOPs of one evaluation, and `peak`
+    the measured FLOP/s of all devices together.
 
     `images_per_chip_hour` counts chips: a chip that JAX shows as two devices is one chip. If the kind of chip is
     unknown, each device counts as a chip.
@@ -130,18 +134,22 @@ def sample_lines(record: Mapping) -> list[str]:
         f"latents {'x'.join(map(str, record['latent_size']))}, {sampler['steps']} steps of {sampler['method']}, "
         f"guidance {sampler['guidance_scale']:g}, attention {record['attention']}",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows),
-        "GiB per device: stored weights, the compiled peak, and the device's own since the process began, if it tells.",
-        f"error: of the latents, in norm, against those by {record['samples'][0]['weights']} weights; the weights are "
-        "drawn, not trained.",
+        "GiB per device. stored: the weights; peak: what the compiler says is needed; on device: the most that the "
+        "device reports in use since the process began.",
+        f"error: of the latents, relative in norm to those by {record['samples'][0]['weights']} weights; the weights "
+        "are drawn, not trained.",
     ]
 
 
 def measure_samples(
     run: Run, shapes: BatchShapes, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say
 ) -> dict:
-    """Measures sampling. Returns the numbers for a benchmark's record, with a row for each number type of `weights`
-    (such as int8) in which the network's weights are stored. `batch` is the number of images at once over all devices;
-    None: the fewest that can be split over them. `peak` is what `matmul_flops_per_second` returns."""
+    """Measures sampling with the network's weights stored in each of the number types `weights`, such as int8. Returns
+    the numbers for a benchmark's record, with a row for each type.
+
+    `batch` is the number of images that are sampled at once, over all devices; None means the fewest that can be split
+    over the devices. `peak` is what `matmul_flops_per_second` returns.
+    """
     latents, config = shapes.latents, run.config
     batch = run.batch_ways if batch is None else batch
     sampler, devices = config.evaluation.sampler, run.mesh.devices.flatten().tolist()
