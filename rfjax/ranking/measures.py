@@ -193,7 +193,7 @@ def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
 def _pair_measures(
     long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
 ) -> list[dict]:
-    """Makes a row for each variant and control, with both measures, their intervals' ends and their replicates.
+    """Returns a row for each record: its control, its variant, both measures, their intervals' ends and replicates.
 
     Raises `ConfigError` if a record lacks a measure or its replicates, and if two runs under one control differ in
     prompts, features or reference images.

@@ -62,7 +62,7 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
 def shown_variants(ranking: Ranking) -> list[str]:
     """Lists the variants of the short table: the two best of each family in each column, as in the paper's table 1.
 
-    They are in the order of the first column that has ranks.
+    The best come first, by the average rank in the first column that has ranks.
     """
     chosen: set[str] = set()
     for column in ranking.columns:
@@ -79,7 +79,8 @@ def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
     over the variants that both have.
 
     Spearman's and Kendall's coefficients have 95 % intervals from the resamples of prompts. `p` is the permutation test
-    of Spearman's coefficient. If there are too few common variants, all three are None and `reason` says why.
+    of Spearman's coefficient. If fewer than `MIN_COMMON` variants are common, or all have one rank, the three are None
+    and `reason` says why.
     """
     rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
     theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])

@@ -236,7 +236,7 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
 def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     """Makes wide.csv: a row for each checkpoint and evaluation settings, with losses and scores side by side.
 
-    Records without a sampler (losses) are joined with those with a sampler (scores) on run, step, weights and corpus.
+    Losses (records without a sampler) are joined with scores (records with a sampler) on run, step, weights and corpus.
     So a checkpoint with two grids and two samplers has four rows.
     """
     checkpoint = ["run", "step", "weights", "corpus"]

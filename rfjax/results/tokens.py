@@ -56,7 +56,8 @@ UNKNOWN = Tokens()
 
 
 def read_tokens(run: Mapping) -> Tokens:
-    """Reads a run's sizes in tokens from its run.json, to which config.json, if there is one, was added as `config`."""
+    """Reads a run's sizes in tokens. `run` is the content of run.json; its key `config` has that of config.json, if the
+    run has this file."""
     if run.get("parent") is not None:
         return UNKNOWN
     config, buckets = run.get("config") or {}, run.get("buckets")

@@ -49,6 +49,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
+    """A study's name and its points."""
+
     name: str
     points: tuple[Point, ...]
 
