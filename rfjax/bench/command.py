@@ -109,7 +109,8 @@ def _check_coordinates(args: argparse.Namespace) -> None:
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
     """Measures a config's sampling on all of JAX's devices; returns the record that --json writes.
 
-    Raises `ConfigError` for weights, latents or a batch that the network or the devices cannot take.
+    Raises `ConfigError` for types of weights or a size of latents that the network cannot take, and for a batch that
+    cannot be split over the devices.
     """
     from rfjax.bench.sampling import measure_samples
     from rfjax.errors import ConfigError
@@ -146,7 +147,8 @@ def _check_one_process() -> None:
 
 
 def _measure_peak(run, say) -> dict:
-    """Measures the peak FLOP/s of the run's compute type over all its devices together."""
+    """Measures the peak FLOP/s of matrix products in the run's compute type, on all its devices together. Returns what
+    `matmul_flops_per_second` returns."""
     from rfjax.bench.peak import matmul_flops_per_second
 
     devices, dtype = run.mesh.devices.flatten().tolist(), run.config.train.compute_dtype

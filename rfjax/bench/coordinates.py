@@ -50,8 +50,8 @@ def of_size(config: Config, *, width: int | None = None, depth: int | None = Non
 
 
 def _examples(batch: Batch):
-    """The network's inputs (z, t, context, pooled) for a batch: its latents, mixed with noise at times t that are
-    spread evenly over (0, 1)."""
+    """Returns the network's inputs (z, t, context, pooled) for a batch. z is the latents mixed with noise at times t
+    that are spread evenly over (0, 1)."""
     count = len(batch.latents)
     t = (np.arange(count, dtype=np.float32) + 0.5) / count
     noise = np.random.default_rng(0).standard_normal(batch.latents.shape, np.float32)
@@ -85,8 +85,11 @@ def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float
 
 
 def update_sizes(before, after) -> dict[str, float]:
-    """The size of each kernel's update between two trees of parameters, by the kernel's path: the largest singular
-    value times sqrt(inputs / outputs). If a kernel has several matrices, its size is their mean."""
+    """Returns {kernel's path: size of the kernel's update} between two trees of parameters.
+
+    The size is the largest singular value of (after - before), times sqrt(inputs / outputs). If a kernel consists of
+    several matrices, the size is the mean of theirs.
+    """
     found, new = {}, dict(jax.tree_util.tree_leaves_with_path(after))
     for path, leaf in jax.tree_util.tree_leaves_with_path(before):
         name = path_name(path)
@@ -102,8 +105,11 @@ def update_sizes(before, after) -> dict[str, float]:
 
 
 def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
-    """Returns, for each activation that the networks of all sizes have, the least-squares slope of log mean |x| against
-    log size (width or depth). Seeds are averaged in logarithms. None where an activation is zero or not finite."""
+    """Fits a line by least squares to log(value) against log(size), for each name that the networks of all sizes have.
+
+    `sizes` are the widths or depths. `values` holds, for each of them, {name: [a value for each seed]}; the logarithms
+    are averaged over seeds. Returns {name: slope}, with None if a value is zero or not finite.
+    """
     x = np.log(np.asarray(sizes, float))
     x = x - x.mean()
     found: dict[str, float | None] = {}
@@ -211,8 +217,11 @@ def _shown(slope: float | None) -> str:
 
 
 def draw(record: Mapping, file: Path, made_by: str) -> None:
-    """Draws mean |x| of every activation against width and depth at each step, as a PNG; the steep curves are labelled.
-    `made_by` is noted in the file."""
+    """Draws mean |x| of every activation against width and against depth, a panel for each step, as a PNG.
+
+    The curves of the six steepest activations outside the bound are labelled. `made_by` is stored in the PNG as its
+    software.
+    """
     from matplotlib.figure import Figure
 
     axes = record["axes"]
@@ -235,7 +244,8 @@ def draw(record: Mapping, file: Path, made_by: str) -> None:
 
 
 def parse_sizes(text: str | None, option: str) -> tuple[int, ...]:
-    """The whole numbers in an option's text, such as 64,128,256; () for None. Raises `ConfigError` for other text."""
+    """Returns the whole numbers in an option's text, such as 64,128,256; () for None. Raises `ConfigError` for any
+    other text."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise ConfigError(f"{option} is {text!r}; it must be whole numbers of at least 1, such as 64,128,256")

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Sides of the square products, by platform; the fastest product counts. On a CPU large ones would take seconds.
+# platform -> sides of the square matrices. The fastest product gives the peak. On a CPU large products take seconds.
 SIDES = {"cpu": (1024, 2048)}
 ACCELERATOR_SIDES = (4096, 8192, 16384)
 ROUNDS = 7

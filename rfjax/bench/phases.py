@@ -60,7 +60,7 @@ def loader_seconds(run: Run, steps: int) -> float:
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
     """Times `steps` training steps, run as by the trainer: batches are read ahead, metrics are fetched one step late.
 
-    `trace` is a folder to write a profile of these steps to.
+    If `trace` is given, JAX's profile of these steps is written to that folder.
     """
     step = lower_train_step(run).compile()
     state, place, pending = _first_state(run), NamedSharding(run.mesh, BATCH), None
@@ -93,9 +93,10 @@ def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
 
 
 def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
-    """Measures the median seconds of `forward`, `forward_backward` and `optimiser`, each compiled alone.
+    """Measures the parts `forward`, `forward_backward` and `optimiser` of a step, each compiled alone.
 
-    For a part that does not fit in the devices' memory on its own, the value is the compiler's message.
+    Returns {part: median seconds of `rounds` calls}. For a part that does not fit in the devices' memory on its own,
+    the value is the compiler's message.
     """
     config, corpus, mesh, abstract = run.config, run.corpus, run.mesh, abstract_state(run)
     loss_fn = make_loss(config, run.backbone.apply, corpus.shapes.encoders)

@@ -26,9 +26,10 @@ def summary(
     """Computes the numbers of a benchmark. Times are in seconds. Peaks are FLOP/s of all devices together, and so are
     the rates that are returned.
 
+    `loop` has the fields of `phases.Loop`, and `parts` is what `phases.part_seconds` returns. In the result,
     `achieved_flops_per_second` counts the model's own operations (three forward passes, `models/flops.py`), without
     recomputation. `floor_seconds` is the time that the network's operations, recomputed ones included, would take at
-    the peak; the optimiser's operations are not counted.
+    the measured peak; the optimiser's operations are not counted.
     """
     step = statistics.median(loop["step"])
     flops, repeated = batch_size * flops_per_image, batch_size * recomputed_per_image
@@ -69,14 +70,15 @@ def summary(
 
 
 def _minus(first: float | None, *others: float | None) -> float | None:
-    """Subtracts the others from `first`; None if a number is None."""
+    """Returns `first` minus all `others`; None if any of the numbers is None."""
     for other in others:
         first = None if first is None or other is None else first - other
     return first
 
 
 def _optimizer_line(record: Mapping) -> list[str]:
-    """Returns the line on the optimiser's matrix products and state; no line if it has no matrix products."""
+    """Returns the line on the optimiser's matrix products and state; no line for an optimiser without matrix
+    products."""
     if not record["optimizer_flops_per_step"]:
         return []
     share = record["optimizer_flops_per_step"] / record["flops_per_step"]
@@ -87,7 +89,7 @@ def _optimizer_line(record: Mapping) -> list[str]:
 
 
 def flag_lines(record: Mapping) -> list[str]:
-    """The compiler's flags that were in force: one line for the flags that rfjax set, and one for the user's own."""
+    """Formats the XLA flags that were in force: a line for the flags that rfjax set, and a line for the user's own."""
     who = {"rfjax": "set by rfjax; --no-xla-flags sets none", "user": "from the environment"}
     shown = {key: " ".join(record["xla_flags"][key]) for key in who}
     return [f"XLA flags   {shown[key]} ({said})" for key, said in who.items() if shown[key]]

@@ -20,7 +20,7 @@ from rfjax.training.chips import chip_of
 from rfjax.training.mesh import shardings, spread
 from rfjax.training.run import Run
 
-DRAWN = 0.02  # standard deviation of the noise that is added to kernels
+DRAWN = 0.02  # standard deviation of the noise that `drawn_params` adds to kernels
 
 
 def drawn_params(init: Callable, key):
@@ -96,7 +96,10 @@ def sample_summary(
     device_kind: str,
     peak: float,
 ) -> list[dict]:
-    """Adds rates and shares of the peak to each row of `sample_seconds`.
+    """Returns the rows of `sample_seconds`, with rates and shares of the peak added.
+
+    `evaluations` is how often the network is evaluated for an image, `forward` the FLOPs of one evaluation, and `peak`
+    the measured FLOP/s of all devices together.
 
     `evaluations` is the number of the network's evaluations for one image, `forward` the FLOPs of one evaluation, and
     `peak` the measured FLOP/s of all devices together.
@@ -142,9 +145,12 @@ def sample_lines(record: Mapping) -> list[str]:
 def measure_samples(
     run: Run, shapes: BatchShapes, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say
 ) -> dict:
-    """Measures sampling. Returns the numbers for a benchmark's record, with a row for each number type of `weights`
-    (such as int8) in which the network's weights are stored. `batch` is the number of images at once over all devices;
-    None: the fewest that can be split over them. `peak` is what `matmul_flops_per_second` returns."""
+    """Measures sampling with the network's weights stored in each of the number types `weights`, such as int8. Returns
+    the numbers for a benchmark's record, with a row for each type.
+
+    `batch` is the number of images that are sampled at once, over all devices; None means the fewest that can be split
+    over the devices. `peak` is what `matmul_flops_per_second` returns.
+    """
     latents, config = shapes.latents, run.config
     batch = run.batch_ways if batch is None else batch
     sampler, devices = config.evaluation.sampler, run.mesh.devices.flatten().tolist()

@@ -1,7 +1,8 @@
 """Reads the measures of every variant under every control from the results table.
 
-A variant is what differs between runs: their formulation, their backbone, or both. A control is one (corpus, weights,
-sampler, evaluation seed) and, if variants have several training seeds, one of these.
+A variant is what differs between runs: their formulation, their backbone, or both. A control is one combination of
+corpus, weights, sampler and evaluation seed. If variants were trained with several seeds, the training seed is part of
+the control, too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Control:
     weights: str
     sampler: str
     evaluation_seed: int
-    seed: int | None  # of training; None if no variant has several
+    seed: int | None  # of training; None unless some variant has several runs on one corpus
 
     @property
     def steps(self) -> int | None:
@@ -40,6 +41,7 @@ class Control:
 
     @property
     def guidance(self) -> float | None:
+        """The guidance scale; None if guidance is by a weaker run, or if the sampler's name cannot be parsed."""
         return self._sampler.guidance_scale if self._sampler and not self._sampler.guide else None
 
     @property
@@ -191,9 +193,10 @@ def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
 def _pair_measures(
     long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
 ) -> list[dict]:
-    """Makes a row for each variant and control, with both measures and their replicates.
+    """Returns a row for each record: its control, its variant, both measures, their intervals' ends and replicates.
 
-    Raises `ConfigError` if a record lacks a measure or its replicates, or if two runs cannot be compared.
+    Raises `ConfigError` if a record lacks a measure or its replicates, and if two runs under one control differ in
+    prompts, features or reference images.
     """
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
@@ -237,7 +240,7 @@ def _by_family_and_numbers(name: str) -> tuple:
 
 
 def places_of_steps(controls: Sequence[Control], steps: int | None, guidance: float | None) -> list[int]:
-    """Returns the indices of the controls with this number of steps and this guidance; None means any."""
+    """Returns the indices of the controls with `steps` sampling steps and this guidance scale; None means any."""
     return [
         place
         for place, control in enumerate(controls)

@@ -1,9 +1,9 @@
 """Ranks variants by non-dominated sorting: SD3, section 5.1.
 
 Under one control every variant is a point (alignment, distance). The Pareto-optimal points get rank 1 and are removed;
-the Pareto-optimal points of the rest get rank 2, and so on. If variants are taken in the order of alignment, the rank
-of each follows from the fronts so far, so variants need not be compared in pairs (Jensen 2003, IEEE Trans. on
-Evolutionary Computation 7).
+the Pareto-optimal points of the rest get rank 2, and so on. The code takes the variants from the highest alignment to
+the lowest. The rank of each then follows from the least distance in each front so far, so variants need not be compared
+in pairs (Jensen 2003, IEEE Trans. on Evolutionary Computation 7).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 def nondominated_ranks(
     alignment: Float[np.ndarray, "*sets variants"], distance: Float[np.ndarray, "*sets variants"]
 ) -> Int[np.ndarray, "*sets variants"]:
-    """Ranks variants by non-dominated sorting, from 1. The last axis holds the variants; each row of the other axes is
-    ranked by itself. A higher alignment is better, and a lower distance.
+    """Returns the rank of each variant by non-dominated sorting; the best rank is 1. Each set of variants is ranked by
+    itself. A higher alignment is better, and a lower distance is better.
 
-    A point dominates another if it is no worse in both measures and better in one, so equal points share a rank. A
-    variant that lacks a number, because it diverged, gets the rank after the worst of the others.
+    A point dominates another if it is no worse in both measures and better in at least one, so equal points share a
+    rank. A variant with a measure that is not finite, because it diverged, gets the worst finite variant's rank plus 1.
     """
     shape = alignment.shape
     there = (np.isfinite(alignment) & np.isfinite(distance)).reshape(-1, shape[-1])

@@ -39,7 +39,7 @@ class Column:
     name: str
     controls: tuple[str, ...]
     ranks: tuple[AverageRank, ...]
-    resampled: Float[np.ndarray, "variants resamples"]  # in the order of `ranks`
+    resampled: Float[np.ndarray, "variants resamples"]  # average ranks under resampled prompts, in the order of `ranks`
     reason: str = ""
 
 
@@ -53,11 +53,12 @@ class Ranking:
 
 
 def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | None]] = COLUMNS) -> Ranking:
-    """Averages the ranks of all variants over controls, for each column.
+    """Averages the ranks of each variant over the controls of each column.
 
-    A control counts only if every variant has a record under it or has diverged, since averages over different
-    controls cannot be compared. All variants and all controls of a corpus share their prompts, so resample b applies to
-    all of them at once. Corpora share no prompts, and are resampled independently.
+    `columns` maps a column's name to the sampling steps and the guidance scale of its controls; None means any. A
+    control counts only if every variant has a record under it or has diverged, since averages over different controls
+    cannot be compared. All variants and controls of one corpus share their prompts, so resample b draws the same
+    prompts for all of them. Two corpora share no prompts, so they are resampled independently.
     """
     whole = [place for place in range(len(measures.controls)) if measures.present[place].all()]
     missing = {
@@ -76,7 +77,7 @@ def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | Non
 
 
 def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.ndarray, "controls variants resamples"]:
-    """Ranks the variants under each resample of prompts.
+    """Ranks the variants under each resample of prompts, for the controls with the given indices.
 
     Before ranking, each variant's distance replicates are shifted so that their mean is the variant's distance
     (`rfjax.evaluation.control_measures.shifted_interval` says why).
@@ -124,10 +125,10 @@ def rank_interval(
     """Computes 95 % intervals of average ranks from their resamples.
 
     A resample adds noise to measures that are already noisy, and noise biases ranks: it separates ties and fronts, and
-    worsens the best ranks. So the 2.5 and 97.5 percentiles lie a little off the estimate. In simulated studies they
-    cover the rank for infinitely many prompts only 90 % of the time. A second interval has the same percentiles plus
-    (the estimate - the mean of the resamples). The returned interval reaches from the lower of the two low ends to the
-    higher of the two high ends, and covers 94 to 95 %.
+    worsens the best ranks. So the interval from the 2.5 to the 97.5 percentile of the resamples is biased. In simulated
+    studies it covers the rank for infinitely many prompts only 90 % of the time. A second interval is the first one
+    shifted by (the estimate - the mean of the resamples). The returned interval reaches from the lower of the two low
+    ends to the higher of the two high ends, and covers that rank 94 to 95 % of the time.
     """
     low, high = np.percentile(resampled, PERCENTILES, axis=1)
     shift = value - resampled.mean(axis=1)

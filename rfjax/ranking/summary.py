@@ -16,7 +16,7 @@ from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results
 
 SHOWN_PER_FAMILY = 2  # variants of each family that the short table takes from each column
-STEPS_GUIDANCE = 5.0  # the guidance at which numbers of steps are compared
+STEPS_GUIDANCE = 5.0  # the guidance scale of the controls that `_against_steps` lists
 MIN_COMMON = 4  # fewest variants for a correlation with the paper's ranks
 
 
@@ -62,7 +62,7 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
 def shown_variants(ranking: Ranking) -> list[str]:
     """Lists the variants of the short table: the two best of each family in each column, as in the paper's table 1.
 
-    They are in the order of the first column that has ranks.
+    The best come first, by the average rank in the first column that has ranks.
     """
     chosen: set[str] = set()
     for column in ranking.columns:
@@ -76,7 +76,12 @@ def shown_variants(ranking: Ranking) -> list[str]:
 
 def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
     """Computes the rank correlations between a column's average ranks and those in column `place` of the paper's table,
-    over the variants that both have."""
+    over the variants that both have.
+
+    Spearman's and Kendall's coefficients have 95 % intervals from the resamples of prompts. `p` is the permutation test
+    of Spearman's coefficient. If fewer than `MIN_COMMON` variants are common, or all have one rank, the three are None
+    and `reason` says why.
+    """
     rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
     theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])
     ours = np.array([column.ranks[index].value for index in rows])
@@ -114,7 +119,7 @@ def _estimate(value, resampled):
 
 
 def _against_steps(measures: Measures) -> list[dict]:
-    """Lists both measures of each variant at every number of sampling steps, with the guidance `STEPS_GUIDANCE`."""
+    """Lists both measures of each variant at every number of sampling steps, at the guidance scale `STEPS_GUIDANCE`."""
     rows = []
     for place in places_of_steps(measures.controls, None, STEPS_GUIDANCE):
         control = measures.controls[place]

@@ -26,10 +26,10 @@ _LATEX = {
 
 
 def ranking_files(numbers: Mapping) -> dict[str, str]:
-    """Returns {file name: content} of the tables, from `ranking_numbers`.
+    """Returns {file name: content} of the ranking's tables. `numbers` is what `ranking_numbers` returns.
 
-    They are the complete table, and a short one with the two best variants of each family in each column, as in the
-    paper's table 1.
+    There are two tables, each as CSV and LaTeX: the complete one, and a short one with the two best variants of each
+    family in each column, as in the paper's table 1.
     """
     columns = ranked_columns(numbers)
     best_first = [row["variant"] for row in columns[0]["ranks"]] if columns else []
@@ -60,7 +60,7 @@ def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
 
 
 def ranking_latex(numbers: Mapping, variants: Sequence[str]) -> str:
-    """Writes a booktabs table: average ranks with their intervals, the best of each column bold."""
+    """Returns a LaTeX booktabs table: average ranks with their intervals, the best of each column bold."""
     columns = ranked_columns(numbers)
     best = {column["name"]: min(row["value"] for row in column["ranks"]) for column in columns}
     lines = [

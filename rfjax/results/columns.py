@@ -37,7 +37,7 @@ class Column:
 
 
 def read_columns(table: str) -> tuple[Column, ...]:
-    """Parses a table with a line `name | kind | unit | meaning` for each column; `*` after a name means required."""
+    """Parses a text with a line `name | kind | unit | meaning` for each column; `*` after a name means required."""
     rows = ([cell.strip() for cell in line.split("|")] for line in table.strip().splitlines())
     return tuple(Column(name.rstrip("*"), kind, unit, meaning, name[-1] == "*") for name, kind, unit, meaning in rows)
 
@@ -47,7 +47,7 @@ def key_without(*names: str) -> tuple[Column, ...]:
     return tuple(column for column in KEY if column.name not in names)
 
 
-# What identifies an evaluation record; a repeated key replaces the old record.
+# What identifies an evaluation record. A new record replaces an older one with the same key.
 KEY = read_columns("""
 run* | text | | run id, unique in the study; `-` for a record that belongs to no run
 step* | integer | steps | optimiser steps of the checkpoint; -1 for a record that belongs to no checkpoint
@@ -74,15 +74,16 @@ n | integer | | number of examples (loss), images (geneval), clips (temporal)
 
 # How far training had come at the checkpoint, and what the evaluation took.
 PROGRESS = read_columns("""
-final | integer | | 1 where `step` is the run's planned last step (learning rate annealed), else 0
+final | integer | | 1 where `step` is the run's planned last step, else 0
 images | integer | images | training images seen so far, lineage included
-flops | number | FLOP | training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward
+flops | number | FLOP | training FLOPs so far, lineage included: 3 times the forward pass, whose multiply-accumulates \
+count as 2 FLOPs each
 seconds | number | s | wall time of this evaluation
 train_seconds | number | s | wall time of training up to the checkpoint; for runs trained together, this run's share
-image_tokens | integer | tokens | image tokens trained on so far; empty if the run's folder does not tell, and for \
-a run that started from another's checkpoint
-image_tokens_per_param | number | tokens per parameter | image tokens over parameters
-tokens_per_param | number | tokens per parameter | image and text tokens over parameters, padding of the text \
+image_tokens | integer | tokens | image tokens trained on so far; empty if run.json and config.json do not determine \
+this number, and for a run that started from another run's checkpoint
+image_tokens_per_param | number | tokens per parameter | `image_tokens` divided by `params`
+tokens_per_param | number | tokens per parameter | image and text tokens divided by `params`, padding of the text \
 included; empty if the text is not part of the sequence
 times_seen | number | | how often each training image was seen, on average; empty for a corpus that draws its images
 """)
@@ -117,8 +118,8 @@ trunk_step | integer | steps | step at which this branch left its trunk
 
 # The further columns of runs.csv, which has one row per run and also the columns `run` and RUN.
 OUTCOME = read_columns("""
-flops_per_image | number | FLOP | training FLOPs per image, 3x forward, no recomputation; with aspect buckets, the \
-mean over the images of a cycle
+flops_per_image | number | FLOP | training FLOPs per image: 3 times the forward pass, recomputation not counted; with \
+aspect buckets, the mean over images as training draws them
 flops_forward_per_image | number | FLOP | forward FLOPs per image
 parent_flops | number | FLOP | training FLOPs inherited from the lineage
 parent_images | integer | images | training images inherited from the lineage
@@ -134,7 +135,7 @@ train_seconds | number | s | wall time of training, as of the last evaluated che
 this run's share; for a branch, with its trunk's time up to the departure
 spent_flops | number | FLOP | training FLOPs of this run alone, without its lineage; for a branch, those after \
 it left its trunk
-spent_seconds | number | s | wall time of training of this run alone, counted as `spent_flops`
+spent_seconds | number | s | wall time of training of the same steps as in `spent_flops`
 evaluation_seconds | number | s | wall time of all the run's evaluations
 """)
 
@@ -156,9 +157,9 @@ samples* | integer | images | images of the prompt
 
 # The covariance of two final checkpoints' validation losses, which are correlated because they share their examples.
 PAIR = key_without("evaluation", "sampler") + read_columns("""
-other_run* | text | | the other run; the run itself for its variance
-covariance* | number | loss squared | covariance of the two mean losses, over the examples they share
-n* | integer | | examples
+other_run* | text | | the other run of the pair; equal to `run` in the row with the run's variance
+covariance* | number | loss squared | covariance of the two runs' mean losses, estimated from their losses per example
+n* | integer | | number of examples that both runs were evaluated on
 """)
 
 # The measures that variants are ranked by, under resamples of the prompts. Resample b is the same for all runs.
@@ -172,8 +173,8 @@ feature_map* | text | | name and version of the features whose distance was meas
 reference_sha1* | text | | hash of the real images that distances are measured from
 """)
 
-# The key of the wide view, which joins a checkpoint's evaluations without a sampler with those that have one. A
-# checkpoint with two grids and two samplers has four rows.
+# The key of wide.csv. A row joins a checkpoint's losses on one grid with its scores under one sampler, so a checkpoint
+# with two grids and two samplers has four rows.
 WIDE_KEY = key_without("evaluation", "sampler", "grid", "evaluation_seed") + read_columns("""
 grid | text | | levels of t of the loss columns; empty without a loss
 grid_seed | integer | | evaluation seed of the loss columns
@@ -193,7 +194,7 @@ FILES = {
     "wide.csv": (WIDE_KEY + WIDE_PROGRESS + RUN, "one row per checkpoint and evaluation settings"),
     "runs.csv": (RUNS, "one row per run, failed ones too"),
     "prompts.csv": (PROMPT, "one row per checkpoint and GenEval prompt"),
-    "pairs.csv": (PAIR, "one row per two finished runs whose validation losses share their examples, and one per run"),
+    "pairs.csv": (PAIR, "one row per pair of finished runs that were validated on the same examples, and one per run"),
     "replicates.csv": (REPLICATE, "one row per measure of a `ranking` record"),
     "curves.csv": (CURVE, "training loss against steps"),
 }
@@ -236,8 +237,8 @@ PROTOCOLS = {
     "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
     "geneval_other_models": "GenEval with other models",
 }
-# Scores whose model is part of their name: metric -> its title. Scores by a user's model have the evaluation
-# METRIC_by_MODEL, and scores by the published model have the evaluation METRIC.
+# Scores that a vision-language or preference model gives: metric -> its title. A record's evaluation is METRIC if the
+# score comes from the metric's published model, and METRIC_by_MODEL if it comes from a model of the user's.
 BY = "_by_"
 OF_MODELS = {
     "vqascore": "VQAScore",
@@ -302,12 +303,14 @@ def protocols(evaluations: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def score_column(item: str = "overall") -> str:
-    """Returns the column of wide.csv with GenEval by the corpus's own detector."""
+    """Returns the name of the column of wide.csv with the GenEval score (overall, or of one task) by the corpus's own
+    detector."""
     return Measure("geneval", "geneval", item).format()
 
 
 def loss_levels(names: Iterable[str]) -> dict[str, str]:
-    """Returns {level of t, as text: column} of the columns with the validation loss at one level."""
+    """Returns {level of t, as text: column} for those among `names` that are columns of the validation loss at one
+    level."""
     found = ((Measure.parse(name), name) for name in names)
     return {
         measure.item.removeprefix("t="): name

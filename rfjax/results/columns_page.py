@@ -48,16 +48,16 @@ where *name* is the metric, followed by the item unless that is `mean`:
 | `ranking_geneval_overall`, ... | GenEval under one of a ranking's controls (docs/ranking.md) |
 | `ranking_frechet_distance_overall` | Frechet distance from real images under the control, in the square of the \
 features' unit; `ranking_frechet_distance_ground_truth` is the distance \
-of as many pictures drawn for the prompts |
+of equally many pictures that the corpus draws for the same prompts |
 | `geneval_official_overall`, ... | GenEval by the official protocol (`rfjax score`, docs/metrics.md); \
-`geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
+`geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any other models |
 | `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | scores of a folder of images, as docs/metrics.md defines \
 them; with `_other_model` where the model is not the metric's own |
 | `fvd`, `mmd_vjepa2` | distances of a folder of clips from a reference, as docs/metrics.md defines them; with \
 `_other_model`, too |
 | `vqascore_by_MODEL_overall`, `geneval2_by_MODEL_overall`, `geneval2_by_MODEL_am`, `dpg_by_MODEL_overall`, \
-`pickscore_by_MODEL_overall`, ... | scores by a model of the user's, with its folder's name and the first digits of \
-its hash (docs/questions.md); without `_by_MODEL` by the published model |
+`pickscore_by_MODEL_overall`, ... | scores by a model of the user's (docs/questions.md); MODEL is the name of the \
+model's folder and the first digits of the model's hash. Without `_by_MODEL`, scores by the metric's published model |
 | `geneval_by_MODEL_overall`, ... | GenEval's rules on another detector's boxes (docs/metrics.md) |
 | `compbench_color`, ... | T2I-CompBench, by its own scorers |
 | `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval \
@@ -78,9 +78,10 @@ error of ground-truth clips: the detector's own |
 `first_held`, `other_prompts`, or clips of the `null` condition |
 | `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), \
 in a row of its own |
-| `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
-| `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over \
-images |
+| `sampling_steps_path_length` | length of a latent's path: the sum over sampling steps of the norm of its change; \
+mean over images |
+| `sampling_steps_distance` | root mean square difference between a latent and the one from the same noise with the \
+most sampling steps; mean over images |
 | `preference_win_rate_aesthetics`, ... | share of votes that preferred the run's images to those of the study's other \
 runs, a tie being half (`rfjax votes`, docs/votes.md), by question: `aesthetics`, `prompt`, `typography` |
 | `preference_strength_aesthetics`, ... | strength of Bradley and Terry's model, in log odds; the strengths of a \

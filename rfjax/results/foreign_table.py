@@ -6,7 +6,7 @@
     images   training images seen (or `samples`)         anything else: metrics
 
 Columns that have other names must be renamed by the caller. Names are never guessed, but capitals and surrounding
-blanks do not matter (FLOPs). If a column is renamed to a name that another column has, it replaces that column.
+blanks do not matter (FLOPs). If the table already has a column of the new name, the renamed column replaces it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TEXTS = frozenset(
     "dataset corpus config checkpoint path file folder host user date time created notes comment state role "
     "trunk".split()
 )
-# Words in a column's name that mean another unit or scale. They do not matter for the loss: a log loss is a loss.
+# Words in a column's name that mean another unit or scale. A loss's name may hold such words: a log loss is a loss.
 _SCALED = re.compile(
     r"(kilo|mega|giga|tera|peta|exa|zetta|[kmgtpez])flops?|log(10|2)?|ln|thousands?|millions?|billions?|trillions?"
     r"|[kmbgtpez]|1e[0-9]+|10\^[0-9]+",
@@ -62,9 +62,9 @@ def read_table(
     from 1, named "row").
 
     `rename` maps our names to the file's names. With `flops_per_param_image`, a missing column `images` or `flops` is
-    computed from flops = flops_per_param_image * params * images. Without a column `run`, no row may repeat another,
-    since it could be the same run listed twice. The frame's `attrs["notes"]` says what was skipped, and how numbers and
-    names were read if that is not obvious.
+    computed from flops = flops_per_param_image * params * images. If the file has no column `run`, two equal rows are
+    refused, since they could be the same run listed twice. The frame's `attrs["notes"]` says what was skipped, and how
+    numbers and names were read if that is not obvious; `attrs["runs_are_lines"]` is true if runs are named by lines.
 
     Raises `ConfigError`, naming the file and the column or line, if the table cannot be read.
     """
@@ -97,7 +97,7 @@ def holds_another_unit(name: str) -> bool:
 
 
 def _with_our_names(table, path, rename):
-    """Returns the table with our column names, and notes on names that were read in another spelling."""
+    """Returns the table with our column names, and notes on names that the file spells with other capitals."""
     rename = {ours: theirs if theirs in table else theirs.strip() for ours, theirs in rename.items()}
     names = {theirs: ours for ours, theirs in rename.items()}
     for ours, theirs in rename.items():
@@ -126,7 +126,10 @@ def _with_our_names(table, path, rename):
 
 
 def _with_numbers(table, path):
-    """Returns the table with names as text and numbers as floats, and notes on how commas were read."""
+    """Returns the table with names as text and numbers as floats, and notes on how commas were read.
+
+    Raises `ConfigError` for a cell whose comma may be either a decimal one or a mark between thousands.
+    """
     cells = {name: _cells(table[name]) for name in table.columns}
     marks = Marks()
     for name in NUMBERS:
@@ -163,7 +166,8 @@ def _with_numbers(table, path):
 
 
 def _unfinished(table, path) -> list[str]:
-    """Returns notes on rows that a logger marks as unfinished or failed: they are kept, but their loss is not final."""
+    """Returns a note that names the rows whose column `state` says that the run did not finish. The rows stay in the
+    table, although their loss is not final."""
     lines = []
     for name in (name for name in table.columns if name.lower() == "state"):
         states = table[name].astype(str).str.strip().str.lower()
@@ -203,8 +207,7 @@ def _marks(cells: list[str] | None) -> Marks:
 
 
 def _points(cells) -> Marks:
-    """Finds whether cells show that the table's decimal mark is a point, as 0.5 does. Returns `Marks`; cells with
-    commas are not considered."""
+    """Returns `Marks` whose `point` is true if a cell shows that the table's decimal mark is a point, as 0.5 does."""
     return Marks(
         point=any("." in c and read_number(c, ",") is None and read_number(c) is not None for c in cells or ())
     )
@@ -232,7 +235,8 @@ def _numbers(name, cells, table, path, mark):
 
 
 def _metric(name, cells, marks):
-    """Returns a column that laws do not need: floats if every cell is a number (31% is 0.31), else text."""
+    """Returns a column that laws do not need: floats if every cell is a number or missing, else text. In a column of
+    percentages, 31% becomes 0.31."""
     if _is_text(name):
         return cells
     values = [None if is_missing(cell) else cell for cell in cells]
@@ -274,6 +278,7 @@ def _check_repeated(table, path):
 
 
 def _counts_rows(name, column) -> bool:
+    """Whether a column without a name, or named index, row or #, holds 0, 1, 2, ... or 1, 2, 3, ..."""
     if not (name.startswith("Unnamed: ") or name.lower() in ("index", "row", "#")):
         return False
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(float)
@@ -281,8 +286,8 @@ def _counts_rows(name, column) -> bool:
 
 
 def _hint(cell: str) -> str:
-    """Returns the end of the error's message about a cell that is not a number: what the cell may mean, and the remedy;
-    "" if unknown."""
+    """Returns how the error's message about a cell that is not a number ends: with the remedy, or with "" if it is not
+    clear what the cell means."""
     text = cell.strip()
     if re.fullmatch(r"-?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
         return "; its comma is a decimal one, and other cells have a decimal point: write all with a point, as 0.31"
@@ -298,6 +303,10 @@ def _hint(cell: str) -> str:
 
 
 def _add_cost(table, flops_per_param_image):
+    """Returns the table with the column that `flops_per_param_image` gives: `images` or `flops`, whichever is missing.
+
+    Raises `ConfigError` unless the table has params and exactly one of the two.
+    """
     if flops_per_param_image is None:
         return table
     given = "FLOPs per parameter and image"
@@ -315,7 +324,7 @@ def _add_cost(table, flops_per_param_image):
 
 
 def _read_file(path) -> tuple[pd.DataFrame, list[str]]:
-    """Returns a file's cells, and notes on what was skipped. A CSV file's cells are text."""
+    """Returns a frame of the file's cells, and notes on what was skipped. The cells of a CSV file are text."""
     try:
         data = read_bytes(path)
         if data.startswith(b"\x1f\x8b"):

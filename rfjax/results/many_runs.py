@@ -1,10 +1,10 @@
 """Decides from which number of runs on faster methods replace exact ones, whose cost grows with the square of the
 number of runs.
 
-With more than `MANY_RUNS` runs, asymptotic formulas replace permutations and simulations, folds replace refits without
-each run, and the table no longer has the covariance of every two runs. At 100 runs, the faster methods agree with the
-exact ones to all printed digits (`tests/laws/test_many_runs.py`). Wherever a number of a faster method is printed, the
-text says so.
+With more than `MANY_RUNS` runs, asymptotic formulas replace permutations and simulations. A fit is repeated without
+each fold of runs, not without each single run. The table has the covariances with some runs only, not of every pair. At
+100 runs, the faster methods agree with the exact ones to all printed digits (`tests/laws/test_many_runs.py`). Wherever
+a number from a faster method is printed, the text says so.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ ANCHORS = 25  # runs whose covariance with every other run is in the table
 
 
 def are_many(runs: int) -> bool:
-    """Whether formulas and folds replace the exact methods for this number of runs."""
+    """Whether the faster methods replace the exact ones for this number of runs."""
     return runs > MANY_RUNS
 
 
 def folds_of(units: Int[np.ndarray, " runs"], seed: int = 0) -> Int[np.ndarray, " runs"]:
-    """Divides runs into `FOLDS` folds, and returns the fold of each run, from 0.
+    """Divides runs into `FOLDS` folds, or one for each unit if there are fewer units. Returns each run's fold, from 0.
 
-    All folds have equally many units (such as trunks), to within one. The runs of a unit are in the same fold.
+    `units` holds the number of each run's unit. The runs of a unit, such as the branches of a trunk, are in the same
+    fold. The folds' numbers of units differ by at most one.
     """
     names, places = np.unique(units, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))

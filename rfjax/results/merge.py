@@ -33,11 +33,12 @@ def collect(
     references: Iterable[str | Path] = (),
     passed_over: Iterable[str | Path] = (),
 ) -> results.Results:
-    """Merges run folders into `results_folder`, which is written completely or not at all, and returns the table.
+    """Merges run folders into a results table, writes it to `results_folder` completely or not at all, and returns it.
 
-    `references` are folders with `evaluations/` whose records belong to no run (key.run `-`). `passed_over` are folders
-    of runs in the same study that the table shall leave out. If a file of a run is damaged, lacks a field or has
-    another schema version, the whole run is left out; the table's notes say why, and `unreadable` counts such runs.
+    `references` are folders whose `evaluations/` has records that belong to no run (key.run `-`). `passed_over` are
+    folders of runs beside the others that the table shall leave out; a note names each. If a file of a run is damaged,
+    lacks a field or has another schema version, the whole run is left out; the table's notes say why, and `unreadable`
+    counts such runs.
 
     Raises `ConfigError` if a folder is not a run's, if two folders hold the same run, and if no run can be read.
     """
@@ -73,7 +74,8 @@ def collect(
 def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
     """Removes conflicting records among those that belong to no run, such as a detector's ceiling.
 
-    A record conflicts if the folder of an earlier run has the same key with other values. Returns (the runs, notes).
+    A record conflicts if the folder of an earlier run has a record with the same key and other values. Returns the runs
+    without their conflicting records, and a note for each of these records.
     """
     first: dict[tuple, dict] = {}
     kept, notes = [], []
@@ -92,7 +94,10 @@ def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], li
 
 
 def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> tuple[dict[str, pd.DataFrame], list]:
-    """Returns {name: frame} of the table, and its sample sheets. `shared` are records that belong to no run."""
+    """Returns the table as {file name without .csv: frame}, and its sample sheets as `_sheet` returns them.
+
+    `shared` are pairs (folder, record) of records that belong to no run.
+    """
     long = long_frame(runs, [record for _, record in shared])
     frames = {
         "long": long,
@@ -108,9 +113,9 @@ def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> t
 
 
 def _sound_runs(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
-    """Returns the runs whose records can be merged, and a note for each other run.
+    """Returns the runs whose records can be merged, and a note for each run whose records cannot.
 
-    Raises `ConfigError`, from the first run's error, if no run can be merged.
+    Raises `ConfigError` with the first note if no run can be merged.
     """
     sound, notes, errors = [], [], []
     for run in runs:
@@ -165,7 +170,7 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
 
 
 def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Says which runs are new, changed or gone between two values of `made_of`."""
+    """Returns a text that lists the runs which are new, changed or gone between two values of `Results.made_of`."""
     kinds = {
         "new": [name for name in now if name not in before],
         "changed": [name for name in now if name in before and before[name] != now[name]],
@@ -175,7 +180,10 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
-    """Reads the run folders; returns the runs, and a note for each folder that cannot be read."""
+    """Reads the run folders; returns the runs, and a note for each folder that cannot be read.
+
+    Raises `ConfigError` if a folder is not a run's, and the first folder's error if none can be read.
+    """
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"no run's folder at {folder}; give the folder of a run")
@@ -197,6 +205,8 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
 
 def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.DataFrame:
     """Makes long.csv: a row for each number in a record, joined with the facts of its run.
+
+    `references` are records that belong to no run.
 
     Raises `ConfigError` if two records have the same key but different values.
     """
@@ -227,7 +237,7 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
 def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     """Makes wide.csv: a row for each checkpoint and evaluation settings, with losses and scores side by side.
 
-    Records without a sampler (losses) are joined with those with a sampler (scores) on run, step, weights and corpus.
+    Losses (records without a sampler) are joined with scores (records with a sampler) on run, step, weights and corpus.
     So a checkpoint with two grids and two samplers has four rows.
     """
     checkpoint = ["run", "step", "weights", "corpus"]
@@ -272,11 +282,11 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
-    """Makes pairs.csv: covariances of the mean validation losses of finished runs that share their examples.
+    """Makes pairs.csv: the variance of each finished run's mean validation loss, and the covariances of pairs of runs.
 
-    They are computed from the losses per example in the records. Only runs with the same examples form pairs. A record
-    without losses per example is left out. With many runs (`rfjax.results.many_runs`), a run has only its variance and
-    its covariances with `ANCHORS` runs, which are spread over the range of losses.
+    Both are computed from the losses per example in the records; a record without them is left out. Two runs form a
+    pair if they have the same weights, corpus, grid, seed and examples. With many runs (`rfjax.results.many_runs`), a
+    run has only its variance and its covariances with `ANCHORS` runs, which are spread over the range of losses.
     """
     alike: dict[tuple, list] = {}
     for run in runs:
@@ -304,7 +314,7 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
-    """Makes replicates.csv: a row for each measure in a ranking's record, with its value under each resample."""
+    """Makes replicates.csv: a row for each measure in a ranking's record, with the measure under each resample."""
     rows = []
     for run in runs:
         for record in run.records:
@@ -324,7 +334,12 @@ def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def _pivot(rows, checkpoint, setting, setting_seed):
-    """Returns a frame with a row for each checkpoint and setting, and the names of its measures in order."""
+    """Returns a frame with a row for each checkpoint, setting and evaluation seed, and the names of the measures that
+    are its columns.
+
+    `checkpoint` lists the columns that identify a checkpoint. `setting` is "grid" or "sampler". The frame names its
+    evaluation seed `setting_seed`. Raises `ConfigError` if a row would have two values of one measure.
+    """
     index = [*checkpoint, "setting", "evaluation_seed"]
     triples = zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
     names = [schema.Measure(*triple).format() for triple in triples]
@@ -347,7 +362,7 @@ def _pivot(rows, checkpoint, setting, setting_seed):
 
 
 def _key_columns(record, columns):
-    """Returns {column: value} from a record's key; None for columns that are not part of the key."""
+    """Returns {column name: value} from a record's key; None for columns that are not part of the key."""
     return {column.name: record["key"].get(KEY_NAMES.get(column.name, column.name)) for column in columns}
 
 

@@ -94,7 +94,7 @@ class Results:
 
 
 def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Results:
-    """Writes `table` into its folder, and copies the pictures of `sheets` (sheet, source) into it.
+    """Writes `table` into `table.folder`, and copies the pictures of `sheets` there.
 
     A source is a PNG; if a sheet's `webp` is set, the WebP lies beside the PNG. A picture that is missing or of another
     kind is left out, with a note. Pictures that only an earlier table had are removed. Returns the table with `samples`
@@ -139,7 +139,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
 def find(folder: str | Path) -> Path:
     """Returns `folder` itself if it is a results folder, else the results folder in it, which need not exist yet.
 
-    Raises `ConfigError` for the folder of a single run: the table belongs to the study, in the folder above.
+    Raises `ConfigError` for the folder of a single run, because the table lies in the folder of its study.
     """
     folder = local_path(folder, "the study's folder")
     if (folder / "table.json").exists() and not _is_strangers(folder / "table.json"):
@@ -161,8 +161,9 @@ def _is_strangers(path):
 def read(folder: str | Path) -> Results:
     """Reads and verifies the results table of a folder.
 
-    Reads it again if another process is replacing it. Raises `ConfigError`, naming the file and the remedy, if a file
-    is missing, damaged or edited by hand, lacks a column, or has another schema version.
+    If another process is replacing the table, it is read again. In a table of an older schema version, the columns
+    added since are empty (`columns.ADDED`). Raises `ConfigError`, naming the file and the remedy, if a file is missing,
+    damaged or edited by hand, lacks a column, or has a schema version that is not read.
     """
     folder = local_path(folder, "the results folder")
     for pause in PAUSES:
@@ -177,7 +178,7 @@ def read(folder: str | Path) -> Results:
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    """Returns the names, sizes and times of the table's files."""
+    """Returns (name, size in bytes, time of change in ns) of each of the table's files."""
     found = [(path.name, path.stat()) for path in sorted(folder.glob("*")) if path.is_file()]
     return [(name, facts.st_size, facts.st_mtime_ns) for name, facts in found]
 
@@ -206,7 +207,7 @@ def _read(folder: Path) -> Results:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """Writes a frame as CSV, with every float in the shortest form that reads back as the same float."""
+    """Returns a frame as CSV, with every float in the shortest form that reads back as the same float."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
@@ -229,7 +230,8 @@ def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
 
 
 def rows_by_run(frame: pd.DataFrame) -> Callable[[str], pd.DataFrame]:
-    """Returns a function from a run to its rows, in their order. The frame is grouped only once, for all runs."""
+    """Returns a function that takes a run's name and returns the frame's rows of that run, in their order. The frame is
+    grouped only once, for all runs."""
     found = dict(iter(frame.groupby("run", sort=False)))
     return lambda run: found.get(run, frame[:0])
 
@@ -259,7 +261,7 @@ def _read_frame(path, file, expected, version):
 
 
 def _columns(file, frame) -> tuple[Column, ...]:
-    """Lists the columns of a file in order, including those of measured numbers, which only wide.csv has."""
+    """Returns the `Column` of each of the frame's columns, in order. Only wide.csv has columns of measured numbers."""
     fixed = {column.name: column for column in FILES[file][0]}
     rest = [name for name in frame.columns if name not in fixed]
     suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)

@@ -30,7 +30,8 @@ RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
 RUN_FILES = ("run.json", "status.json")  # a folder with one of these files is a run's
 
-# column -> its path in run.json, if that is not its name; `config` stands for the content of config.json
+# column -> the keys that lead to its value in run.json, if the key is not the column's name; `config` stands for the
+# content of config.json
 RUN_FIELDS = {
     "train_corpus": ("corpus",),
     "formulation": ("config", "formulation"),
@@ -160,7 +161,7 @@ class RunRecords(NamedTuple):
 
 
 def run_folders(study_folder: str | Path) -> list[Path]:
-    """Lists the run folders in a study's folder, which have a run.json or a status.json, sorted by name."""
+    """Lists the run folders in a study's folder, sorted by name. A run folder has a run.json or a status.json."""
     folder = Path(study_folder)
     if not folder.is_dir():
         raise ConfigError(f"no folder at {folder}; name a study's folder, or its results folder")
@@ -269,7 +270,10 @@ def _role(folder, run):
 
 
 def _spent(run, name, inherits):
-    """Returns a cost of the run alone, up to its newest checkpoint; None if run.json does not tell it."""
+    """Returns a cost of the run alone, up to its newest checkpoint; None if run.json does not hold it.
+
+    `name` is the cost's key in run.json. `inherits` says whether that cost includes the parent's.
+    """
     held = run.get("trunk") or (inherits and run.get("parent")) or {name: 0}
     total, before = run.get(name), held.get(name)
     return None if total is None or before is None else total - before

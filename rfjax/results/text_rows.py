@@ -11,7 +11,7 @@ from pathlib import Path
 from rfjax.errors import ConfigError
 
 MARKS = ",;\t|"  # possible separators, the likeliest first
-SEEN = 50  # the first rows, which decide the separator
+SEEN = 50  # so many rows at the start of the text decide the separator
 _NUMBER = re.compile(r"[+-]?[0-9.,]*[0-9]([eE][+-]?[0-9]+)?%?")
 
 
@@ -28,7 +28,8 @@ class TextRows:
 def split_rows(text: str, path: Path) -> TextRows:
     """Splits a table's text into rows. Skips blank lines and comments, but counts them as lines.
 
-    A first line `sep=;` (Excel's) names the separator. Raises `ConfigError`, naming the file and the line.
+    A first line `sep=;` (Excel's) names the separator. Raises `ConfigError`, naming the file and the line, if a row has
+    more cells than the header or may be either a comment or a row, and if the text is empty or is no CSV.
     """
     named = re.match(r"\s*sep=(.)[ \t]*\n", text)
     separator = named[1] if named else _separator(text)
@@ -71,7 +72,8 @@ def _lines(numbers: list[int], most: int = 5) -> str:
 
 
 def _cells(text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """Returns (line, cells) of each row that is not blank. The separator " " means any whitespace."""
+    """Returns (number of the first line, cells) of each row that is not blank. The separator " " means any
+    whitespace."""
     if separator == " ":
         return [(number, line.split()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     reader, rows, end = csv.reader(io.StringIO(text, newline=""), delimiter=separator), [], 0
@@ -85,7 +87,8 @@ def _cells(text: str, separator: str) -> list[tuple[int, list[str]]]:
 def _separator(text: str) -> str:
     """Finds the separator: the one with which most rows have as many cells as the header.
 
-    Returns " " (whitespace) if none of `MARKS` splits the header but whitespace splits all rows alike, else ",".
+    If none of `MARKS` splits the header, returns " " (whitespace) if the header has several words and every row has
+    either as many words or one; else returns ",".
     """
     start = "\n".join(line for line in text.split("\n")[: 4 * SEEN] if not line.lstrip().startswith("#"))
     found = []
@@ -104,9 +107,9 @@ def _separator(text: str) -> str:
 
 
 def _without_comments(rows):
-    """Returns the lines of the comments above the table, and the other rows.
+    """Returns the line numbers of the comments above the table, and the other rows.
 
-    If the last comment names the columns, as in a file of numpy.savetxt, this comment becomes the header.
+    If the last of these comments has a name for each column, as in a file of numpy.savetxt, it becomes the header.
     """
     above = next((place for place, (_, row) in enumerate(rows) if not row[0].lstrip().startswith("#")), 0)
     if not above:

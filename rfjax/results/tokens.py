@@ -2,8 +2,8 @@
 
 Papers count tokens differently: D may be image tokens alone (Abra 2608.17286), or image and text tokens (Liang et al.
 2410.08184, where the text is part of the sequence). So both ratios are columns. Text tokens are those of the sequence,
-padding included. If run.json and config.json do not determine a number, it is empty. All numbers are empty for a run
-that started from another run's checkpoint, because the other run's images may have had other sizes or another corpus.
+padding included. A column is empty if run.json and config.json do not determine its number. All columns are empty for a
+run that started from another run's checkpoint, because that run's images may have had other sizes or another corpus.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tokens:
     """A run's sizes in tokens, from run.json and config.json. A value is None if these files do not determine it."""
 
     image: tuple[int, ...] | None = None  # tokens per image, for each latent shape
-    schedule: Schedule | None = None  # the latent shape of each step; None if there is only one shape
+    schedule: Schedule | None = None  # which latent shape each step takes; None if there is only one, or it is unknown
     text: int | None = None  # text tokens per caption in the sequence
     training_images: int | None = None  # size of the corpus; None also if the corpus draws its images
     params: int | None = None
@@ -35,8 +35,8 @@ class Tokens:
     def seen(self, step: int, images: int | float | None) -> dict[str, int | float | None]:
         """Returns the values of `COLUMNS` at a checkpoint of a run that started from scratch.
 
-        `images` is the number of images in the checkpoint's record. If it differs from the number that the steps take,
-        all values are None.
+        `images` is the number of images in the checkpoint's record. If `step` steps take another number of images, all
+        values are None.
         """
         taken = (step,) if self.schedule is None else self.schedule.taken(step)
         if self.batch_sizes is None or images != _products(taken, self.batch_sizes):
@@ -56,7 +56,8 @@ UNKNOWN = Tokens()
 
 
 def read_tokens(run: Mapping) -> Tokens:
-    """Reads a run's sizes in tokens from its run.json, to which config.json, if there is one, was added as `config`."""
+    """Reads a run's sizes in tokens. `run` is the content of run.json; its key `config` has that of config.json, if the
+    run has this file."""
     if run.get("parent") is not None:
         return UNKNOWN
     config, buckets = run.get("config") or {}, run.get("buckets")
@@ -73,7 +74,7 @@ def read_tokens(run: Mapping) -> Tokens:
 
 
 def _batch_sizes(run, schedule):
-    """Returns the images in a batch of each latent shape; None if they are unknown."""
+    """Returns the number of images in a batch of each latent shape; None if one of them is unknown."""
     all_have = run.get("batch_size")
     sizes = (all_have,) if schedule is None else tuple(each.get("batch_size", all_have) for each in run["buckets"])
     return None if None in sizes else sizes
@@ -93,7 +94,8 @@ def _schedule(buckets, seed):
 
 
 def _tokens_by_config(config, buckets):
-    """Computes the tokens per image in each latent shape, if run.json lacks them; None if a shape is unknown."""
+    """Computes the tokens per image of each latent shape from the config, for a run.json that lacks them. Returns None
+    if a shape is unknown."""
     model, data = config.get("model") or {}, config.get("data") or {}
     patch, side = (model.get("temporal_patch_size", 1), model.get("patch_size", 0)), data.get("image_size", 0)
     if min(patch) < 1:

@@ -26,11 +26,11 @@ def kind(id: str, config: Config) -> object:
 
 
 def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
-    """The ids of a study's points, grouped into cohorts that are trained one after another, in the order of their
-    first points.
+    """Returns the ids of a study's points, grouped into cohorts, in the order in which the cohorts are trained: that of
+    their first points.
 
-    A cohort holds up to `train.together` points that differ in nothing but their formulation, its timestep shift and
-    their learning rate (`training.cohort.OWN`).
+    A cohort holds up to `train.together` points that differ in nothing but formulation, timestep shift and learning
+    rate (`training.cohort.OWN`).
     """
     alike: dict[object, list[str]] = {}
     for id, config in configs.items():
@@ -54,10 +54,11 @@ def failure_text(error: Exception, workdir: Path) -> str:
 def run_cohort(
     planned: Sequence[PlannedRun], root: Path, study: str, *, programs: dict, stop: Callable[[], bool]
 ) -> dict[str, str]:
-    """Trains and evaluates runs together, each in `root/<id>`. Returns the failures by id.
+    """Trains and evaluates runs together, each in `root/<id>`. Returns {id: failure} for the runs that failed.
 
-    `programs` holds the evaluations compiled for cohorts like this one; new ones are added. A failed evaluation ends
-    only its own run. Raises as `train_cohort` does for failures that concern all runs.
+    `programs` holds the evaluation programs compiled for cohorts like this one; new programs are added. If an
+    evaluation fails, that run is trained to its end, but not measured again. Raises what `train_cohort` raises for
+    failures that concern all runs.
     """
     runs: list[Run] = []
     evaluators, failures = {}, {}
@@ -73,7 +74,8 @@ def run_cohort(
         return failures
 
     def measure(run: Run, steps: Sequence[int], params=None):
-        """Makes the missing evaluations of a run. A failure is noted for this run only."""
+        """Makes the missing evaluations of a run at `steps`. `params` maps a run to its weights on the host; without
+        it, weights are read from checkpoints. A failure is noted for this run only."""
         evaluator = evaluators[run]
         try:
             if missing := evaluator.missing(steps):

@@ -12,7 +12,7 @@ from rfjax.study.study import Study, check_told_apart
 from rfjax.training.diagnostics import qk_norm_advice
 from rfjax.training.run import plan_run
 
-# The fields beside a point's size that the table of a dry run shows, each only if points differ in it.
+# column of the table -> field of the config; a column is shown only if points differ in its field
 TOLD = {
     "corpus": "data.corpus",
     "backbone": "model.backbone",
@@ -23,7 +23,10 @@ TOLD = {
 
 
 def dry_run_lines(study: Study) -> Sequence[str]:
-    """The lines of a table with the size and cost of each of the study's runs, and notes below it."""
+    """Returns the lines of a table with the size and cost of each of the study's runs, and the notes below the table.
+
+    Raises `ConfigError` if two points have the same config.
+    """
     check_told_apart(study)
     flat = {point.id: configs.flatten(point.config) for point in study.points}
     told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}

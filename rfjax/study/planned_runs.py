@@ -1,4 +1,4 @@
-"""The runs of a study's points: one each, or with `train.branches` a trunk and a branch of each length."""
+"""The runs that a study trains for a point: one run or, with `train.branches`, a trunk and a branch of each length."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class PlannedRun:
 
     @property
     def stage(self) -> int:
-        """A key that sorts runs into the order of training: runs and trunks come first, then branches, the shortest
-        first."""
+        """A number that sorts runs into the order of training: 0 for runs and trunks, which come first; for a branch
+        its last step, so that shorter branches come before longer ones."""
         return self.config.train.steps if self.role == "branch" else 0
 
     @property
@@ -51,7 +51,7 @@ def trunk_id(point: str) -> str:
 
 
 def runs_of(point: str, config: Config) -> tuple[PlannedRun, ...]:
-    """The runs of a point in the order in which they are trained."""
+    """Returns the runs of a point in the order in which they are trained: the trunk first, then its branches."""
     lengths = config.train.branches
     if not lengths:
         return (PlannedRun(point, point, config, config.train.role),)

@@ -1,7 +1,8 @@
-"""The best learning rate of a sweep, its interval, and whether sizes agree on it. No JAX here.
+"""Finds the best learning rate of a sweep and its interval, and compares the best rates of several sizes. No JAX here.
 
-The optimum is the vertex of the parabola in log2 rate through the best rate of the grid and its two neighbours. For the
-interval, random noise of the size that seeds show is added to the mean losses, and the same rule is applied again.
+The optimum is the vertex of the parabola of log loss in log2 rate through the best rate of the grid and its two
+neighbours. For the interval, noise with the spread between seeds is added to the mean log losses many times, and the
+vertex is computed again each time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS = 2000  # of the noise between seeds, for the interval
+DRAWS = 2000  # number of draws of the noise between seeds, for the interval
 NO_NOISE = "unknown: no rate has two seeds"
 
 
@@ -23,16 +24,16 @@ class RateOptimum:
 
     rate: float
     best: float  # the best rate of the grid
-    edge: str  # smallest or largest where `best` is that rate of the grid, else ""
+    edge: str  # "smallest" or "largest" if `best` is that rate of the grid, else ""
     low: float | None  # the 95 % interval; None if it is not known
     high: float | None
-    interval_note: str  # why there is no interval, or what cuts it
-    step: float  # the ratio of two neighbouring rates of the grid about `best`; the larger of two ratios
+    interval_note: str  # why there is no interval, or which ends of the grid it reaches; "" otherwise
+    step: float  # ratio, above 1, of `best` and the next rate of the grid; the larger ratio if it has two neighbours
 
 
 def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """For each row of values at the points `x`: the vertex of the parabola through the best value and its neighbours.
-    If the best value is at an edge, the result is that edge."""
+    """Returns, for each row of values at the points `x`, where the parabola through the least value and its two
+    neighbours has its vertex. If the least value is at an edge of `x`, the result is that edge."""
     best = rows.argmin(axis=1)
     middle = np.clip(best, 1, max(len(x) - 2, 1))
     if len(x) < 3:
@@ -50,9 +51,9 @@ def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> Rate
     """Finds the best learning rate of one size. `losses` maps each tried rate to the final losses of its seeds; all
     numbers are positive.
 
-    The noise is the standard deviation of log loss between seeds, pooled over rates. For the interval, draws of this
-    noise (by `seed`) are added to the means, and the best rate and its neighbours are found again in each draw. Raises
-    ValueError for fewer than two rates.
+    The noise has the standard deviation of log loss between seeds, pooled over rates. For the interval, draws of the
+    noise (random by `seed`) are added to the mean log losses, and the best rate and its neighbours are found again in
+    each draw. Raises ValueError for fewer than two rates.
     """
     if len(losses) < 2:
         raise ValueError("a sweep needs two rates")
@@ -70,7 +71,7 @@ def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> Rate
     if freedom:
         spread = math.sqrt(sum(float(((each - each.mean()) ** 2).sum()) for each in logs) / freedom)
         rng = np.random.default_rng(seed)
-        # The spread is known from few seeds: each draw has its own, by the chi-squared distribution.
+        # Few seeds do not determine the spread, so each draw has a spread of its own, by the chi-squared distribution.
         drawn = spread * np.sqrt(freedom / rng.chisquare(freedom, DRAWS))
         noise = drawn[:, None] * rng.standard_normal((DRAWS, len(rates))) / np.sqrt(counts)
         ends = np.quantile(_vertices(x, y + noise), (0.025, 0.975))
@@ -90,11 +91,12 @@ def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> Rate
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Whether the optima of several sizes agree. `verdict` is agree, apart or undecided; "" for fewer than two."""
+    """Whether the optima of several sizes agree. `verdict` is "agree", "apart" or "undecided"; "" for fewer than two
+    sizes."""
 
     verdict: str
-    span: float  # the largest optimum over the smallest
-    sentence: str
+    span: float  # the largest optimum divided by the smallest; nan if a size has no optimum
+    sentence: str  # the verdict and its reason
 
 
 def compare_optima(optima: Mapping[str, RateOptimum]) -> Agreement:

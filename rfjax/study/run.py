@@ -1,4 +1,4 @@
-"""Trains and measures one run in its folder: what `rfjax train` does, and a study does with each point."""
+"""Trains and measures one run in its folder, for `rfjax train` and for each run of a study that is trained alone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def run_config(
     evaluate: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Trains a config in a folder and, with `evaluate`, makes the evaluations that it asks for.
+    """Trains a config in a folder and, with `evaluate`, makes the evaluations that the config asks for.
 
     `trunk` is the trunk that a branch leaves. `keep_steps` are steps whose checkpoints stay, such as those at which
-    branches leave. `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
+    branches leave. `stop` is called between steps and evaluations; by default, it is true after SIGTERM or SIGINT.
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())

@@ -1,6 +1,6 @@
 """Takes a learning rate from a sweep, for `"train.learning_rate": "from:RUNS"` in a config or a point of a study.
 
-RUNS is the folder of the sweep: a study whose runs have `train.role` sweep. No JAX here.
+RUNS is the folder of the sweep: of a study whose runs have `config.train.role` "sweep". No JAX here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rfjax.weight_names import is_trained
 
 PREFIX = "from:"
 KEY = "train.learning_rate"
-# What a run must have in common with the sweep that its rate comes from.
+# Fields that a config must have in common with the sweep that its learning rate comes from.
 SAME = (
     "formulation",
     "data.corpus",
@@ -34,15 +34,16 @@ SAME = (
 
 
 def sweep_folder(value: object) -> str | None:
-    """The sweep's folder RUNS if a value of `train.learning_rate` is `from:RUNS`; None for any other value."""
+    """Returns the sweep's folder RUNS if a value of `train.learning_rate` is `from:RUNS`; None for any other value."""
     return value.removeprefix(PREFIX) if isinstance(value, str) and value.startswith(PREFIX) else None
 
 
 def read_sweep(folder: str | Path) -> list[tuple[Config, str, float]]:
     """Reads the finished runs of role `sweep` in a study's folder.
 
-    Returns (config, fingerprint of the corpus, final validation loss) of each. The loss is that of the raw weights, or
-    of the average if the raw weights were not validated. Raises `ConfigError` if there is no such run.
+    Returns (config, fingerprint of the corpus, final validation loss) for each run that has such a loss. The loss is
+    that of the raw weights, or of the average if the raw weights were not validated. Raises `ConfigError` if there is
+    no such run.
     """
     root = local_path(folder, f"{KEY}={PREFIX}")
     found = []
@@ -63,6 +64,7 @@ def read_sweep(folder: str | Path) -> list[tuple[Config, str, float]]:
 
 
 def _final_losses(workdir: Path, config: Config) -> dict[str, float]:
+    """Returns {weights: mean validation loss at the last step} of a run, for raw and ema weights."""
     settings = config.evaluation.validation
     found = {}
     for record in read_records(workdir):
@@ -85,12 +87,14 @@ def optima_of(runs: list[tuple[Config, str, float]]) -> dict[tuple[int, int], Ra
 
 
 def settled_rate(folder: str | Path, config: Config, fingerprint: str | None = None) -> float:
-    """The learning rate of `config` by the sweep in a folder.
+    """Returns the learning rate that the sweep in a folder gives to `config`.
 
-    Under mup and completep it is the geometric mean of the optima of all sizes; under standard it is the optimum of the
-    config's own size. Raises `ConfigError` for a sweep with another corpus or formulation, or with another value of a
-    setting in `SAME`, for an optimum at the edge of its grid, for sizes whose optima are apart (`compare_optima`), and
-    for a size that was not swept.
+    Under the parametrisations mup and completep this is the geometric mean of the optima of all sizes; under standard
+    it is the optimum of the config's own size. `fingerprint` is that of the config's corpus; None if it need not agree.
+
+    Raises `ConfigError` for a sweep on another corpus or with another value of a field in `SAME`, for an optimum at the
+    edge of its grid, for sizes whose optima are apart (`compare_optima`), if no size was tried with two rates and,
+    under standard, if the config's size was not.
     """
     runs, given = read_sweep(folder), f"config.{KEY} is {PREFIX}{folder}"
     for other, data, _ in runs:

@@ -15,14 +15,14 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class Size:
-    """The size and cost of a run, or of a point's longest run."""
+    """The size and cost of a run, or of a point's longest run. FLOPs of training are three forward passes."""
 
     params: int
     flops_forward_per_image: int
     flops_per_image: int
-    flops: float  # of the whole training; for a branch, with its trunk's up to the departure
-    images: int  # that the run trains on, repeats included
-    state_bytes: int  # parameters, averages and the optimiser's moments
+    flops: float  # of the whole training; for a branch, the trunk's FLOPs up to the departure are included
+    images: int  # training images, repeats included; for a branch, the trunk's up to the departure are included
+    state_bytes: int  # one copy of the parameters, averages and the optimiser's moments
 
 
 def size_of(config: Config) -> Size:
@@ -43,7 +43,7 @@ def size_of(config: Config) -> Size:
 
 
 def describe(id: str, config: Config, size: Size) -> str:
-    """One line on a point or a run: its id, size and cost."""
+    """Returns one line on a point or a run: its id, size and cost."""
     return (
         f"{id}: depth {config.model.depth}, width {config.model.width}, {size.params:,} parameters, "
         f"{size.images:,} images, {size.flops:.3g} FLOPs"
@@ -51,5 +51,5 @@ def describe(id: str, config: Config, size: Size) -> str:
 
 
 def spent_flops(run: PlannedRun, size: Size) -> float:
-    """The training FLOPs of a run itself; for a branch, those after it left the trunk."""
+    """Returns the training FLOPs of a run's own steps; for a branch, of those after it left the trunk."""
     return size.flops * run.own_steps / run.config.train.steps

@@ -75,9 +75,10 @@ class Outcome:
 
 
 def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
-    """The study of a config file; a file without `points()` is a study of one point, `main`.
+    """Returns the study of a config file; a file without `points()` is a study of one point, `main`.
 
     A point's own overrides are applied to the base config first, then `overrides`, which are the same for all points.
+    Raises `ConfigError` for a file or a point that is not valid, and if two runs would lie in the same folder.
     """
     module = config_files.load_file(path)
     values, base_sweep = _take_sweep(config_files.returned_config(module, path))
@@ -123,7 +124,8 @@ def _take_sweep(values: Mapping | ConfigDict) -> tuple[Mapping | ConfigDict, str
 
 
 def _config_of(base: Config, base_sweep: str | None, changes: Mapping[str, object]) -> Config:
-    """The config of a point. A learning rate `from:RUNS` is read from the sweep in the folder RUNS."""
+    """Returns the config of a point: `base` with `changes`. A learning rate `from:RUNS` is taken from the sweep in the
+    folder RUNS. `base_sweep` is the RUNS of the base config, for points that do not set the rate."""
     folder = sweep_folder(changes[RATE]) if RATE in changes else base_sweep
     if folder is None:
         return configs.apply_overrides(base, changes)
@@ -134,7 +136,7 @@ def _config_of(base: Config, base_sweep: str | None, changes: Mapping[str, objec
 
 
 def _shown(value: object) -> str:
-    """A value from a user's file as one short line."""
+    """Returns a value from a user's file as one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
@@ -182,8 +184,11 @@ def _train_and_measure(study, run, root, stop):
 
 
 def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) -> str:
-    """Says why a branch cannot begin after its trunk failed. "" if the branch can begin, because it leaves the trunk
-    before the failure or has begun already, and for any other run."""
+    """Returns the reason why a branch cannot begin after its trunk failed; "" for a run that can begin.
+
+    A branch of a failed trunk can still begin if the trunk has a checkpoint at the departure, and can go on if it has a
+    checkpoint of its own. `failures` has the ids of the runs that failed, with their errors.
+    """
     if run.role != "branch" or run.trunk_id not in failures:
         return ""
     begun = checkpoint.steps_saved(root / run.id)
@@ -195,8 +200,9 @@ def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) 
 def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
     """Runs every point in turn. A failed run is noted and passed over. Returns the outcome of each run.
 
-    SIGTERM or SIGINT at any time raises `Preempted`, with everything saved. Many processes go from point to point
-    together, and each hears of the others' failures.
+    If a run fails, the failure is noted and the next run begins. SIGTERM or SIGINT at any time raises `Preempted`, with
+    everything saved. The processes of one job all train the same run at a time, and agree on how it ended. If a process
+    fails alone, `RfjaxError` ends the job.
     """
     say = say if distributed.is_first() else lambda text: None
     together = max(point.config.train.together for point in study.points)
@@ -279,8 +285,8 @@ def _run_points(study, root, say, stop):
 
 
 def _groups(study: Study) -> list[list[PlannedRun]]:
-    """Lists the groups of runs that are trained together, in order. Each cohort of points has a group with its runs or
-    trunks, and then a group for each length of branches."""
+    """Returns the groups of runs that are trained together, in order. For each cohort of points there is a group of its
+    runs or trunks; if the points have branches, a group for each length of the branches follows."""
     together = cohorts({point.id: point.config for point in study.points})
     return [list(group) for ids in together for group in zip(*(study.point(id).runs for id in ids), strict=True)]
 
@@ -306,7 +312,7 @@ def _run_alone(study, run, root, number, stop) -> dict[str, str]:
 
 
 def _run_together(study, runs, root, programs, stop) -> dict[str, str]:
-    """Trains and measures runs in one program. Returns their failures by id."""
+    """Trains and measures runs in one program. Returns {id: failure} for the runs that failed."""
     try:
         return run_cohort(runs, root, study.name, programs=programs, stop=stop)
     except Preempted:
@@ -329,10 +335,11 @@ def _note_failure(workdir: Path, error: str) -> None:
 
 
 def strangers(study: Study, root: Path) -> list[str]:
-    """Names the study's runs that have not been run yet, in lines for a reader of the collected results.
+    """Returns a line for each of the study's runs that was not run yet, or whose config cannot be read. The lines are
+    for a reader of the collected results.
 
-    A run whose config cannot be read gets a line, too. Raises `ConfigError` if the run in a folder has another config
-    than its point, because its results would be shown under the wrong config.
+    Raises `ConfigError` if the run in a folder has another config than its point gives it, because its results would
+    be shown under the wrong config.
     """
     notes = []
     for run in study.runs:
@@ -352,8 +359,8 @@ def strangers(study: Study, root: Path) -> list[str]:
 
 
 def _done_before(workdir: Path, run: PlannedRun) -> float:
-    """The share of a run's own steps that earlier attempts trained. These steps do not count in the estimate of the
-    time left."""
+    """Returns the share of a run's own steps that earlier attempts trained. These steps do not count in the estimate of
+    the time left."""
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
         if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
             return 1.0
@@ -363,6 +370,8 @@ def _done_before(workdir: Path, run: PlannedRun) -> float:
 
 
 def _time_left(began, spent, total) -> str:
+    """Returns a text on the minutes left; "" while too little is done to tell. `began` is in seconds, `spent` and
+    `total` are the FLOPs of this attempt that are done and that are asked for."""
     if spent < total / 100:  # until then most of the time is compilation and evaluation
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent
