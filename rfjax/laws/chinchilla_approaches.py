@@ -1,12 +1,12 @@
 """Finds compute-optimal sizes without a law of the loss: Chinchilla's approaches 1 and 2.
 
 Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and D = H C^b (Hoffmann et
-al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the training curves. Approach 2 takes, at each
-budget, the vertex of a parabola of the loss in log N (IsoFLOP). Neither uses a budget at which the smallest or the
-largest size is best, since such a budget does not bracket its optimum. Neither is exact: the loss over log N is not a
-parabola, and where two sizes are equally good, the optimum is not exactly midway between them. So each approach is also
-applied to noiseless losses: those of the parametric law, fitted to the same runs, at the same sizes and budgets. There
-the optimum is known, and the approach's error is its bias.
+al. 2022, sections 3.1 and 3.2). Approach 1 finds the budgets at which the lower envelope of the training curves passes
+from one size to another. Approach 2 finds, at each budget, the vertex of a parabola of the loss in log N (IsoFLOP).
+Neither uses a budget at which the smallest or the largest size alone is best, since the optimum may lie beyond the
+sizes tried. Neither is exact: the loss over log N is not a parabola, and where two sizes are equally good, the optimum
+is not exactly midway between them. So each approach is also applied to noiseless losses: those of the parametric law,
+fitted to the same runs, at the same sizes and budgets. There the optimum is known, and so the approach's bias.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rfjax.results.plain import plain
 
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
 ENVELOPE_POINTS = 200
-BIAS_POINTS = 200  # checkpoints, at most, to which the law behind an envelope's bias is fitted
+BIAS_POINTS = 200  # most checkpoints to which the parametric law is fitted for the bias of approach 1
 LISTED = 3  # up to this many budgets left out for one reason are named one by one
 COLUMNS = ("loss", "flops", "params", "images")
 
@@ -46,7 +46,8 @@ class Optimum:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The lines N = G C^a and D = H C^b through the optima; `reason` says why there are none, or ""."""
+    """The lines N = G C^a and D = H C^b through the optima. If there are none, `reason` says why and `a`,
+    `b`, `log_g` and `log_h` are None; otherwise `reason` is ""."""
 
     approach: str
     optima: tuple[Optimum, ...]
@@ -57,11 +58,11 @@ class Line:
     method: str = ""  # how the intervals were made
     notes: tuple[str, ...] = ()
     reason: str = ""
-    bias: dict | None = None  # errors of the exponent and of N on the fitted parametric law
+    bias: dict | None = None  # the approach's errors in a and N on the fitted parametric law's losses, or a reason
     draws: Float[np.ndarray, "draws 4"] | None = None  # log G, a, log H, b
 
     def at(self, flops: float) -> tuple[Estimate, Estimate]:
-        """Returns the (params, images) on the line for a budget. Raises `ConfigError` if there is no line."""
+        """Returns the (params, images) on the lines for a budget in FLOPs. Raises `ConfigError` if there is no line."""
         if self.a is None:
             raise ConfigError(f"{self.approach} found no line ({self.reason}); it cannot divide a budget")
         result = []
@@ -80,14 +81,15 @@ class Line:
 
 
 def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
-    """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
+    """Draws the lines through the optima on the envelope of training curves. `table` has a row per checkpoint, several
+    per run.
 
     Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
-    optimum. The paper instead takes the best size at each budget as the optimum. A line through the best sizes has a
-    wrong slope and a wrong N: the best size changes only in jumps, and if it is the smallest or the largest, the
-    optimum may lie beyond it. Curves are interpolated in log-log; intervals are by bootstrap over whole runs. A
-    checkpoint before the end of its learning rate schedule has a higher loss than a run whose schedule ends there, so
-    the envelope lies too high.
+    optimum. Hoffmann et al. instead take the best size at each budget as the optimum. A line through the best sizes has
+    a wrong slope and a wrong N: the best size changes only in jumps, and if the best size is the smallest or the
+    largest, the optimum may lie beyond it. Curves are interpolated in log-log. Intervals are by bootstrap over whole
+    runs. A checkpoint before the end of its learning rate schedule has a higher loss than a run whose schedule ends at
+    that step, so the envelope lies too high.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -123,7 +125,7 @@ def approach2(
     same_budget: float = SAME_BUDGET,
     bias: bool = True,
 ) -> Line:
-    """Draws the line through the minima of IsoFLOP parabolas. `table` has one row per run, several sizes per budget.
+    """Draws the lines through the minima of IsoFLOP parabolas. `table` has one row per run, several sizes per budget.
 
     Rows whose FLOPs differ by a share of at most `same_budget` are one budget. Intervals are by parametric bootstrap:
     normal noise, as large as the pooled scatter around the parabolas, is added to the parabolas' losses. A budget is
@@ -174,7 +176,7 @@ def _budgets(table, same_budget):
     table = table.sort_values(["flops", "params", "run"], kind="stable")
     group, first = np.zeros(len(table), int), 0
     flops = table["flops"].to_numpy(float)
-    for row in range(1, len(table)):  # not compared with its neighbour, which would chain close budgets
+    for row in range(1, len(table)):  # compared with its group's first row: no chain of close budgets becomes one group
         if flops[row] > flops[first] * (1 + same_budget):
             first = row
         group[row] = first
@@ -243,7 +245,7 @@ def _bias_of_parabolas(table, groups):
 
 def _bias_of_envelope(table, grid, sizes, images):
     """The bias of approach 1: its errors on noiseless losses of the parametric law. The law is fitted to checkpoints
-    (about `BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
+    (`BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -331,6 +333,8 @@ def _line(optima):
 
 
 def _line_with_intervals(approach, optima, point, draws, method, notes=()):
+    """Makes the `Line` from (log G, a, log H, b) in `point` and in each row of `draws`, which give the intervals."""
+
     def estimate(place):
         if draws is None:
             return Estimate(value=float(point[place]))

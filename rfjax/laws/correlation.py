@@ -3,8 +3,8 @@
 p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect order, p of a
 rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may be 1/4!, because the reverse
 order need not be as extreme.) Intervals are by bootstrap over runs, and over whole trunks where runs share them. With
-results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn, once for all
-runs, and the images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the
+results by prompt the bootstrap has a second level: each resample also redraws the prompts, the same for all runs, and
+the images of a prompt stay together. With many runs (`rfjax.results.many_runs`) p-values come from the
 coefficients' asymptotic distributions, which are accurate there.
 """
 
@@ -31,8 +31,8 @@ from rfjax.results.many_runs import MANY_RUNS, are_many
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
-PERMUTATIONS = 20_000  # random orders where there are more runs
-CHUNK = 4_000_000  # numbers of reordered runs at a time, to bound memory
+PERMUTATIONS = 20_000  # random orders, if there are more than `MAX_ENUMERATED` runs
+CHUNK = 4_000_000  # most elements of an array of reordered scores, to bound memory
 RESAMPLES = 2000
 MIN_RUNS = 3
 MIN_RUNS_FOR_INTERVAL = 4
@@ -52,7 +52,7 @@ class Coefficient:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Coefficients over `n` runs. If there is nothing to correlate there are none, and `reason` says why."""
+    """Coefficients over `n` runs. If nothing can be correlated, `coefficients` is empty and `reason` says why."""
 
     n: int
     coefficients: tuple[Coefficient, ...]
@@ -86,7 +86,7 @@ def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n
 
 
 _RANKS = partial(stats.rankdata, axis=-1)
-# name: (transform of the loss, of the score, coefficient along the last axis, p by its limit for many runs)
+# name: (transform of the loss, transform of the score, coefficient along the last axis, its p-value for many runs)
 COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
     "Pearson": (np.asarray, np.asarray, _pearson, student_p),
     "Pearson of arcsine √score": (np.asarray, _arcsine, _pearson, student_p),
@@ -95,7 +95,7 @@ COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
 }
 ASYMPTOTIC = f"two-sided, by the limits for more than {MANY_RUNS} runs: Student's t with n − 2 degrees of freedom; for \
 Kendall's tau, the normal distribution with a variance that allows for ties"
-FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
+FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out if a score is outside [0, 1]
 
 
 def correlate(
@@ -209,7 +209,7 @@ def redraw_prompts(
     return scores | {"overall": np.mean(list(scores.values()), axis=0)}
 
 
-@functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
+@functools.lru_cache(maxsize=2)  # later calls with the same prompts take the same draws
 def _redrawn_counts(prompts, resamples, seed):
     """Draws the prompts of each task with replacement, `resamples` times. Returns how often each prompt occurs in each
     draw. `prompts` has the number of prompts of each task."""
@@ -242,9 +242,9 @@ def resampled_runs(
     """Indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
     perfectly.
 
-    Where runs share `trunks`, each trunk is replaced by a drawn trunk with all its branches. If the drawn trunk has
-    more branches than the trunk it replaces, some are left out, by chance; if it has fewer, some occur more than once.
-    Each resample then has at least three distinct trunks.
+    Where runs share `trunks`, each trunk is replaced by a randomly drawn trunk, and its branches by those of the drawn
+    trunk. If the drawn trunk has more branches than the trunk it replaces, some of them are left out at random; if it
+    has fewer, some occur more than once. Each resample then has at least three distinct trunks.
     """
     units = n if trunks is None else len(np.unique(trunks))
     drawn = np.empty((0, units), int)
@@ -266,8 +266,8 @@ def resampled_runs(
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
-    """Returns the scores under redraws of the prompts, [resamples, runs], by task and "overall"; {} unless every run of
-    `points` was scored on the same prompts."""
+    """Returns the scores under redraws of the prompts, [resamples, runs], as a dictionary by
+    task and "overall". Returns {} unless every run of `points` was scored on the same prompts."""
     wanted = {"evaluation": evaluation, "evaluation_seed": settings.sampler_seed}
     wanted |= {name: getattr(settings, name) for name in ("weights", "corpus", "sampler")}
     own = rows_where(prompts, **wanted)

@@ -26,12 +26,13 @@ from rfjax.results.results_folder import rows_where
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource:
-    """The points to fit. `final` has one row per run, `curves` one per checkpoint. `study` is (results, settings) for a
-    results folder, and None for a foreign table."""
+    """The points to fit. `final` has one row per run, `curves` one row per checkpoint. If a foreign table was read with
+    `curves=True`, both hold all its rows. `study` is (results, settings) for a results folder, and None for a foreign
+    table."""
 
     final: pd.DataFrame
     curves: pd.DataFrame
-    description: dict  # of the table and its runs, for the record of the fits
+    description: dict  # the table and its runs, as the file of fits records them
     study: tuple | None = None
     folder_scores: tuple = ()  # of a study: the scores that `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
@@ -116,10 +117,11 @@ def read_source(
     largest_losses: int,
     max_loss: float | None,
 ) -> FitSource:
-    """Reads the points of a table or a results folder, without outliers. `curves` allows several rows per run.
+    """Reads the points of a table or a results folder, without the outliers that `largest_losses` and `max_loss` name
+    (`fit_points.exclude`). `curves` allows several rows per run.
 
-    In a foreign table single rows are dropped. In a study whole runs are dropped, by final loss, and the frontier and
-    the best learning rates are those of the remaining runs.
+    From a foreign table, single rows are dropped. From a study, whole runs are dropped by their final loss; the
+    frontier and the best learning rates are those of the remaining runs.
 
     Raises `ConfigError` for a file that cannot be read, a loss that is not a positive number, and options that
     contradict each other.
@@ -159,7 +161,7 @@ def read_source(
     rows = study_fits.checkpoints(table, settings)
     final = points = study_fits.final_points(rows)
     scored = tuple(folder_scores.find(table, final, settings))
-    for score in scored:  # its corpus is not the losses', so `final` lacks its columns
+    for score in scored:  # `final` lacks the score's columns, as their corpus is not that of the losses
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
     rows = study_fits.counted(rows[rows["loss"].notna()])
     final, excluded = exclude(final, **rules)

@@ -8,7 +8,7 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
   Runs that share trunks are not independent points: up to 100 of them are fitted by generalised least squares
   (`rfjax.laws.trunk_likelihood`), unless the options name a misfit;
 * log x is centred before fitting; the minimiser begins at many starts, and the fit reports how many of them agree;
-* with n <= k points, a variable with too few distinct values, or parameters that the data cannot tell
+* with no more points than parameters, a variable with too few distinct values, or parameters that the data cannot tell
   apart, the fit says so and refuses to predict (`rfjax.laws.identifiability`);
 * intervals allow for the scatter of the loss over runs (`rfjax.laws.resampling`; by likelihood in
   `rfjax.laws.profile_likelihood`). The standard error over validation examples is a different noise: all runs share the
@@ -44,7 +44,7 @@ from rfjax.results.plain import plain
 RESAMPLES = 1000
 # Two starts agree when their objectives agree to this relative tolerance.
 AGREEMENT = 1e-6
-EXAMPLE_DRAWS = 400
+EXAMPLE_DRAWS = 400  # simulated sets of validation examples, for `examples_stderr`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class FitOptions:
     """How a law is fitted; the same options serve any table and law."""
 
     loss: Loss | None = None  # None: Huber's, and generalised least squares for runs that share trunks
-    column: str = "loss"  # of the table, with the losses
+    column: str = "loss"  # the table's column of losses
     resamples: int = RESAMPLES
     seed: int = 0
     intervals: str = "auto"  # or "runs" or "parametric"; `rfjax.laws.resampling` says what "auto" chooses
-    held_out: bool = True  # also refit without each run, and without the largest
-    excluded: tuple[Exclusion, ...] = ()  # written down with the fit
+    held_out: bool = True  # whether to refit also without each run in turn, and without the largest
+    excluded: tuple[Exclusion, ...] = ()  # runs that the table no longer holds; only recorded in the `Fit`
 
 
 DEFAULTS = FitOptions()
@@ -93,7 +93,7 @@ class Fit:
     warnings: tuple[str, ...] = ()
     excluded: tuple[Exclusion, ...] = ()
     objective: float | None = None
-    residual_sd: float | None = None  # of log (or raw) loss, with n - k degrees of freedom
+    residual_sd: float | None = None  # of log loss (of the loss, if the misfit takes it raw), n - k degrees of freedom
     starts: int = 0
     starts_agreeing: int = 0
     converged: bool = False
@@ -133,20 +133,20 @@ class Fit:
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """Returns the lower and upper ends of the interval of the loss at each `x`: that of the law itself or, with
-        `new_run`, that of a new run."""
+        """Returns the lower and upper ends of the interval at each `x`: of the law's loss or, with `new_run`, of a new
+        run's loss."""
         value = self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
             rng, count = np.random.default_rng(self.seed + 1), len(self.draws)
             normal = rng.standard_normal(count)
-            if self.scatter is not None:  # evenly spread: a few hundred draws then show the wide tails of few trunks
+            if self.scatter is not None:  # evenly spread quantiles: with few trunks the tails are wide
                 normal = stats.norm.ppf((rng.permutation(count) + 0.5) / count)
             log_loss = add_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         if self.scatter is None:
             return low, high
-        # If the user named a misfit, the draws were fitted by another one, and their interval may miss the value.
+        # If the user named a misfit, the draws were fitted by another misfit, and their interval may miss the value.
         return np.minimum(low, value), np.maximum(high, value)
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
@@ -289,7 +289,7 @@ class _Solution(NamedTuple):
     objective: float
     starts_agreeing: int
     converged: bool
-    residual_sd: float  # of the loss's own residuals, with n - k degrees of freedom
+    residual_sd: float  # of the misfit's own residuals (log or raw loss), with n - k degrees of freedom
     reason: str  # why the data do not decide the law, or ""
     warnings: tuple[str, ...]
 
@@ -347,8 +347,8 @@ def _redraw_examples(law, inner, z, log_loss, of_means, loss, covariance, seed):
 
 
 def _leave_largest_out(table, law, log_x, log_loss, options):
-    """Predicts the run of most FLOPs by a fit to the other runs, without its trunk. If the table has no FLOPs, the run
-    with the largest product of the variables is predicted. Runs that are as large are predicted together."""
+    """Predicts the run of most FLOPs by a fit to the other runs, without those of the same trunk. If the table has no
+    FLOPs, the run with the largest product of the variables is predicted. Runs of equal size are predicted together."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}

@@ -56,7 +56,7 @@ def rho(residuals: Float[np.ndarray, "*shape"], delta: float) -> Float[np.ndarra
     """Huber's rho, elementwise."""
     if np.isinf(delta):
         return 0.5 * residuals**2
-    # c (|r| - c/2) with c = min(|r|, delta) is both of its pieces.
+    # c (|r| - c/2) with c = min(|r|, delta) equals rho on both sides of delta.
     size = np.abs(residuals)
     clipped = np.minimum(size, delta)
     return clipped * (size - 0.5 * clipped)

@@ -22,7 +22,7 @@ SAME_SIZE = 0.02  # relative difference; a size may be flops / images, which tab
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenRuns:
-    """The rows that a law is fitted to. `rule` says which and why; it is "" if that does not depend on the table."""
+    """The rows that a law is fitted to. `rule` says which rows these are and why, or is ""."""
 
     rows: pd.DataFrame
     rule: str = ""
@@ -33,7 +33,7 @@ def choose_runs(table: pd.DataFrame, law: Law) -> ChosenRuns:
     """Chooses the rows that a law is fitted to. `table` has one row for each run.
 
     Laws without `flops` take all rows. So do laws of compute if a `flops` or `loss` is missing or not positive;
-    `fitting.fit` then refuses that row.
+    `fitting.fit` then raises an error that names the row.
     """
     flops, loss = (_positive(table, name) for name in ("flops", "loss"))
     if "flops" not in law.variables or flops is None or loss is None:
@@ -70,8 +70,8 @@ def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     settings = [name for name in ("flops", "params", "learning_rate") if name in points]
     mean = points.groupby(settings, dropna=False)["loss"].transform("mean").to_numpy(float)
     flops = points["flops"].to_numpy(float)
-    least = pd.Series(mean).groupby(flops).min()  # in order of FLOPs
-    before = least.cummin().shift(fill_value=np.inf)  # of all runs with fewer
+    least = pd.Series(mean).groupby(flops).min()  # the least loss at each number of FLOPs, in their order
+    before = least.cummin().shift(fill_value=np.inf)  # the least loss of all runs with fewer FLOPs
     return (mean < before.loc[flops].to_numpy()) & (mean <= least.loc[flops].to_numpy())
 
 
