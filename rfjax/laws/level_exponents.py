@@ -17,7 +17,7 @@ from rfjax.results.columns import loss_levels
 class LevelExponents:
     """The apparent exponent at each level of t, and the levels that have none."""
 
-    columns: dict[float, str]  # of the levels, in order of t
+    columns: dict[float, str]  # t -> the table's column of losses, in order of t
     exponents: dict[float, Estimate | None]  # None where the law was not fitted
     left_out: tuple[float, ...] = ()  # levels at an end of the path (t = 0 or 1), or without a loss for some runs
 

@@ -18,9 +18,9 @@ from rfjax.laws.trunks import are_shared, trunk_means, trunks_of
 from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, if_enough_runs, untested
 
 SMALL_FLOOR = 0.10  # a floor below this share of the smallest loss counts as no floor
-SURE = 0.975  # share of resamples in which a law must be the better one
-SAME_EXPONENT = 0.10  # exponents within this relative difference count as equal
-COLLAPSED = 0.05  # largest relative spread at which curves count as one curve
+SURE = 0.975  # a law is better if it is so in at least this share of resamples
+SAME_EXPONENT = 0.10  # a level's exponent that differs from the mean by less than this share counts as equal
+COLLAPSED = 0.05  # curves whose relative spread is below this count as one curve
 
 
 def no_floor(evidence: Evidence) -> Judgement:

@@ -22,8 +22,8 @@ from rfjax.laws.misfits import Loss, rho
 MAX_SHARE = 1.0 - 1e-9
 ITERATIONS = 300
 CHUNK = 30_000  # residuals at a time, which fit into a core's cache
-# If the final delta is much smaller than the residuals, the minimum is approached through larger deltas: from the first
-# on, each is the one before times the step.
+# If the final delta is much smaller than the residuals, the misfit is minimised for a series of deltas: the first is
+# FIRST_DELTA, and each of the next is the previous delta times DELTA_STEP.
 FIRST_DELTA, DELTA_STEP = 1e-1, 0.1
 # At a minimum, Newton's step would lower the objective by less than this share.
 CONVERGED = 1e-7
@@ -35,12 +35,13 @@ class Minimum(NamedTuple):
     parameters: Float[np.ndarray, "batch k"]  # in the law's own order: E, then the terms'
     objective: Float[np.ndarray, " batch"]
     converged: Bool[np.ndarray, " batch"]
-    at_lower: Bool[np.ndarray, "batch k"]
+    at_lower: Bool[np.ndarray, "batch k"]  # whether a parameter that is not fixed ended at its lower bound
     at_upper: Bool[np.ndarray, "batch k"]
 
 
 class _Problem(NamedTuple):
-    """The data of a batch of fits. `y` and `weights` have a row for each fit, or one row for all."""
+    """The data of a batch of fits: `z` is centred log x, `y` log loss, `scale` the smallest loss. `y`, `weights`,
+    `scale` and `precision` have a row for each fit, or one row for all."""
 
     law: Law
     loss: Loss
@@ -147,6 +148,7 @@ def minimise(
 
 
 def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
+    """Minimises the misfit of some rows of the batch; see `minimise`."""
     lower, upper = limits
     inner = start.copy()
     if problem.law.offset:
@@ -227,7 +229,7 @@ def _at_minimum(problem, inner, state, lower, upper, free):
     decrease = -(gradient * step).sum(axis=1)
     unit = 1.0 if problem.loss.logarithmic else problem.scale[:, 0] ** 2
     rounding = 1e-24 * unit * problem.weights.sum(axis=1)
-    # The kinks of absolute values are rounded off over delta. There a step is about delta long, and the slope is delta.
+    # Absolute values are rounded off within delta of 0. There a step is about delta long, and so is the slope.
     kink = 1e2 * problem.delta**2 * problem.weights.sum(axis=1) if problem.loss.delta == 0 else 0.0
     return finite & (decrease <= CONVERGED * state[0] + rounding + kink)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CHUNK = 1_000_000  # numbers at a time, to bound memory
-BLOCK = 8  # within blocks of so many, inversions are counted pair by pair
+BLOCK = 8  # within blocks of this many numbers, inversions are counted pair by pair
 
 
 def kendall(x: Float[np.ndarray, "*#rows n"], y: Float[np.ndarray, "*#rows n"]) -> Float[np.ndarray, "*rows"]:

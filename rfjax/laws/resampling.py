@@ -1,11 +1,12 @@
 """Refits resampled data, for the intervals of a fit.
 
 With 8 runs or more, and 5 more than parameters, runs are resampled. With fewer, a resample has too few distinct points,
-and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is itself drawn with n -
-k degrees of freedom, so the noise has a t distribution. If runs share trunks, the noise has two parts, between trunks
-and within (`rfjax.laws.trunks`), and refits are by generalised least squares (`rfjax.laws.trunk_likelihood`). If the
-user asks for it, or with more than 100 runs, whole trunks are resampled, provided that there are 8 trunks or more.
-Tests measure the coverage of each method.
+and the bootstrap is parametric: each resample is the law plus normal noise as large as the residual scatter. The
+scatter is itself drawn with n - k degrees of freedom (n runs, k parameters), so the noise has a t distribution. If runs
+share trunks, the noise has two parts, between trunks and within (`rfjax.laws.trunks`), and refits are by generalised
+least squares (`rfjax.laws.trunk_likelihood`). If the user asks for it, or with more than 100 runs, whole trunks are
+resampled instead; this needs 8 trunks or more, and 5 more runs than parameters. Tests measure the coverage of each
+method.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Draws(NamedTuple):
     parameters: Float[np.ndarray, "draws k"]
     noise: Float[np.ndarray, " draws"]  # standard deviation of the residuals in each draw, in the residuals' units
     method: str
-    unconverged: int
-    scatter: Scatter | None = None  # if runs share trunks, and these were not resampled
+    unconverged: int  # how many refits did not converge
+    scatter: Scatter | None = None  # only if runs share trunks and trunks were not resampled
 
 
 def draw(

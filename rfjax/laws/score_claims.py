@@ -17,7 +17,7 @@ from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, untes
 from rfjax.results.columns import PROTOCOLS, score_column
 from rfjax.results.results_folder import rows_where
 
-P = 0.05
+P = 0.05  # a rank correlation counts only if its p-value is below this
 WEAK = -0.5  # a rank correlation above this is too weak to rank runs
 SCORE_COLUMNS = (score_column(), *(f"{name}_overall" for name in PROTOCOLS), "geneval")
 FEWEST_SIZES, FEWEST_SCALES = 3, 3
@@ -37,7 +37,7 @@ def loss_ranks_geneval(evidence: Evidence) -> Judgement:
     loss, score = have["loss"].to_numpy(float), have[column].to_numpy(float)
     redrawn = None
     options = {"resamples": evidence.options.resamples, "seed": evidence.options.seed}
-    if evidence.results is not None and column == score_column():  # its prompts are known, and shared by all runs
+    if evidence.results is not None and column == score_column():  # the table has its results by prompt
         redrawn = redrawn_scores(evidence.results.prompts, have, evidence.settings, *options.values()).get("overall")
     trunks = trunks_of(have)
     if are_shared(trunks):

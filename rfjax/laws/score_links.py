@@ -4,11 +4,11 @@
     logistic      score = 1 / (1 + exp((loss - middle) / width))
 
 Fits are by least squares in units of the score. Both links fall with the loss. An isotonic fit (any falling curve)
-shows the scatter that no falling curve can follow. Intervals of a predicted score are parametric: normal noise of the
-residual scatter, which is itself drawn with its n - k degrees of freedom. Branches of one trunk are not independent, so
-where runs share trunks the noise has two parts, between trunks and within (`rfjax.laws.trunks`). With few runs each
-draw is fitted again. With many (`rfjax.results.many_runs`) draws follow the fit's tangent, and runs are left out in
-folds.
+shows the scatter that no falling curve can follow. Intervals of a predicted score come from a parametric bootstrap: a
+draw is the fitted curve plus normal noise as large as the residual scatter, which is itself drawn with n - k degrees of
+freedom (n runs, k parameters). Branches of one trunk are not independent, so where runs share trunks the noise has two
+parts, between trunks and within (`rfjax.laws.trunks`). With few runs the link is fitted again to each draw. With many
+(`rfjax.results.many_runs`) the refit is approximated to first order in the noise, and runs are left out in folds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ CHUNK = 4_000_000  # numbers at a time, to bound memory
 # Medians of the priors of a score's noise between trunks and within: wide ones, as a GenEval of 240 images alone has a
 # standard error of 3 %.
 ASSUMED_NOISE = (0.05, 0.03)
-SINGULAR = 1e-9  # least singular value, as a share of the largest: a nearly straight exponential has one of almost 0
+# Least singular value, as a share of the largest: a nearly straight exponential has a singular value of almost 0.
+SINGULAR = 1e-9
 # Bounds of the inner parameters, in units where the losses range from 0 to 1: from a straight line to a step.
 GAMMAS = (0.02, 60.0)
 MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
@@ -43,7 +44,8 @@ MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A curve of score against loss. Its functions take x, the loss rescaled: 0 is the lowest loss, 1 the highest."""
+    """A curve of score against loss. Its functions take x, the loss rescaled: 0 is the lowest loss, 1 the highest. The
+    inner parameters are those of the curve over x."""
 
     name: str
     formula: str
@@ -51,7 +53,7 @@ class Link:
     curve: Callable  # (inner parameters [..., k], x [n]) -> [..., n]
     solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], by a grid
     bounds: tuple[tuple[float, float], ...]  # of each inner parameter
-    natural: Callable  # (inner parameters [k], lowest loss, range of loss) -> parameters by name
+    natural: Callable  # (inner parameters [k], lowest loss, highest - lowest loss) -> `formula`'s parameters by name
 
 
 def _exponential(theta, x):
@@ -138,11 +140,11 @@ class LinkFit:
     n: int
     parameters: Mapping[str, float] = field(default_factory=dict)
     rms: float | None = None  # of score, with n - k degrees of freedom
-    isotonic_rms: float | None = None  # of the best falling curve of any form, mean over n
+    isotonic_rms: float | None = None  # of the best falling curve of any form, with the divisor n
     reason: str = ""
     inner: Float[np.ndarray, " k"] | None = None
     draws: Float[np.ndarray, "draws k"] | None = None
-    noise_draws: Float[np.ndarray, " draws"] | None = None
+    noise_draws: Float[np.ndarray, " draws"] | None = None  # standard deviation of a new run's score in each draw
     method: str = ""  # how the draws were made
     low: float = 0.0  # smallest loss
     span: float = 1.0  # largest loss - smallest loss
@@ -296,6 +298,7 @@ def _polish(link, theta, x, scores, weights=1.0, iterations=100):
 
 
 def _isotonic_rms(loss, score):
+    """The root mean square residual of the least-squares curve among all that never rise with the loss."""
     order = np.argsort(loss, kind="stable")
     fitted = optimize.isotonic_regression(score[order], increasing=False).x
     return float(np.sqrt(((fitted - score[order]) ** 2).mean()))

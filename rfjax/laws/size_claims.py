@@ -16,8 +16,8 @@ from rfjax.laws.published_laws import ABRA, COUNTS, PublishedLaw
 from rfjax.laws.verdicts import UNDECIDED, Judgement, if_enough_runs, judge_bound, judge_value, untested
 
 NARROW_RATIO = 2.0  # tokens per parameter count as known if the interval's high / low is at most this
-SAME_SLOPE = 0.01  # a slope this near to a paper's counts as equal, because papers give no intervals
-FAR = 10.0  # a law is not evaluated at FLOPs more than this factor outside its range
+SAME_SLOPE = 0.01  # a paper's slope stands for all slopes this near to it, because papers give no intervals
+FAR = 10.0  # a published law is not evaluated at FLOPs more than this factor outside its range
 Test = Callable[[Evidence], Judgement]
 _DECIDES = "runs that decide the optimum: three sizes or more with several numbers of images each, over a wide range"
 _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 512 and 768 px"
@@ -29,7 +29,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
     The table's power comes from the parametric law, with C counted as in the paper of `law`. The parabolas of approach
     2, corrected for their bias, give a second estimate, with the table's own FLOPs as C. If it disagrees with the
     parametric law's estimate in the same FLOPs, the claim is undecided. If the parametric law has no optimum, approach
-    2 is the only estimate.
+    2 without the correction is the only estimate.
     """
     six_nd = COUNTS[law.count].six_nd
     counts = ("C = 6 N D", "the table's own FLOPs")
@@ -66,7 +66,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
 
 
 def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
-    """Tests whether the optimum sees this many image tokens per parameter, at the middle of the runs' compute."""
+    """Tests whether the optimum sees this many image tokens per parameter, at the geometric mean of the runs' FLOPs."""
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.image)) is not None:
@@ -78,9 +78,10 @@ def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
 
 
 def tokens_follow(law: PublishedLaw) -> Test:
-    """Tests whether the optimum has as many tokens per parameter as `law` says, at the runs' own compute.
+    """Tests whether the optimum has as many tokens per parameter as `law` says, at the geometric mean of the runs'
+    compute.
 
-    Compute and tokens are counted as in the law's paper.
+    Compute is 6 N D, and D counts image and text tokens.
     """
 
     def test(evidence):
@@ -198,7 +199,7 @@ def under_training_is_worse(factor: float) -> Test:
 
 
 def _judge_bowl(evidence, found, bound, *, above, quantity, notes=()):
-    """Judges a claim about the cost of missing the optimum, given the parametric law and FLOPs = κ·N^η·D."""
+    """Judges a claim about the cost of missing the optimum, which assumes the parametric law and FLOPs = κ·N^η·D."""
     fitted, worst = evidence.fits[PARAMETRIC.name], evidence.frontier.cost.worst
     off = (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
     said = {"quantity": quantity, "method": f"parametric law of {fitted.n} runs", "notes": (*notes, *off)}

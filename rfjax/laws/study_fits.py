@@ -31,7 +31,7 @@ from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 from rfjax.weight_names import is_trained
 
-# Preferred if several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
+# Preferred if several settings cover equally many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
 POSITIVE = ("loss", "flops", "params", "images")  # a point of a law needs these, above 0 and finite
 PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
@@ -73,7 +73,7 @@ class Analysis:
         return plain(content | {"frontier_runs": runs[frontier].tolist(), "dominated_runs": runs[~frontier].tolist()})
 
 
-SCORED_BY = ("geneval", "temporal")  # evaluations that sample; a study's sampler is that of the first it has
+SCORED_BY = ("geneval", "temporal")  # a study's sampler is that of the first of these of which it has records
 
 
 def primary_settings(results: Results) -> Settings:
@@ -149,8 +149,8 @@ def mark_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run has the best learning rate among the runs of its size and number of images. In a table without
-    a column of rates this is true for all runs."""
+    """Whether each run has the best learning rate among the runs of its size and number of images, by mean loss over
+    seeds. In a table without the column `learning_rate` this is true for all runs."""
     if "learning_rate" not in points:
         return np.ones(len(points), bool)
     keys = ["params", "images"]
@@ -166,11 +166,11 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
-    """The covariance matrix of these runs' mean losses, or None unless every two share their examples.
+    """The covariance matrix of these runs' mean losses. None if `pairs` has too few of the covariances.
 
-    If there are many runs, the table has each run's variance, and its covariances with a few runs, the anchors. The
-    covariance of two other runs is then approximated by what the anchors explain of both (Nystroem's approximation),
-    and the variances are exact.
+    If there are many runs, pairs.csv has each run's variance, but covariances only with a few runs, the anchors. The
+    covariance of two other runs is then approximated by what the anchors explain of both (Nystroem's approximation).
+    The variances are exact.
     """
     if pairs is None or not len(runs):
         return None

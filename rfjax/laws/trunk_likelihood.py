@@ -41,8 +41,8 @@ LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
 def relative_covariance(
     ratio: Float[np.ndarray, "*ratios"], trunks: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "*ratios n n"]:
-    """The covariance S / within² of the runs' noise, for each ratio of between to within. The estimates of generalised
-    least squares need no more than this."""
+    """The covariance S / within² of the runs' noise, for each ratio of between to within. The factor within² does not
+    change the estimates of generalised least squares."""
     return np.eye(len(trunks)) + np.asarray(ratio)[..., None, None] ** 2 * (trunks[:, None] == trunks)
 
 

@@ -41,7 +41,7 @@ class Shift:
 
     measure: str
     sizes: int
-    slope_before: float
+    slope_before: float  # of the measure itself (of log loss, for the validation loss), before the tuning
     slope_after: float
     mean_change: tuple[float, float, float] | None  # with a 95 % interval; None for fewer than `FEWEST_SIZES` sizes
     slope_change: tuple[float, float, float] | None
