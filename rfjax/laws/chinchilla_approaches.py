@@ -41,7 +41,7 @@ class Optimum:
     params: float
     images: float
     loss: float
-    runs: int  # number of runs at this budget
+    runs: int  # number of runs at this budget (approach 1: number of sizes whose curves reach it)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,10 +59,10 @@ class Evidence:
     fits: Mapping[str, Fit]
     rows: Mapping[str, pd.DataFrame]  # law -> the runs that it was fitted to
     lacking: Mapping[str, str]
-    rules: Mapping[str, str] = field(default_factory=dict)  # which runs each law took, in words
+    rules: Mapping[str, str] = field(default_factory=dict)  # law -> which runs it took; "checkpoints" -> which rows
     frontier: OptimalFrontier | None  # with the table's own FLOPs as C
     frontier_6nd: OptimalFrontier | None  # with C = 6 N D; D counts tokens if tokens per image are known, else images
-    frontier_reason: str
+    frontier_reason: str  # why there is no frontier, or ""
     parabolas: Line | None  # approach 2's line in the table's FLOPs; None if there is none or it has no interval
     parabolas_bias: float  # bias of that line's exponent, computed from the parametric law; 0 if it is unknown
     tokens: TokensPerImage

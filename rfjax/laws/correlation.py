@@ -41,11 +41,11 @@ MIN_RUNS_FOR_INTERVAL = 4
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
     """A correlation coefficient with its p-value and its interval. `low` and `high` are None if there are too few runs,
-    or too many equal ones."""
+    or if losses or scores do not vary in too many resamples."""
 
     name: str
     value: float
-    p: float  # two-sided, under no association
+    p: float  # two-sided p-value of the hypothesis that loss and score are not associated
     low: float | None
     high: float | None
 
@@ -72,7 +72,7 @@ def _pearson(x, y):
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Constant up to rounding is constant.
+        # What is constant up to rounding counts as constant.
         return np.where(scale > 1e-14, np.clip((x * y).sum(-1) / scale, -1, 1), np.nan)
 
 
@@ -258,7 +258,7 @@ def resampled_runs(
     order = np.argsort(group, kind="stable")
     counts = np.bincount(group)
     starts = np.cumsum(counts) - counts
-    place = np.empty(n, int)  # of each run among those of its trunk
+    place = np.empty(n, int)  # each run's index among the runs of its trunk
     place[order] = np.arange(n) - np.repeat(starts, counts)
     replaced = drawn[:, group]  # [resamples, n]
     turn = (rng.random(drawn.shape) * counts[drawn]).astype(int)[:, group]

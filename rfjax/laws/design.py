@@ -26,14 +26,14 @@ from rfjax.laws.budgets import Cost, optimum
 from rfjax.laws.identifiability import distinct_needed
 from rfjax.laws.laws import PARAMETRIC
 
-LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2
+LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2  # of a design, known trunks included
 LEAST_DISTINCT = distinct_needed(PARAMETRIC)  # fewest sizes, and fewest numbers of images, that the law needs
 MOST_BRANCHES = 4
 MOST_SEEDS = 2  # of a size; without a limit, designs would repeat the smallest size, where the law may not hold
 PRIOR = 1.0  # standard deviation of log loss at the target before any run; it bounds the variance under every draw
 _RIDGE = 1e-9  # added to the information, in units of the sum over all candidates
 _SINGULAR = 1e-7  # information whose smallest eigenvalue, in units of the largest, is below this decides no law
-_EXCHANGES = 60
+_EXCHANGES = 60  # most exchanges of one search
 RESTARTS, KEPT = 8, 0.6  # further searches, and the share of the best design's trunks that each begins with
 _STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
 
@@ -186,7 +186,7 @@ class Information:
 
 
 def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The sets of branches that a trunk may have: up to `MOST_BRANCHES` consecutive lengths of the list."""
+    """Yields the sets of branches that a trunk may have: up to `MOST_BRANCHES` consecutive lengths of the list."""
     for last in range(len(lengths)):
         for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
             yield tuple(lengths[first : last + 1])
@@ -206,6 +206,7 @@ def seeds_of(known: Sequence[Known], size: int) -> int:
 
 
 def _union(bits) -> tuple[int, int]:
+    """Returns the union of several pairs of bit masks (see `_bits`)."""
     sizes = images = 0
     for size, image in bits:
         sizes, images = sizes | size, images | image
@@ -304,7 +305,7 @@ def _exchanged(information, places, rules) -> list[int]:
             fits = information.fitting(rest, rules.budget - flops[rest].sum(), rules.most_seeds)
             moves += [[*rest, fit] for fit in fits.tolist()]
             totals.append(information.total(rest)[:, None] + information.each[:, fits])
-            if least[0] and slot is not None:  # makes room for what is lacking
+            if least[0] and slot is not None:  # drops a trunk, to make room for what is lacking
                 moves.append(rest)
                 totals.append(information.total(rest)[:, None])
         if not moves:

@@ -36,7 +36,7 @@ class FitSource:
     study: tuple | None = None
     folder_scores: tuple = ()  # of a study: the scores that `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
+    left_out: tuple[LeftOut, ...] = ()  # finished runs of a study that no fit uses, mostly for other settings
     by_role: tuple[Role, ...] = ()  # runs that are left out because of their role, such as trunks
     unfinished: tuple[dict, ...] = ()  # runs of a study that are not done, each with its state
     notes: tuple[str, ...] = ()  # how a foreign table was read, or the runs that the merge of a study left out

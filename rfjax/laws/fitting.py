@@ -6,7 +6,7 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 
 * residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits` has the other misfits).
   Runs that share trunks are not independent points: up to 100 of them are fitted by generalised least squares
-  (`rfjax.laws.trunk_likelihood`), unless the options name a misfit;
+  (`rfjax.laws.trunk_likelihood`), unless the options name a misfit or intervals over runs;
 * log x is centred before fitting; the minimiser begins at many starts, and the fit reports how many of them agree;
 * with no more points than parameters, a variable with too few distinct values, or parameters that the data cannot tell
   apart, the fit says so and refuses to predict (`rfjax.laws.identifiability`);
@@ -71,7 +71,7 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     stderr: float | None = None
-    examples_stderr: float | None = None  # standard error due to which validation examples were drawn
+    examples_stderr: float | None = None  # standard error due to the choice of validation examples
 
     @classmethod
     def from_draws(cls, value: float, draws: Float[np.ndarray, " draws"] | None, **errors) -> Estimate:
@@ -103,7 +103,7 @@ class Fit:
     residuals: tuple[float, ...] = ()  # log fitted loss minus log loss, in the order of `runs`
     parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
     draws: Float[np.ndarray, "draws k"] | None = None
-    noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
+    noise_draws: Float[np.ndarray, " draws"] | None = None  # standard deviation of a new run's noise, for each draw
     scatter: Scatter | None = None  # of runs that share trunks: the noise between trunks and within them
     generalised: bool = False  # fitted by generalised least squares, with the ratio of these two noises
     left_out: LeftOut | None = None
@@ -150,8 +150,8 @@ class Fit:
         return np.minimum(low, value), np.maximum(high, value)
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
-        """The law's loss at each `x`, with the ends of two intervals: of the law itself, and of the loss of a new
-        run."""
+        """The law's loss at each `x`, with the ends of two intervals: that of the law's loss, and that of a new run's
+        loss."""
         low, high = self.interval(x, new_run=False)
         new_low, new_high = self.interval(x, new_run=True)
         return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}

@@ -10,7 +10,7 @@ from scipy import stats
 from rfjax.laws.laws import BrokenTerm, Law
 from rfjax.laws.minimiser import Minimum
 
-# Beyond this condition number of the Jacobian (with columns of length 1), digits are noise.
+# Beyond this condition number of the Jacobian (columns scaled to length 1), parameters cannot be told apart.
 MAX_CONDITION = 1e7
 # Above this p-value of a linear trend, chance alone may explain how the loss varies with the variables.
 MAX_TREND_P = 0.2

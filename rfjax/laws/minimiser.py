@@ -220,8 +220,8 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding changes
-    it."""
+    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or by no more than
+    rounding errors may change it."""
     gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)

@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 
-# Absolute values are minimised as Huber's loss with this delta, reached by steps. This rounds the kinks
-# over a billionth of the loss, and moves the minimum by as much.
+# Absolute values are minimised as Huber's loss with this delta, reached through larger ones. This rounds the kinks
+# within a billionth of the loss, and moves the minimum by as much.
 L1_DELTA = 1e-9
 
 

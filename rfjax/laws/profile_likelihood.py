@@ -29,8 +29,8 @@ from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, add_noise
 
 SIMULATIONS = 1000
 REACH = np.geomspace(0.02, 50.0, 33)  # steps from the estimate, in half-widths of the fit's interval
-REFINEMENTS, PIECES = 4, 9  # further searches between the two values around the crossing; points of each
-ELSEWHERE = 12  # starts besides the fit's minimum, if points are few
+REFINEMENTS, PIECES = 4, 9  # further searches, and the points of each, between the values around the crossing
+ELSEWHERE = 12  # about this many starts besides the fit's minimum, if there are at most `MANY` runs
 
 
 @dataclass(frozen=True, kw_only=True)

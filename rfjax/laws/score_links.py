@@ -30,7 +30,7 @@ from rfjax.results.many_runs import MANY_RUNS, are_many, folds_of
 from rfjax.results.plain import plain
 
 RESAMPLES = 1000
-FINE, COARSE = 400, 120  # number of values tried for a link's nonlinear parameter
+FINE, COARSE = 400, 120  # values tried for the exponential's gamma, and for each parameter of the logistic
 CHUNK = 4_000_000  # numbers at a time, to bound memory
 # Medians of the priors of a score's noise between trunks and within: wide ones, as a GenEval of 240 images alone has a
 # standard error of 3 %.
@@ -51,7 +51,7 @@ class Link:
     formula: str
     parameters: tuple[str, ...]
     curve: Callable  # (inner parameters [..., k], x [n]) -> [..., n]
-    solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], by a grid
+    solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], the best of a grid
     bounds: tuple[tuple[float, float], ...]  # of each inner parameter
     natural: Callable  # (inner parameters [k], lowest loss, highest - lowest loss) -> `formula`'s parameters by name
 

@@ -41,7 +41,7 @@ class StepCount:
     drop: float | None
     drop_low: float | None
     drop_high: float | None
-    path_length: float
+    path_length: float  # mean over images of the sum over steps of the latent's change, as a Euclidean norm
     path_length_stderr: float
     distance: float  # root mean square difference of latents from the reference's
 

@@ -1,7 +1,7 @@
 """Fits a study's laws to its results table: chooses points and laws, and holds out the largest depth.
 
 Each run is one point: its final checkpoint, at which the learning rate has been annealed. Intermediate
-checkpoints are neither annealed nor independent of the final one, so they are never fitted.
+checkpoints are neither annealed nor independent of the final one, so laws are never fitted to them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The evaluation settings (weights, grid, sampler, seeds) whose results fits and figures use; "" or None if the
-    table has no such evaluation."""
+    """The evaluation settings whose results fits and figures use. The sampler is "" and its seed None if the table has
+    no evaluation that samples."""
 
     corpus: str
     weights: str
@@ -62,7 +62,7 @@ class Analysis:
     held_out_reason: str  # why there is none, or ""
     comparison: dict  # of all laws, from `compare`
     profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)  # by law and parameter
-    plan: Allocation | None = None  # of ten times the largest run's FLOPs
+    plan: Allocation | None = None  # for a budget of ten times the largest run's FLOPs
     plan_reason: str = ""  # why there is none, or ""
     optimal_frontier: OptimalFrontier | None = None  # of the parametric law
     optimal_frontier_reason: str = ""  # why there is none, or ""
