@@ -141,8 +141,8 @@ CLAIMS = (
         name="steps_fall",
         says="larger networks lose less when sampled in fewer steps",
         source=SOURCES["Esser"],
-        rule="how far the score of the smallest and of the largest size drops at the fewest steps; agrees or "
-        "contradicts: the intervals of the two drops do not meet",
+        rule="how far the score of the smallest and of the largest size drops at the number of steps that most sizes "
+        "have; agrees or contradicts: the intervals of the two drops do not meet",
         test=score_claims.larger_need_fewer_steps,
     ),
 )

@@ -95,11 +95,11 @@ def levels_differ(evidence: Evidence) -> Judgement:
         log_c, logs = trunk_means(log_c, trunks), trunk_means(logs, trunks)
     n = len(log_c)
     notes = [f"apparent exponents, without floors: {_exponents(evidence)}"]
-    notes += ["a floor that differs by level cannot be told from an exponent that does"]
+    notes += ["a floor that differs by level cannot be told from an exponent that differs by level"]
     notes += ["a trunk with its branches is one point"] if shared else []
     left = [f"t = {t:g}" for t in evidence.levels.left_out]
     notes += [f"left out: {', '.join(left)} (an end of the path, or without a loss for some runs)"] if left else []
-    quantity = "exponent of a level less that of all, the largest by its error"
+    quantity = "exponent of a level minus the mean exponent, where it is largest in standard errors"
     if n < 4 or np.ptp(log_c) < 1e-9:
         return Judgement(verdict=UNDECIDED, decide=f"4 independent runs or more, not {n}", notes=tuple(notes))
     x = log_c - log_c.mean()
@@ -121,7 +121,8 @@ def levels_differ(evidence: Evidence) -> Judgement:
     if widest < SAME_EXPONENT * abs(mean_exponent):
         return Judgement(verdict=CONTRADICTS, **common)
     decide = (
-        f"differences known to {SAME_EXPONENT * abs(mean_exponent):.2g} (now {widest:.2g}): more runs, or a wider range"
+        f"exponents known to within {SAME_EXPONENT * abs(mean_exponent):.2g} of their mean (now {widest:.2g}): "
+        "more runs, or a wider range of compute"
     )
     return Judgement(verdict=UNDECIDED, decide=decide, **common)
 
@@ -156,5 +157,5 @@ def collapses(evidence: Evidence) -> Judgement:
         return Judgement(verdict=AGREES, **common)
     if found.spread.low > COLLAPSED + 2 * found.noise:
         return Judgement(verdict=CONTRADICTS, **common)
-    decide = "E known better, runs of less scatter (several seeds), or more sizes at their optimal length"
+    decide = "a narrower interval of E, less scatter (several seeds a size), or more sizes at their optimal length"
     return Judgement(verdict=UNDECIDED, decide=decide, **common)

@@ -142,7 +142,7 @@ def larger_need_fewer_steps(evidence: Evidence) -> Judgement:
         row["run"]: f"{row['drop']:.1%} [{row['drop_low']:.1%}, {row['drop_high']:.1%}]" for _, row in same.iterrows()
     }
     common = {
-        "quantity": f"drop of the smallest size less that of the largest, at {steps} of {reference} steps",
+        "quantity": f"drop of the smallest size minus that of the largest, at {steps} of {reference} steps",
         "found": difference,
         "method": "paired by prompt; intervals over prompts",
         "notes": ("drops by size: " + ", ".join(f"{run} {said}" for run, said in ends.items()),),

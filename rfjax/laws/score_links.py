@@ -237,7 +237,7 @@ def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
     trunks = np.unique(np.asarray(trunks), return_inverse=True)[1].ravel()
     slopes = _slopes(link, inner[None], x)[0]
     found = scatter(rng, slopes, residuals, trunks, x[:, None], resamples, assumed=ASSUMED_NOISE)
-    few = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks say little of the noise between trunks, so its prior weighs"
+    few = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks say little of the noise between trunks, so its prior matters"
     said = f"of the score, {found.noise}{few if found.trunks < MIN_RUNS_TO_RESAMPLE else ''}"
     return np.minimum(np.hypot(found.between, found.within), 1.0), draw_noise(rng, found, trunks), said
 

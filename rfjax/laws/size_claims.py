@@ -54,7 +54,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
         common["method"] = f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs, {count}"
         if line is not None:
             low, high = line.a.low - evidence.parabolas_bias, line.a.high - evidence.parabolas_bias
-            bias = f"{low:.3f} to {high:.3f} less their bias of {evidence.parabolas_bias:+.3f}"
+            bias = f"{low:.3f} to {high:.3f}, after subtracting their bias of {evidence.parabolas_bias:+.3f}"
             notes.append(f"parabolas at {len(line.optima)} budgets (approach 2, the table's FLOPs) give {bias}")
             if high < own.low or low > own.high:
                 decide = "the parametric law and the parabolas disagree: more sizes about the optimum at each budget"
