@@ -41,7 +41,7 @@ MIN_RUNS_FOR_INTERVAL = 4
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
     """A correlation coefficient with its p-value and its interval. `low` and `high` are None if there are too few runs,
-    or if losses or scores do not vary in too many resamples."""
+    or if half of the resamples or more have no coefficient."""
 
     name: str
     value: float
