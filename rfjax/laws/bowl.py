@@ -1,13 +1,14 @@
-"""Computes what it costs to miss the compute-optimal size: the loss of other sizes at equal FLOPs, which forms a bowl.
+"""Computes what it costs to miss the compute-optimal size: the loss of other sizes at equal FLOPs, a bowl-shaped curve.
 
-On the line C = kappa N^eta D the parametric law at N = s N*, D = s^-eta D* is
+At fixed FLOPs C = kappa N^eta D, a network of s times the optimal size has N = s N* parameters and sees D = s^-eta D*
+images. There the parametric law gives
 
     L(s) = E + K (eta a s^-alpha + b s^(eta beta))
 
 where K = L(1) - E is the optimum's reducible loss, and a, b are the exponents of N* and D* (`optimal_frontier`). At the
 optimum, the term of size makes up the share eta a of K, and the term of images the share b. So the two exponents alone
-decide whether under-training costs more than over-training by the same factor. Under-training costs more if
-eta beta > alpha (that is, eta a > 1/2), and less if eta beta < alpha.
+decide whether under-training (s > 1) costs more than over-training (s < 1) by the same factor. Under-training costs
+more if eta beta > alpha (that is, eta a > 1/2), and less if eta beta < alpha.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.nda
     """How far the loss at `size` times the optimal number of parameters exceeds the least loss for the same FLOPs, as a
     share of this least loss.
 
-    The first entry is the fitted law's; the others are those of the draws of its parameters.
+    `size` is in units of N*. The first entry of the result is for the fitted law, the others are for the draws of its
+    parameters.
     """
     a, b, g = (frontier.exponents[name] for name in ("params", "images", "loss"))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -34,7 +36,8 @@ def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.nda
 
 
 def size_at(frontier: OptimalFrontier, factor: float) -> float:
-    """The size, in units of N*, that at equal FLOPs sees `factor` times the optimum's images per parameter."""
+    """The size, in units of N*, of the network that at equal FLOPs sees `factor` times the optimum's images per
+    parameter."""
     return float(factor ** (-1 / (1 + frontier.cost.eta)))
 
 
@@ -44,13 +47,14 @@ def excess_at(frontier: OptimalFrontier, size: float) -> Estimate:
 
 
 def asymmetry(frontier: OptimalFrontier, factor: float) -> Estimate:
-    """The ratio of two excess losses at equal FLOPs: that of training with `factor` times fewer images per parameter
-    than is optimal, over that of training with `factor` times more."""
+    """The excess loss of under-training, divided by the excess loss of over-training, at equal FLOPs. Under-trained
+    means 1/`factor` times the optimum's images per parameter; over-trained means `factor` times as many."""
     under, over = (excess(frontier, size_at(frontier, f), frontier.reference) for f in (1 / factor, factor))
     with np.errstate(divide="ignore", invalid="ignore"):
         return _estimate(frontier, under / over)
 
 
 def _estimate(frontier, values):
+    """Makes an `Estimate` of positive values: the fitted law's first, then those of the draws."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return frontier.estimate(np.log(values))

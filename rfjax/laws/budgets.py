@@ -1,13 +1,13 @@
 """Divides a budget: the parameters and images that minimise the parametric law at fixed FLOPs.
 
 Training costs C = kappa N^eta D FLOPs (N parameters, D images). Minimising E + A N^-alpha + B D^-beta
-along that line gives (Hoffmann et al. 2022, eq. 4, there with kappa = 6 and eta = 1)
+along this curve gives (Hoffmann et al. 2022, eq. 4, there with kappa = 6 and eta = 1)
 
     N = G (C / kappa)^a,   a = beta / (alpha + eta beta),   G = (alpha A / (eta beta B))^(1 / (alpha + eta beta))
     D = (C / kappa) N^-eta
 
 The Stable Diffusion 3 paper fixed the number of steps instead: D is the same for every size, and the
-whole budget goes into N. An `Allocation` has this design, too, and its excess loss over the optimum.
+whole budget goes into N. An `Allocation` also holds this fixed-steps design and its excess loss over the optimum.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Cost:
 
     kappa: float = 6.0
     eta: float = 1.0
-    worst: float = 0.0  # largest relative error over the runs that it was measured on
+    worst: float = 0.0  # largest relative error of these FLOPs, over the runs on which kappa and eta were measured
     source: str = "6 FLOPs per parameter and image"
 
     def params(self, flops: float, images: float) -> float:
@@ -68,7 +68,7 @@ class Allocation:
     fixed: Design  # spends the budget on size alone, at the fixed number of images
     fixed_images: float
     excess_loss: Estimate  # loss of the fixed design / loss of the optimum - 1
-    beyond: Mapping[str, float]  # budget, sizes and images in units of the largest among the runs
+    beyond: Mapping[str, float]  # budget, sizes and images, each divided by the largest value among the runs
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict:
@@ -119,7 +119,8 @@ def optimum(
 
 
 def undecided(fit: Fit) -> list[str]:
-    """Names the exponents of the parametric law whose intervals reach 0. If any does, the optimum is undecided."""
+    """Returns the names of the parametric law's exponents whose intervals reach 0. If there are any, the runs do not
+    decide the optimum."""
     return [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
 
 
@@ -134,7 +135,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
     """Divides `budget` FLOPs by an identifiable fit of the parametric law. `fixed_images` is the number of images in
     the design with a fixed number of steps. If the runs do not determine the optimum (`undecided`), a warning says so.
 
-    Raises `ConfigError` for another law, for a fit that is not identifiable, and for a budget that is not positive.
+    `fixed_images` is the number of images of the fixed-steps design. Raises `ConfigError` for a fit of another law, for
+    a fit that is not identifiable, and for a `budget` or `fixed_images` that is not positive.
     """
     if fit.law is not PARAMETRIC:
         raise ConfigError(f"an allocation needs the parametric law of params and images, not the {fit.law.name} law")
@@ -192,15 +194,15 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 
 def _loss(parameters, params, images):
     """The logarithms of the parametric law's losses, [rows]. Entry i is for row i of `parameters`, the model size
-    `params[i]` and the number of images `images[i]`. A single number of params or images serves all rows."""
+    `params[i]` and the number of images `images[i]`. If `params` or `images` is a single number, all rows use it."""
     e, log_a, alpha, log_b, beta = parameters.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)
 
 
 def _estimate(values):
-    """Makes an `Estimate`: the first of `values` is the value, the others are draws from which the interval is
-    taken."""
+    """Makes an `Estimate`: the first of `values` is the value, and the interval is taken from the others, the draws.
+    There is no interval if more than a tenth of the draws are not finite."""
     rest = values[1:][np.isfinite(values[1:])]
-    enough = len(rest) >= 0.9 * len(values[1:])  # else too many draws have no optimum for an interval
+    enough = len(rest) >= 0.9 * len(values[1:])  # a draw without an optimum is not finite
     return Estimate.from_draws(values[0], rest if enough else None)

@@ -42,12 +42,13 @@ class Optimum:
     params: float
     images: float
     loss: float
-    runs: int  # number of runs at this budget
+    runs: int  # number of runs at this budget (approach 1: number of sizes whose curves reach it)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The lines N = G C^a and D = H C^b through the optima; `reason` says why there are none, or ""."""
+    """The lines N = G C^a and D = H C^b through the optima. If there are none, `reason` says why and `a`,
+    `b`, `log_g` and `log_h` are None; otherwise `reason` is ""."""
 
     approach: str
     optima: tuple[Optimum, ...]
@@ -58,11 +59,11 @@ class Line:
     method: str = ""  # how the intervals were made
     notes: tuple[str, ...] = ()
     reason: str = ""
-    bias: dict | None = None  # errors of the exponent and of N on the fitted parametric law
+    bias: dict | None = None  # the approach's errors in a and N on the fitted parametric law's losses, or a reason
     draws: Float[np.ndarray, "draws 4"] | None = None  # log G, a, log H, b
 
     def at(self, flops: float) -> tuple[Estimate, Estimate]:
-        """Returns the (params, images) on the line for a budget. Raises `ConfigError` if there is no line."""
+        """Returns the (params, images) on the lines for a budget in FLOPs. Raises `ConfigError` if there is no line."""
         if self.a is None:
             raise ConfigError(f"{self.approach} found no line ({self.reason}); it cannot divide a budget")
         result = []
@@ -81,7 +82,8 @@ class Line:
 
 
 def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
-    """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
+    """Draws the lines through the optima on the envelope of training curves. `table` has a row per checkpoint, several
+    per run.
 
     Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
     optimum. Hoffmann et al. take the best size at each budget instead. A line through the best sizes has a wrong slope
@@ -124,7 +126,7 @@ def approach2(
     same_budget: float = SAME_BUDGET,
     bias: bool = True,
 ) -> Line:
-    """Draws the line through the minima of IsoFLOP parabolas. `table` has one row per run, several sizes per budget.
+    """Draws the lines through the minima of IsoFLOP parabolas. `table` has one row per run, several sizes per budget.
 
     Rows whose FLOPs differ by a share of at most `same_budget` are one budget. Intervals are by parametric bootstrap:
     normal noise, as large as the pooled scatter around the parabolas, is added to the parabolas' losses. A budget is
@@ -244,7 +246,7 @@ def _bias_of_parabolas(table, groups):
 
 def _bias_of_envelope(table, grid, sizes, images):
     """The bias of approach 1: its errors on noiseless losses of the parametric law. The law is fitted to checkpoints
-    (about `BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
+    (`BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -332,6 +334,8 @@ def _line(optima):
 
 
 def _line_with_intervals(approach, optima, point, draws, method, notes=()):
+    """Makes the `Line` from (log G, a, log H, b) in `point` and in each row of `draws`, which give the intervals."""
+
     def estimate(place):
         if draws is None:
             return Estimate(value=float(point[place]))

@@ -1,7 +1,7 @@
 """Gathers the evidence on which claims are tested: a table's runs, the fits, and the compute-optimal frontier.
 
 Fits are those that `rfjax fit` and a study's report make. The frontier follows from the parametric law. It is derived
-twice: once with the table's own FLOPs as C, and once with C = 6 N D, as some papers count.
+twice: once with the table's own FLOPs as C, and once with C = 6 N D, since some papers count C so.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rfjax.laws.run_frontier import choose_runs
 from rfjax.laws.study_fits import Analysis, Settings
 from rfjax.results.results_folder import Results
 
-SAME_TOKENS = 0.01  # runs whose tokens per image differ by more than this share have several sizes of image
-WITNESS_RESAMPLES = 200  # resamples for the parabolas; their interval is only compared with the law's, so few suffice
+SAME_TOKENS = 0.01  # if tokens per image differ over runs by more than this share, the runs differ in image size
+WITNESS_RESAMPLES = 200  # for the parabolas; few suffice, since their interval is only compared with the law's
 LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 
 
@@ -60,10 +60,10 @@ class Evidence:
     fits: Mapping[str, Fit]
     rows: Mapping[str, pd.DataFrame]  # law -> the runs that it was fitted to
     lacking: Mapping[str, str]
-    rules: Mapping[str, str] = field(default_factory=dict)  # which runs each law took, in words
+    rules: Mapping[str, str] = field(default_factory=dict)  # law -> which runs it took; "checkpoints" -> which rows
     frontier: OptimalFrontier | None  # with the table's own FLOPs as C
     frontier_6nd: OptimalFrontier | None  # with C = 6 N D; D counts tokens if tokens per image are known, else images
-    frontier_reason: str
+    frontier_reason: str  # why there is no frontier, or ""
     parabolas: Line | None  # approach 2's line in the table's FLOPs; None if there is none or it has no interval
     parabolas_bias: float  # bias of that line's exponent, computed from the parametric law; 0 if it is unknown
     tokens: TokensPerImage
@@ -176,8 +176,8 @@ def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float 
 def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Selects each run's last checkpoint, by `images` or `flops`.
 
-    Returns (these rows, a note that says so, or "" if each run has one row). Raises `ConfigError` if two rows of a run
-    cannot be ordered.
+    Returns (these rows, note). The note says which rows were taken; it is "" if each run has one row. Raises
+    `ConfigError` if two rows of a run cannot be ordered.
     """
     if rows["run"].is_unique:
         return rows, ""
@@ -192,7 +192,7 @@ def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
-    """Returns the tokens per example, if the table has them and all runs have the same numbers."""
+    """Returns the tokens per example. Numbers that the table lacks, or that differ between runs, are None."""
     if "image_tokens" not in points or "images" not in points:
         return TokensPerImage(reason="the table has no column image_tokens")
     images, params = (points[name].to_numpy(float) if name in points else np.nan for name in ("images", "params"))

@@ -141,8 +141,8 @@ CLAIMS = (
         name="steps_fall",
         says="larger networks lose less when sampled in fewer steps",
         source=SOURCES["Esser"],
-        rule="how far the score of the smallest and of the largest size drops at the fewest steps; agrees or "
-        "contradicts: the intervals of the two drops do not meet",
+        rule="how far the score of the smallest and of the largest size drops at the number of steps that most sizes "
+        "have; agrees or contradicts: the intervals of the two drops do not meet",
         test=score_claims.larger_need_fewer_steps,
     ),
 )
@@ -151,7 +151,8 @@ CLAIMS = (
 def board(evidence: Evidence) -> dict:
     """Judges every claim.
 
-    Returns plain values: the verdicts, the published laws, the table's own law, the conventions.
+    Returns a dictionary of plain values: the verdicts, the published laws, the frontier of the table's own law, the
+    runs that each law took, the conventions, the exponents by level and the collapsed curves.
     """
     verdicts = [
         Verdict(name=claim.name, claim=claim.says, source=claim.source, rule=claim.rule, judgement=claim.test(evidence))
@@ -190,7 +191,8 @@ def conventions(evidence: Evidence) -> list[str]:
 
 
 def _published(law):
-    """A published law for the board: the numbers that its paper gives, and its line N*(C) if the paper gives one."""
+    """A published law for the board: the numbers that its paper gives, and its line N*(C) if these numbers give one and
+    C is in FLOPs."""
     content = {name: getattr(law, name) for name in ("name", "arxiv", "setting", "tokens_are", "offset", "note")}
     content |= {"count": COUNTS[law.count].words, "in_flops": COUNTS[law.count].in_flops, "range": law.range}
     for name in ("params", "tokens", "loss"):
@@ -226,7 +228,7 @@ def _own(evidence):
 
 
 def tokens_counted(evidence: Evidence) -> tuple[str, bool]:
-    """Returns (what D counts in C = 6 N D for this table, whether this C is in FLOPs)."""
+    """Returns (what D counts in C = 6 N D for this table, in words; whether this C is in FLOPs)."""
     if evidence.tokens.all:
         return "D of image and text tokens", True
     if evidence.tokens.image:

@@ -1,7 +1,7 @@
 """Normalises the training curves of compute-optimal runs: (loss - E) / (end - E) against the share of training.
 
-`end` is a run's last loss, and E the floor of the law. If the curves of all sizes collapse onto one, a short run
-predicts the course of a long one (`rfjax.laws.claims` has the source).
+`end` is a run's last loss, and E is the loss that the law approaches with unlimited compute. If the curves of all sizes
+collapse onto one, a short run predicts the course of a long run (`rfjax.laws.claims` has the source).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rfjax.laws.run_frontier import on_frontier
 FROM = 0.15  # curves are compared from this share of training on
 SHARES = np.geomspace(FROM, 1.0, 12)
 FEWEST_CHECKPOINTS, FEWEST_SIZES = 4, 3
-NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the optimal images
+NEAR_OPTIMUM = 2.0  # a run is compute-optimal if its images are within this factor of the optimal number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Collapse:
     """The collapsed curves, or the reason why there are none.
 
-    At each share of training, the curves have a relative standard deviation over runs; `spread` is the largest of these
-    deviations. `noise` is the spread that the scatter of the runs' last losses would cause by itself.
+    At each share of training, the logarithms of the curves have a standard deviation over runs; `spread` is the largest
+    of these deviations. `noise` is the spread that the scatter of the runs' last losses would cause by itself.
     """
 
     notes: tuple[str, ...]
@@ -64,7 +64,7 @@ def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: 
     losses = np.exp(np.stack([np.interp(at, *found[run]) for run in chosen["run"]]))
     least = float(losses.min())
     offsets = np.concatenate([[fitted.parameters[0]], fitted.draws[:, 0]])
-    offsets = np.minimum(offsets, 0.99 * least)  # a draw of E above a loss has no normalised curve
+    offsets = np.minimum(offsets, 0.99 * least)  # with E above a loss, the logarithm would not exist
     normal = np.log(losses[None] - offsets[:, None, None])
     normal -= normal[:, :, -1:]
     spreads = normal.std(axis=1, ddof=1).max(axis=1)

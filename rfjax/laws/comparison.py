@@ -1,4 +1,4 @@
-"""Compares laws by one held-out error over the same runs.
+"""Compares laws by their held-out errors over the same runs.
 
 Laws may be fitted to different runs of a table: a law of compute to the frontier, the parametric law to all. For each
 run that all laws were fitted to, each law is refitted without it and predicts it. The law with the least error is
@@ -20,12 +20,12 @@ RESAMPLES = 1000
 def compare(fits: Mapping[str, Fit]) -> dict:
     """Returns each law's errors of leave-one-out and leave-largest-out, and the law that predicts best.
 
-    A branch is left out with its whole trunk. For each law, `leave_one_out_rms` is over the runs that it was fitted to,
-    and `shared_runs_rms` over the runs that all compared laws were fitted to. `preferred` is the law with the smallest
-    `shared_runs_rms`; it is "" if fewer than two laws can be compared, and `reason` says why. `preferred_share` is the
-    share of resamples of these runs in which the same law has the smallest `shared_runs_rms`; it is None if runs share
-    trunks, because such runs are not independent. A law that cannot predict each of its runs is not compared, and its
-    own `reason` says why.
+    Where runs are branches of shared trunks, whole trunks are left out. For each law, `leave_one_out_rms` is over the
+    runs that it was fitted to, and `shared_runs_rms` over the runs that all compared laws were fitted to. `preferred`
+    is the law with the smallest `shared_runs_rms`. It is "" if fewer than two laws can be compared or if they share
+    fewer than `LEAST_SHARED` runs, and `reason` says which. `preferred_share` is the share of resamples of these runs
+    in which the same law has the smallest `shared_runs_rms`; it is None if runs share trunks, because such runs are not
+    independent. A law that cannot predict each of its runs is not compared, and its own `reason` says why.
     """
     errors, laws = {}, {}
     for name, fitted in fits.items():

@@ -45,14 +45,14 @@ class Coefficient:
 
     name: str
     value: float
-    p: float  # two-sided, under no association
+    p: float  # two-sided p-value of the hypothesis that loss and score are not associated
     low: float | None
     high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Coefficients over `n` runs. If there is nothing to correlate there are none, and `reason` says why."""
+    """Coefficients over `n` runs. If nothing can be correlated, `coefficients` is empty and `reason` says why."""
 
     n: int
     coefficients: tuple[Coefficient, ...]
@@ -71,7 +71,7 @@ def _pearson(x, y):
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Constant up to rounding is constant.
+        # What is constant up to rounding counts as constant.
         return np.where(scale > 1e-14, np.clip((x * y).sum(-1) / scale, -1, 1), np.nan)
 
 
@@ -94,7 +94,7 @@ COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
 }
 ASYMPTOTIC = f"two-sided, by the limits for more than {MANY_RUNS} runs: Student's t with n − 2 degrees of freedom; for \
 Kendall's tau, the normal distribution with a variance that allows for ties"
-FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
+FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out if a score is outside [0, 1]
 
 
 def correlate(
@@ -241,9 +241,9 @@ def resampled_runs(
     """Indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
     perfectly.
 
-    Where runs share `trunks`, each trunk is replaced by a drawn trunk with all its branches. If the drawn trunk has
-    more branches than the trunk it replaces, some are left out, by chance; if it has fewer, some occur more than once.
-    Each resample then has at least three distinct trunks.
+    Where runs share `trunks`, each trunk is replaced by a randomly drawn trunk, and its branches by those of the drawn
+    trunk. If the drawn trunk has more branches than the trunk it replaces, some of them are left out at random; if it
+    has fewer, some occur more than once. Each resample then has at least three distinct trunks.
     """
     units = n if trunks is None else len(np.unique(trunks))
     drawn = np.empty((0, units), int)
@@ -265,8 +265,8 @@ def resampled_runs(
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
-    """Returns the scores under redraws of the prompts, [resamples, runs], by task and "overall"; {} unless every run of
-    `points` was scored on the same prompts."""
+    """Returns the scores under redraws of the prompts, [resamples, runs], as a dictionary by
+    task and "overall". Returns {} unless every run of `points` was scored on the same prompts."""
     wanted = {"evaluation": evaluation, "evaluation_seed": settings.sampler_seed}
     wanted |= {name: getattr(settings, name) for name in ("weights", "corpus", "sampler")}
     own = rows_where(prompts, **wanted)

@@ -34,8 +34,8 @@ MOST_SEEDS = 2  # of one size; without this limit a design would repeat the smal
 PRIOR = 1.0  # standard deviation of log loss at the target before any run; it bounds the variance under every draw
 _RIDGE = 1e-9  # added to the information, in units of the sum over all candidates
 _SINGULAR = 1e-7  # information whose smallest eigenvalue, in units of the largest, is below this decides no law
-_EXCHANGES = 60
-RESTARTS, KEPT = 8, 0.6  # further searches, and the share of the best design so far that each begins with
+_EXCHANGES = 60  # most exchanges of one search
+RESTARTS, KEPT = 8, 0.6  # further searches, and the share of the best design's trunks that each begins with
 _STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
 
 
@@ -85,7 +85,7 @@ class Rules:
 
     budget: float  # FLOPs of the trunks that are added
     least: int = LEAST_TRUNKS  # fewest trunks
-    most_seeds: int = MOST_SEEDS  # of a size
+    most_seeds: int = MOST_SEEDS  # most seeds of a size
 
 
 class Information:
@@ -145,7 +145,7 @@ class Information:
         return Chosen(trunks=trunks, flops=flops, half_width=STANDARD_ERRORS * variance**0.5)
 
     def seeds(self, places: Sequence[int]) -> Int[np.ndarray, " sizes"]:
-        """The number of trunks of each size, known trunks included."""
+        """The number of seeds of each size: those of the known trunks (`seeds_of`), and one for each candidate."""
         return self.seeds_known + np.bincount(self.sizes[list(places)], minlength=len(self.seeds_known))
 
     def distinct(self, places: Sequence[int]) -> tuple[int, int]:
@@ -156,8 +156,8 @@ class Information:
         return sizes.bit_count(), images.bit_count()
 
     def lack(self, places: Sequence[int], rules: Rules) -> int:
-        """How much a choice lacks by the rules: the missing trunks, plus 1 if no size has two seeds, plus the missing
-        distinct sizes and distinct numbers of images."""
+        """Counts what the candidates `places` and the known trunks lack by the rules: the missing trunks, plus 1 if no
+        size has two seeds, plus the missing distinct sizes and distinct numbers of images."""
         trunks = max(rules.least - len(self.known_trunks) - len(places), 0)
         distinct = sum(max(LEAST_DISTINCT - number, 0) for number in self.distinct(places))
         return trunks + int(not self.two_meet(places)) + distinct
@@ -187,7 +187,7 @@ class Information:
 
 
 def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The sets of branches that a trunk may have: up to `MOST_BRANCHES` consecutive lengths of the list."""
+    """Yields the sets of branches that a trunk may have: up to `MOST_BRANCHES` consecutive lengths of the list."""
     for last in range(len(lengths)):
         for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
             yield tuple(lengths[first : last + 1])
@@ -207,6 +207,7 @@ def seeds_of(known: Sequence[Known], size: int) -> int:
 
 
 def _union(bits) -> tuple[int, int]:
+    """Returns the union of several pairs of bit masks (see `_bits`)."""
     sizes = images = 0
     for size, image in bits:
         sizes, images = sizes | size, images | image
@@ -261,8 +262,8 @@ def _nothing_fits(information, rules) -> str:
 
 
 def _cheapest(information, rules) -> list[int]:
-    """The cheapest trunks that reach the least number of trunks. Raises `ConfigError` if they cost more than the
-    budget."""
+    """The indices of the cheapest candidates that, with the known trunks, make up `rules.least` trunks. Raises
+    `ConfigError` if there are too few candidates or if they cost more than the budget."""
     wanted = max(rules.least - len(information.known_trunks), 0)
     sizes = np.unique(information.sizes)
     of_size = [min(np.flatnonzero(information.sizes == size), key=lambda p: information.flops[p]) for size in sizes]
@@ -279,7 +280,7 @@ def _cheapest(information, rules) -> list[int]:
 
 
 def _filled(information, places, rules) -> list[int]:
-    """Adds trunks to `places` one by one until none fits: each time the one that lowers the variance most for its
+    """Adds trunks to `places` one by one until none fits: each time the trunk that lowers the variance most for its
     FLOPs."""
     flops, places = information.flops, list(places)
     while True:
@@ -350,7 +351,7 @@ def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
 
 def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[tuple[Trunk, float]]:
     """Finds the trunks that, added alone to the known trunks, improve the prediction most within the budget. Returns
-    (trunk, half-width) of each.
+    (trunk, half-width) of at most `count` trunks, the best first.
 
     The half-width is that of the 95 % interval of log loss at the target, once the trunk is trained. The list is empty
     if no candidate, together with the known trunks, determines the law.

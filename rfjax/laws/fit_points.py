@@ -1,4 +1,4 @@
-"""Checks the points of a fit, one row per run, and records every exclusion.
+"""Checks the points of a fit (rows of a table, one per run) and leaves out points by rule, with a record of each.
 
 A table has named columns: `run`, `loss` and a law's variables, in the units of `UNITS`. Errors name
 the row and the column, and nothing is dropped in silence.
@@ -62,7 +62,8 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
     """Refuses a table that cannot be fitted, naming its rows and columns.
 
     Raises `ConfigError` if `run` or one of `columns` is missing, if a run has no name or (with `one_row_per_run`)
-    occurs twice, or if a value is missing, not a number, not finite or not positive.
+    occurs twice, if a value is missing, not a number, not finite or not positive, if a column spans more than
+    `MOST_DECADES` powers of ten, or if the table is empty.
     """
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
@@ -134,7 +135,7 @@ def exclude(
 
 
 def log_columns(variables: Sequence[str], x: object) -> Float[np.ndarray, "n v"]:
-    """Returns the natural logarithms of a law's `variables`, taken from a mapping or a table, one column for each."""
+    """Returns the natural logarithms of a law's `variables` in the mapping or table `x`, a column for each."""
     columns = [np.log(np.atleast_1d(np.asarray(x[name], dtype=float))) for name in variables]
     return np.stack(np.broadcast_arrays(*columns), axis=-1)
 

@@ -26,16 +26,17 @@ from rfjax.results.results_folder import rows_where
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource:
-    """The points to fit. `final` has one row per run, `curves` one per checkpoint. `study` is (results, settings) for a
-    results folder, and None for a foreign table."""
+    """The points to fit. `final` has one row per run, `curves` one row per checkpoint. If a foreign table was read with
+    `curves=True`, both hold all its rows. `study` is (results, settings) for a results folder, and None for a foreign
+    table."""
 
     final: pd.DataFrame
     curves: pd.DataFrame
-    description: dict  # of the table and its runs, for the record of the fits
+    description: dict  # the table and its runs, as the file of fits records them
     study: tuple | None = None
     folder_scores: tuple = ()  # of a study: the scores that `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
+    left_out: tuple[LeftOut, ...] = ()  # finished runs of a study that no fit uses, mostly for other settings
     by_role: tuple[Role, ...] = ()  # runs that are left out because of their role, such as trunks
     unfinished: tuple[dict, ...] = ()  # runs of a study that are not done, each with its state
     notes: tuple[str, ...] = ()  # how a foreign table was read, or the runs that the merge of a study left out
@@ -116,10 +117,11 @@ def read_source(
     largest_losses: int,
     max_loss: float | None,
 ) -> FitSource:
-    """Reads the points of a table or a results folder, without outliers. `curves` allows several rows per run.
+    """Reads the points of a table or a results folder, without the outliers that `largest_losses` and `max_loss` name
+    (`fit_points.exclude`). `curves` allows several rows per run.
 
-    In a foreign table single rows are dropped. In a study whole runs are dropped, by final loss, and the frontier and
-    the best learning rates are those of the remaining runs.
+    From a foreign table, single rows are dropped. From a study, whole runs are dropped by their final loss; the
+    frontier and the best learning rates are those of the remaining runs.
 
     Raises `ConfigError` for a file that cannot be read, a loss that is not a positive number, and options that
     contradict each other.

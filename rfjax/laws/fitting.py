@@ -6,7 +6,7 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 
 * residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits` has the other misfits).
   Runs that share trunks are not independent points: up to 100 of them are fitted by generalised least squares
-  (`rfjax.laws.trunk_likelihood`), unless the options name a misfit;
+  (`rfjax.laws.trunk_likelihood`), unless the options name a misfit or intervals over runs;
 * log x is centred before fitting; the minimiser begins at many starts, and the fit reports how many of them agree;
 * with n <= k points (k is the number of parameters), a variable with too few distinct values, or parameters that the
   data cannot tell apart, the fit says so and refuses to predict (`rfjax.laws.identifiability`);
@@ -52,7 +52,7 @@ class FitOptions:
     """How a law is fitted; the same options serve any table and law."""
 
     loss: Loss | None = None  # None: Huber's, and generalised least squares for runs that share trunks
-    column: str = "loss"  # of the table, with the losses
+    column: str = "loss"  # the table's column of losses
     resamples: int = RESAMPLES
     seed: int = 0
     intervals: str = "auto"  # or "runs" or "parametric"; `rfjax.laws.resampling` says what "auto" chooses
@@ -71,7 +71,7 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     stderr: float | None = None
-    examples_stderr: float | None = None  # standard error due to which validation examples were drawn
+    examples_stderr: float | None = None  # standard error due to the choice of validation examples
 
     @classmethod
     def from_draws(cls, value: float, draws: Float[np.ndarray, " draws"] | None, **errors) -> Estimate:
@@ -93,7 +93,7 @@ class Fit:
     warnings: tuple[str, ...] = ()
     excluded: tuple[Exclusion, ...] = ()
     objective: float | None = None
-    residual_sd: float | None = None  # of log (or raw) loss, with n - k degrees of freedom
+    residual_sd: float | None = None  # of log loss (of the loss, if the misfit takes it raw), n - k degrees of freedom
     starts: int = 0
     starts_agreeing: int = 0
     converged: bool = False
@@ -103,7 +103,7 @@ class Fit:
     residuals: tuple[float, ...] = ()  # log fitted loss minus log loss, in the order of `runs`
     parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
     draws: Float[np.ndarray, "draws k"] | None = None
-    noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
+    noise_draws: Float[np.ndarray, " draws"] | None = None  # standard deviation of a new run's noise, for each draw
     scatter: Scatter | None = None  # of runs that share trunks: the noise between trunks and within them
     generalised: bool = False  # fitted by generalised least squares, with the ratio of these two noises
     left_out: LeftOut | None = None
@@ -133,8 +133,8 @@ class Fit:
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """Returns the lower and upper ends of the interval of the loss at each `x`: that of the law itself or, with
-        `new_run`, that of a new run."""
+        """Returns the lower and upper ends of the interval at each `x`: of the law's loss or, with `new_run`, of a new
+        run's loss."""
         value = self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
@@ -150,8 +150,8 @@ class Fit:
         return np.minimum(low, value), np.maximum(high, value)
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
-        """The law's loss at each `x`, with the ends of two intervals: of the law itself, and of the loss of a new
-        run."""
+        """The law's loss at each `x`, with the ends of two intervals: that of the law's loss, and that of a new run's
+        loss."""
         low, high = self.interval(x, new_run=False)
         new_low, new_high = self.interval(x, new_run=True)
         return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}
@@ -289,7 +289,7 @@ class _Solution(NamedTuple):
     objective: float
     starts_agreeing: int
     converged: bool
-    residual_sd: float  # of the loss's own residuals, with n - k degrees of freedom
+    residual_sd: float  # of the misfit's own residuals (log or raw loss), with n - k degrees of freedom
     reason: str  # why the data do not decide the law, or ""
     warnings: tuple[str, ...]
 

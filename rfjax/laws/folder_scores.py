@@ -16,7 +16,7 @@ from rfjax.laws.study_fits import Settings
 from rfjax.results.columns import STATISTICS, Measure, measure_columns, protocols
 from rfjax.results.results_folder import Results, rows_where
 
-PREFERRED = {"corpus": ("geneval",)}  # the official prompts, if several corpora cover as many runs
+PREFERRED = {"corpus": ("geneval",)}  # official prompts; taken if several corpora cover equally many runs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +78,7 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
 
 
 def missing_prompts(prompts: pd.DataFrame, score: FolderScore) -> str:
-    """Why `correlation.redrawn_scores` found no redraws of the prompts."""
+    """The reason why `correlation.redrawn_scores` returned no scores under redraws of the prompts."""
     own = prompts[prompts["evaluation"] == score.evaluation]
     lacking = [run for run in score.scored["run"] if run not in set(own["run"])]
     if lacking:

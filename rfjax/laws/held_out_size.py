@@ -120,8 +120,8 @@ def _predict(fitted: Fit, rows: pd.DataFrame, points: pd.DataFrame) -> Iterator[
 def _better_than(row, points) -> str | None:
     """Returns the run of lowest loss among the other runs with no more FLOPs and no higher loss.
 
-    That run explains why `row` is off the frontier. Returns None if no single run is that good: then only a mean over
-    several seeds is.
+    That run explains why `row` is off the frontier. Returns None if there is none: then only the means over seeds, by
+    which the frontier is judged, put `row` off it.
     """
     better = points[(points["flops"] <= row.flops) & (points["loss"] <= row.loss) & (points["run"] != row.run)]
     return None if better.empty else str(better.nsmallest(1, "loss")["run"].iloc[0])

@@ -10,9 +10,9 @@ from scipy import stats
 from rfjax.laws.laws import BrokenTerm, Law
 from rfjax.laws.minimiser import Minimum
 
-# Beyond this condition number of the Jacobian (with columns of length 1), digits are noise.
+# Beyond this condition number of the Jacobian (columns scaled to length 1), parameters cannot be told apart.
 MAX_CONDITION = 1e7
-# The loss must vary with the variables by more than chance explains.
+# Above this p-value of a linear trend, chance alone may explain how the loss varies with the variables.
 MAX_TREND_P = 0.2
 
 
@@ -103,7 +103,8 @@ def verdict(
 def condition(
     law: Law, parameters: Float[np.ndarray, " k"], log_x: Float[np.ndarray, "n v"], without: tuple[int, ...] = ()
 ) -> float:
-    """The condition number of the Jacobian of log loss, with columns scaled to length 1 and without some parameters."""
+    """The condition number of the Jacobian of log loss, with columns scaled to length 1. `without`
+    has the indices of parameters to leave out."""
     jacobian = np.delete(law.jacobian(parameters, log_x), without, axis=1)
     norms = np.linalg.norm(jacobian, axis=0)
     return np.inf if (norms == 0).any() else float(np.linalg.cond(jacobian / norms))

@@ -51,7 +51,7 @@ class PowerTerm:
         return None
 
     def shift(self, theta: Theta, log_shift: float) -> Theta:
-        """The parameters of the same term as a function of log x + log_shift."""
+        """The parameters that at log x + log_shift give the same value as `theta` at log x."""
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         return result
@@ -127,7 +127,7 @@ class BrokenTerm:
 
     def bounds(self, log_x: Points) -> tuple[list[float], list[float]]:
         span = float(np.ptp(log_x))
-        # The data cannot show a break outside them, or one wider than their range.
+        # The data cannot show a break outside their range, or a bend wider than it.
         lower = [-np.inf, 0.0, -MAX_EXPONENT, float(log_x.min()), np.log(1e-2 * span)]
         return lower, [np.inf, MAX_EXPONENT, MAX_EXPONENT, float(log_x.max()), np.log(span)]
 
@@ -141,9 +141,9 @@ class BrokenTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A form of loss against its variables.
+    """The form of the loss as a function of its variables.
 
-    Parameters are an array. Its last axis has E (if `offset`), then the parameters of each term.
+    The parameters are an array, whose last axis has E (if `offset`), then the parameters of each term.
     Coefficients are kept as logarithms, because A overflows over twenty decades of compute and
     log A does not.
     """
@@ -222,7 +222,7 @@ class Law:
     def recentre(
         self, parameters: Float[np.ndarray, "*batch k"], log_shift: Float[np.ndarray, " v"]
     ) -> Float[np.ndarray, "*batch k"]:
-        """The parameters of the same law as a function of log x + log_shift.
+        """The parameters that at log x + log_shift give the same loss as `parameters` at log x.
 
         Fits use centred log x, which nearly removes the correlation of A and e. For reports the
         centre is added back.

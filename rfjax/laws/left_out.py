@@ -20,7 +20,8 @@ from rfjax.results.results_folder import Results, rows_by_run, rows_where
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A finished run that is not among the points. `command` would include it; it is "" if no command can."""
+    """A finished run that a law or a figure does not use. `command` is the shell command after which the run would be
+    used; it is "" if there is none."""
 
     run: str
     why: str
@@ -34,7 +35,7 @@ class LeftOut:
 
 
 def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) -> list[LeftOut]:
-    """Finds the runs and branches of the table that are done but not among `points`, the largest first."""
+    """Finds the runs and branches of the table that are done but not among `points`, those of most compute first."""
     size = results.runs[["flops_per_image", "steps", "batch_size"]].astype(float)
     runs = results.runs.assign(cost=size.prod(axis=1, skipna=False))
     most = runs["cost"].max()
@@ -91,7 +92,7 @@ def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, c
 
 
 def _why(losses, run, settings, folder) -> tuple[str, str]:
-    """Returns (the reason, the command that would include the run), from the rows of its validation losses."""
+    """Returns (the reason, the command that would include the run). `losses` has the rows of its validation losses."""
     command = f"rfjax eval {shlex.quote(folder)} --weights {settings.weights} {_overrides(settings)}".rstrip()
     if run["train_corpus"] and run["train_corpus"] != settings.corpus and losses.empty:
         return f"was trained on {run['train_corpus']}, and the others are on {settings.corpus}", ""
@@ -135,7 +136,7 @@ def _folder(results, run) -> str:
 
 
 def _overrides(settings) -> str:
-    """The options of `rfjax eval` for the study's setting."""
+    """The options with which `rfjax eval` measures the study's validation loss; "" if the grid's name does not say."""
     match = re.fullmatch(r"(\w+)-(\d+)-n(\d+)", settings.grid)
     if not match:
         return ""

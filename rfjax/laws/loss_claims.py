@@ -18,9 +18,9 @@ from rfjax.laws.trunks import are_shared, trunk_means, trunks_of
 from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, if_enough_runs, untested
 
 SMALL_FLOOR = 0.10  # a floor below this share of the smallest loss counts as no floor
-SURE = 0.975  # share of resamples in which a law must be the better one
-SAME_EXPONENT = 0.10  # exponents within this relative difference count as equal
-COLLAPSED = 0.05  # largest relative spread at which curves count as one curve
+SURE = 0.975  # a law is better if it is so in at least this share of resamples
+SAME_EXPONENT = 0.10  # a level's exponent that differs from the mean by less than this share counts as equal
+COLLAPSED = 0.05  # curves whose relative spread is below this count as one curve
 
 
 def no_floor(evidence: Evidence) -> Judgement:
@@ -95,7 +95,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
         log_c, logs = trunk_means(log_c, trunks), trunk_means(logs, trunks)
     n = len(log_c)
     notes = [f"apparent exponents, without floors: {_exponents(evidence)}"]
-    notes += ["a floor that differs by level cannot be told from an exponent that does"]
+    notes += ["a floor that differs by level cannot be told from an exponent that differs by level"]
     notes += ["a trunk with its branches is one point"] if shared else []
     left = [f"t = {t:g}" for t in evidence.levels.left_out]
     notes += [f"left out: {', '.join(left)} (an end of the path, or without a loss for some runs)"] if left else []
@@ -121,7 +121,8 @@ def levels_differ(evidence: Evidence) -> Judgement:
     if widest < SAME_EXPONENT * abs(mean_exponent):
         return Judgement(verdict=CONTRADICTS, **common)
     decide = (
-        f"differences known to {SAME_EXPONENT * abs(mean_exponent):.2g} (now {widest:.2g}): more runs, or a wider range"
+        f"exponents known to within {SAME_EXPONENT * abs(mean_exponent):.2g} of their mean (now {widest:.2g}): "
+        "more runs, or a wider range of compute"
     )
     return Judgement(verdict=UNDECIDED, decide=decide, **common)
 
@@ -156,5 +157,5 @@ def collapses(evidence: Evidence) -> Judgement:
         return Judgement(verdict=AGREES, **common)
     if found.spread.low > COLLAPSED + 2 * found.noise:
         return Judgement(verdict=CONTRADICTS, **common)
-    decide = "E known better, runs of less scatter (several seeds), or more sizes at their optimal length"
+    decide = "a narrower interval of E, less scatter (several seeds a size), or more sizes at their optimal length"
     return Judgement(verdict=UNDECIDED, decide=decide, **common)

@@ -35,7 +35,7 @@ class Minimum(NamedTuple):
     parameters: Float[np.ndarray, "batch k"]  # in the law's own order: E, then the terms'
     objective: Float[np.ndarray, " batch"]
     converged: Bool[np.ndarray, " batch"]
-    at_lower: Bool[np.ndarray, "batch k"]
+    at_lower: Bool[np.ndarray, "batch k"]  # whether a parameter that is not fixed ended at its lower bound
     at_upper: Bool[np.ndarray, "batch k"]
 
 
@@ -148,6 +148,7 @@ def minimise(
 
 
 def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
+    """Minimises the misfit of some rows of the batch; see `minimise`."""
     lower, upper = limits
     inner = start.copy()
     if problem.law.offset:
@@ -228,7 +229,7 @@ def _at_minimum(problem, inner, state, lower, upper, free):
     decrease = -(gradient * step).sum(axis=1)
     unit = 1.0 if problem.loss.logarithmic else problem.scale[:, 0] ** 2
     rounding = 1e-24 * unit * problem.weights.sum(axis=1)
-    # The kinks of absolute values are rounded off over delta. There a step is about delta long, and the slope is delta.
+    # Absolute values are rounded off within delta of 0. There a step is about delta long, and so is the slope.
     kink = 1e2 * problem.delta**2 * problem.weights.sum(axis=1) if problem.loss.delta == 0 else 0.0
     return finite & (decrease <= CONVERGED * state[0] + rounding + kink)
 

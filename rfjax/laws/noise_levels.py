@@ -1,7 +1,7 @@
 """Finds the noise level whose loss predicts the score best.
 
-The validation loss is a mean over levels of t, and the loss at each level is a predictor, too. Levels
-are compared by their correlation with the score over runs. A bootstrap over runs, and over the prompts
+The validation loss is a mean over levels of t; the loss at a single level may also predict the score. Levels
+are compared by the correlation of their loss with the score over runs. A bootstrap over runs, and over the prompts
 that they share, gives the share of resamples in which each level is the best.
 """
 

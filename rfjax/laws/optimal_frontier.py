@@ -30,7 +30,7 @@ BEYOND = 10.0  # the frontier is also stated at this many times the largest run'
 CONVENTION = (
     "flops are training FLOPs as the table has them; rfjax counts 2 per multiply-accumulate, 3x the forward pass"
 )
-_LARGEST_LOG = 700.0  # exp of more overflows
+_LARGEST_LOG = 700.0  # exp of a larger number may overflow
 _MOST_LOST = 0.1  # if more than this share of the draws has no optimum, there is no interval
 
 
@@ -58,7 +58,7 @@ class OptimalFrontier:
     log_reducible: Float[np.ndarray, " rows"]  # log K0
     offset: Float[np.ndarray, " rows"]  # E
     exponents: dict[str, Float[np.ndarray, " rows"]]  # a, b, g of `params`, `images` and `loss`
-    held: bool = False  # whether intervals are widened to hold the value, as the parameters' are
+    held: bool = False  # whether an interval that leaves out its value is widened to reach it
 
     def bands(self, flops: Float[np.ndarray, " m"]) -> dict[str, dict[str, Float[np.ndarray, " m"]]]:
         """Returns `params`, `images`, `images_per_param` and `loss`, each with its `value`, `low` and `high` at each
@@ -172,6 +172,6 @@ def derive(fit: Fit, table: pd.DataFrame, given: float | None = None) -> tuple[O
 
 
 def _estimate(band) -> Estimate:
-    """Makes an estimate of a band with a single budget."""
+    """Makes an `Estimate` from a band (`value`, `low`, `high`) of a single budget."""
     numbers = {name: float(value[0]) for name, value in band.items()}
     return Estimate(**{name: None if np.isnan(number) else number for name, number in numbers.items()})

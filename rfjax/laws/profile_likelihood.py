@@ -1,14 +1,14 @@
-"""Computes profile likelihoods: how far a parameter can move while the others can still make up for it.
+"""Computes profile likelihoods: how far one parameter can move while a refit of the others still follows the data.
 
-For each value v of the parameter the others are fitted again. The misfit S(v) is compared with the
-minimum:
+For each value v of the parameter the others are fitted again. Their misfit S(v) is compared with S_min, the misfit
+of the fit; n is the number of runs and k the number of parameters:
 
     T(v) = (n - k) (S(v) - S_min) / S_min        (n runs, k parameters)
 
 For least squares of log residuals with normal noise, T follows F(1, n - k). For any other misfit the
-distribution is simulated at the fitted law, from resampled residuals (from normal noise below 8 runs).
-The interval is the values at which T stays below its 95 % point. It assumes no symmetry and no standard
-error, and it ends at E = 0 if the data allow a law without offset.
+distribution is simulated at the fitted law, from resampled residuals (with fewer than 8 runs, from normal
+noise). The interval holds the values at which T stays below its 95 % point. The interval need not be symmetric, uses no
+standard error, and ends at E = 0 if the data allow a law without offset.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Profile:
     high: float
     at_bound: tuple[bool, bool]
     level: float
-    critical: float
+    critical: float  # T's 95 % point (or that of `level`)
     method: str
     grid: Float[np.ndarray, " m"]  # values of the parameter, rising
-    statistic: Float[np.ndarray, " m"]  # T at each
+    statistic: Float[np.ndarray, " m"]  # T at each value of `grid`
 
 
 def profiled_parameters(law: Law) -> tuple[str, ...]:
@@ -59,8 +59,8 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
     """Profiles E or an exponent of an identifiable fit.
 
     Raises `ConfigError` for a fit that is not identifiable, and for a coefficient: it is the value of a term at x = 1,
-    far outside all data. Raises it also if runs share trunks: this likelihood is that of independent runs, and the
-    fit's own intervals already come from the likelihood of runs that share trunks.
+    far outside all data. Also raises `ConfigError` if runs share trunks: this likelihood is that of independent runs,
+    and the fit's own intervals already come from the likelihood of runs that share trunks.
     """
     law = fit.law
     if fit.scatter is not None:

@@ -46,7 +46,7 @@ class Power:
     exponent: float
     coefficient: float | None = None  # None where the paper gives none
     unit: float = 1.0  # FLOPs in the paper's unit of C
-    scale: float = 1.0  # parameters or tokens in the paper's unit of them
+    scale: float = 1.0  # parameters or tokens in the paper's unit of N or D
 
     def at(self, flops: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
         """The quantity (size, tokens or loss) that this power law gives for a compute budget in FLOPs. Raises
@@ -65,12 +65,12 @@ class PublishedLaw:
     arxiv: str
     setting: str
     count: str  # a key of COUNTS
-    tokens_are: str = ""  # what its D counts
+    tokens_are: str = ""  # what the paper's D counts
     params: Power
     tokens: Power | None = None
     loss: Power | None = None  # its exponent is negative
     offset: float | None = None  # E of the loss
-    metrics: tuple[tuple[str, Power], ...] = ()
+    metrics: tuple[tuple[str, Power], ...] = ()  # the paper's laws of other metrics, as (name, power of compute)
     flops: tuple[float, float] | None = None  # the least and most FLOPs of the runs that the law was fitted to
     sizes: tuple[float, float] | None = None  # the least and most parameters of these runs
     note: str = ""

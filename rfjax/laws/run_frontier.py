@@ -34,7 +34,7 @@ def choose_runs(table: pd.DataFrame, law: Law) -> ChosenRuns:
     """Chooses the rows that a law is fitted to. `table` has one row for each run.
 
     Laws without `flops` take all rows. So do laws of compute if a `flops` or `loss` is missing or not positive;
-    `fitting.fit` then refuses that row.
+    `fitting.fit` then raises an error that names the row.
     """
     flops, loss = (_positive(table, name) for name in ("flops", "loss"))
     if "flops" not in law.variables or flops is None or loss is None:

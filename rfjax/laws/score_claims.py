@@ -37,7 +37,7 @@ def loss_ranks_geneval(evidence: Evidence) -> Judgement:
     loss, score = have["loss"].to_numpy(float), have[column].to_numpy(float)
     redrawn = None
     options = {"resamples": evidence.options.resamples, "seed": evidence.options.seed}
-    if evidence.results is not None and column == score_column():  # its prompts are known, and shared by all runs
+    if evidence.results is not None and column == score_column():  # the table has its results by prompt
         redrawn = redrawn_scores(evidence.results.prompts, have, evidence.settings, *options.values()).get("overall")
     trunks = trunks_of(have)
     if are_shared(trunks):
@@ -142,7 +142,7 @@ def larger_need_fewer_steps(evidence: Evidence) -> Judgement:
         row["run"]: f"{row['drop']:.1%} [{row['drop_low']:.1%}, {row['drop_high']:.1%}]" for _, row in same.iterrows()
     }
     common = {
-        "quantity": f"drop of the smallest size less that of the largest, at {steps} of {reference} steps",
+        "quantity": f"drop of the smallest size minus that of the largest, at {steps} of {reference} steps",
         "found": difference,
         "method": "paired by prompt; intervals over prompts",
         "notes": ("drops by size: " + ", ".join(f"{run} {said}" for run, said in ends.items()),),

@@ -31,7 +31,7 @@ from rfjax.results.many_runs import MANY_RUNS, are_many, folds_of
 from rfjax.results.plain import plain
 
 RESAMPLES = 1000
-FINE, COARSE = 400, 120  # number of values tried for a link's nonlinear parameter
+FINE, COARSE = 400, 120  # values tried for the exponential's gamma, and for each parameter of the logistic
 CHUNK = 4_000_000  # numbers at a time, to bound memory
 # Medians of the priors of a score's noise between trunks and within them. They are wide, because the GenEval of 240
 # images has a standard error of 3 % already.
@@ -52,9 +52,9 @@ class Link:
     formula: str
     parameters: tuple[str, ...]
     curve: Callable  # (inner parameters [..., k], x [n]) -> [..., n]
-    solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], by a grid
+    solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], the best of a grid
     bounds: tuple[tuple[float, float], ...]  # of each inner parameter
-    natural: Callable  # (inner parameters [k], lowest loss, range of loss) -> parameters by name
+    natural: Callable  # (inner parameters [k], lowest loss, highest - lowest loss) -> `formula`'s parameters by name
 
 
 def _exponential(theta, x):
@@ -141,7 +141,7 @@ class LinkFit:
     n: int
     parameters: Mapping[str, float] = field(default_factory=dict)
     rms: float | None = None  # of score, with n - k degrees of freedom
-    isotonic_rms: float | None = None  # of the best falling curve of any form, mean over n
+    isotonic_rms: float | None = None  # of the best falling curve of any form, with the divisor n
     reason: str = ""
     inner: Float[np.ndarray, " k"] | None = None
     draws: Float[np.ndarray, "draws k"] | None = None
@@ -238,7 +238,7 @@ def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
     trunks = np.unique(np.asarray(trunks), return_inverse=True)[1].ravel()
     slopes = _slopes(link, inner[None], x)[0]
     found = scatter(rng, slopes, residuals, trunks, x[:, None], resamples, assumed=ASSUMED_NOISE)
-    few = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks say little of the noise between trunks, so its prior weighs"
+    few = f"; fewer than {MIN_RUNS_TO_RESAMPLE} trunks say little of the noise between trunks, so its prior matters"
     said = f"of the score, {found.noise}{few if found.trunks < MIN_RUNS_TO_RESAMPLE else ''}"
     return np.minimum(np.hypot(found.between, found.within), 1.0), draw_noise(rng, found, trunks), said
 
@@ -299,6 +299,7 @@ def _polish(link, theta, x, scores, weights=1.0, iterations=100):
 
 
 def _isotonic_rms(loss, score):
+    """The root mean square residual of the least-squares curve among all that never rise with the loss."""
     order = np.argsort(loss, kind="stable")
     fitted = optimize.isotonic_regression(score[order], increasing=False).x
     return float(np.sqrt(((fitted - score[order]) ** 2).mean()))

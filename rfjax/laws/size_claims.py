@@ -16,8 +16,8 @@ from rfjax.laws.published_laws import ABRA, COUNTS, PublishedLaw
 from rfjax.laws.verdicts import UNDECIDED, Judgement, if_enough_runs, judge_bound, judge_value, untested
 
 NARROW_RATIO = 2.0  # tokens per parameter count as known if the interval's high / low is at most this
-SAME_SLOPE = 0.01  # a slope this near to a paper's counts as equal, because papers give no intervals
-FAR = 10.0  # a law is not evaluated at FLOPs more than this factor outside its range
+SAME_SLOPE = 0.01  # a paper's slope stands for all slopes this near to it, because papers give no intervals
+FAR = 10.0  # a published law is not evaluated at FLOPs more than this factor outside its range
 Test = Callable[[Evidence], Judgement]
 _DECIDES = "runs that decide the optimum: three sizes or more with several numbers of images each, over a wide range"
 _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 512 and 768 px"
@@ -54,7 +54,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
         common["method"] = f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs, {count}"
         if line is not None:
             low, high = line.a.low - evidence.parabolas_bias, line.a.high - evidence.parabolas_bias
-            bias = f"{low:.3f} to {high:.3f} less their bias of {evidence.parabolas_bias:+.3f}"
+            bias = f"{low:.3f} to {high:.3f}, after subtracting their bias of {evidence.parabolas_bias:+.3f}"
             notes.append(f"parabolas at {len(line.optima)} budgets (approach 2, the table's FLOPs) give {bias}")
             if high < own.low or low > own.high:
                 decide = "the parametric law and the parabolas disagree: more sizes about the optimum at each budget"
@@ -198,7 +198,7 @@ def under_training_is_worse(factor: float) -> Test:
 
 
 def _judge_bowl(evidence, found, bound, *, above, quantity, notes=()):
-    """Judges a claim about the cost of missing the optimum, given the parametric law and FLOPs = κ·N^η·D."""
+    """Judges a claim about the cost of missing the optimum, which assumes the parametric law and FLOPs = κ·N^η·D."""
     fitted, worst = evidence.fits[PARAMETRIC.name], evidence.frontier.cost.worst
     off = (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
     said = {"quantity": quantity, "method": f"parametric law of {fitted.n} runs", "notes": (*notes, *off)}

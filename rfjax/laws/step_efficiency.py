@@ -1,8 +1,8 @@
 """Measures how much each run's score drops with fewer sampling steps, and how straight its sampling paths are.
 
 The data are the records of `rfjax eval --sampling-steps`. All numbers of steps share prompts and noise,
-so the drop from the reference (the most steps) is paired: its interval redraws the same prompts for
-both. SD3 table 6 has the drop of the CLIP score and the path length at 50 steps.
+so the drop from the reference (the most steps) is paired: for its interval, each resample has the same
+prompts for both numbers of steps. SD3 table 6 has the drop of the CLIP score and the path length at 50 steps.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ RESAMPLES = 2000
 class StepCount:
     """The scores of a run that was sampled with one number of steps. Values that were not measured are nan.
 
-    `drop` is 1 - (score at `steps`) / (score at `reference` steps, the most); None if no prompts match or the
-    reference's score is 0.
+    `drop` is 1 - (score at `steps`) / (score at `reference` steps, the most); None if the two were not sampled
+    for the same prompts, or if the reference's score is 0.
     """
 
     run: str
@@ -41,7 +41,7 @@ class StepCount:
     drop: float | None
     drop_low: float | None
     drop_high: float | None
-    path_length: float
+    path_length: float  # mean over images of the sum over steps of the latent's change, as a Euclidean norm
     path_length_stderr: float
     distance: float  # root mean square difference of latents from the reference's
 

@@ -1,7 +1,7 @@
 """Fits a study's laws to its results table: chooses points and laws, and holds out the largest depth.
 
 Each run is one point: its final checkpoint, at which the learning rate has been annealed. Intermediate
-checkpoints are neither annealed nor independent of the final one, so they are never fitted.
+checkpoints are neither annealed nor independent of the final one, so laws are never fitted to them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 from rfjax.weight_names import is_trained
 
-# Preferred if several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
+# Preferred if several settings cover equally many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
 POSITIVE = ("loss", "flops", "params", "images")  # a point of a law needs these, above 0 and finite
 PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
@@ -39,8 +39,8 @@ PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The evaluation settings (weights, grid, sampler, seeds) whose results fits and figures use; "" or None if the
-    table has no such evaluation."""
+    """The evaluation settings whose results fits and figures use. The sampler is "" and its seed None if the table has
+    no evaluation that samples."""
 
     corpus: str
     weights: str
@@ -62,7 +62,7 @@ class Analysis:
     held_out_reason: str  # why there is none, or ""
     comparison: dict  # of all laws, from `compare`
     profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)  # by law and parameter
-    plan: Allocation | None = None  # of ten times the largest run's FLOPs
+    plan: Allocation | None = None  # for a budget of ten times the largest run's FLOPs
     plan_reason: str = ""  # why there is none, or ""
     optimal_frontier: OptimalFrontier | None = None  # of the parametric law
     optimal_frontier_reason: str = ""  # why there is none, or ""
@@ -166,11 +166,11 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
-    """The covariance matrix of these runs' mean losses, or None unless every two share their examples.
+    """The covariance matrix of these runs' mean losses. None if `pairs` has too few of the covariances.
 
-    If there are many runs, the table has each run's variance, and its covariances with a few runs, the anchors. The
-    covariance of two other runs is then approximated by what the anchors explain of both (Nystroem's approximation),
-    and the variances are exact.
+    If there are many runs, pairs.csv has each run's variance, but covariances only with a few runs, the anchors. The
+    covariance of two other runs is then approximated by what the anchors explain of both (Nystroem's approximation).
+    The variances are exact.
     """
     if pairs is None or not len(runs):
         return None

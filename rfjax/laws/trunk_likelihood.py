@@ -5,11 +5,11 @@ r are the residuals of log loss. The statistic of a value v of one parameter is
 
     T(v) = min over the other parameters of rᵀ S⁻¹ r at v, minus the least such minimum over all v.
 
-T is twice the fall of the profiled log likelihood from its maximum. If both scales are known, T at the true value is a
-chi-square variable with one degree of freedom, so its signed root is a normal variable. Then F(v) = Φ(±√T(v)) is a
-confidence distribution of the parameter (Schweder and Hjort 2002, section 3). The scales are not known, so F is
-averaged over draws of them, just as Student's t averages normal distributions. The interval ends where the average is
-2.5 % and 97.5 % (`likelihood_ends`).
+T is twice the fall of the profiled log likelihood from its maximum. If both scales (between and within) are known, T at
+the true value is a chi-square variable with one degree of freedom, so its signed root is a normal variable. Then
+F(v) = Φ(±√T(v)) is a confidence distribution of the parameter (Schweder and Hjort 2002, section 3). The scales are not
+known, so F is averaged over draws of them, just as Student's t averages normal distributions. The interval ends where
+the average is 2.5 % and 97.5 % (`likelihood_ends`).
 
 The estimates of the law, and the refits of data with drawn noise that serve all other intervals (`generalised_refits`),
 also minimise rᵀ S⁻¹ r. Noise that all branches of a trunk share moves such a fit far less than a fit that takes
@@ -41,8 +41,8 @@ LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
 def relative_covariance(
     ratio: Float[np.ndarray, "*ratios"], trunks: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "*ratios n n"]:
-    """The covariance S / within² of the runs' noise, for each ratio of between to within. The estimates of generalised
-    least squares need no more than this."""
+    """The covariance S / within² of the runs' noise, for each ratio of between to within. The factor within² does not
+    change the estimates of generalised least squares."""
     return np.eye(len(trunks)) + np.asarray(ratio)[..., None, None] ** 2 * (trunks[:, None] == trunks)
 
 

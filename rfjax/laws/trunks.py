@@ -1,9 +1,10 @@
 """Estimates the scatter of runs that share trunks: between trunks, and between the runs of a trunk.
 
 Branches of one trunk share its seed and all its steps before they left it, so they are not independent points. The log
-loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has the scale `between`, e has `within`.
-Both scales are found by restricted maximum likelihood (Patterson and Thompson 1971). This method projects out of the
-residuals all directions that the law's parameters can fit, so that the residuals of any estimator give the same answer.
+loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has the standard deviation `between`, and e
+has `within`. Both are found by restricted maximum likelihood (Patterson and Thompson 1971). This method projects out of
+the residuals all directions that the law's parameters can fit, so that the residuals of any estimator give the same
+answer.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from scipy.sparse.csgraph import connected_components
 
 from rfjax.evaluation.intervals import ENDS
 
-# If no size has two seeds, only the law's misfit shows how far trunks scatter. So both scales have a prior,
-# half-Cauchy with these medians.
+# If no size has two seeds, only the law's misfit shows how far trunks scatter. So each standard deviation has a
+# half-Cauchy prior, with these medians.
 ASSUMED_BETWEEN, ASSUMED_WITHIN = 0.01, 0.005
-SHOWN = (ENDS[0], 0.5, ENDS[1])
+SHOWN = (ENDS[0], 0.5, ENDS[1])  # quantiles: the interval's ends and the median
 SCALES = np.geomspace(1e-5, 1.0, 121)  # the grid of standard deviations of log loss
 
 
@@ -30,7 +31,7 @@ class Scatter:
     of both."""
 
     trunks: int
-    two_seeds: int  # number of sizes with several trunks, which differ only in their seed
+    two_seeds: int  # number of sizes with several trunks that differ only in their seed
     between: Float[np.ndarray, " draws"]
     within: Float[np.ndarray, " draws"]
     ratio: float  # between / within: exp of the posterior mean of its logarithm
@@ -46,7 +47,7 @@ class Scatter:
     def method(self) -> str:
         """Describes in words how the noise was estimated, and from how many sizes with several seeds."""
         several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
-        known = several if self.two_seeds else "no size has two seeds: that between trunks rests on misfit and prior"
+        known = several if self.two_seeds else "no size has two seeds: noise between trunks rests on misfit and prior"
         return f"{self.noise} ({known})"
 
     @property
@@ -107,7 +108,8 @@ def scatter(
 
     The residuals are projected onto the directions that the law's parameters cannot fit. They are then normal, with the
     covariance between² Z Zᵀ + within² I in the same projection, where Z assigns runs to trunks. One eigenvalue
-    decomposition gives the likelihood on a whole grid of both scales. `assumed` are the medians of their priors.
+    decomposition gives the likelihood on a whole grid of `between` and `within`. `assumed` are the medians of their
+    priors.
     """
     member = np.eye(trunks.max() + 1)[trunks]
     left, sizes, _ = np.linalg.svd(jacobian, full_matrices=True)

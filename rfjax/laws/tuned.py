@@ -20,7 +20,7 @@ from scipy import stats
 
 LOSS = "validation loss"
 FEWEST_SIZES = 3  # a line through fewer sizes has no interval
-NONE_TUNED: Mapping[str, Sequence[Change]] = MappingProxyType({})  # {tuning method: changes} without tuned runs
+NONE_TUNED: Mapping[str, Sequence[Change]] = MappingProxyType({})  # {tuning method: changes}, if no run is tuned
 
 
 @dataclass(frozen=True)

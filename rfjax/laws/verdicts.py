@@ -17,7 +17,7 @@ from rfjax.laws.fitting import Estimate, Fit
 AGREES, CONTRADICTS, UNDECIDED, UNTESTED = VERDICTS = ("agrees", "contradicts", "undecided", "cannot be tested")
 Range = tuple[float, float]
 LEAST_FREEDOM = 3  # a verdict that rests on a law needs this many more runs than the law has parameters
-MANY_TIMES = 1000.0  # a larger factor of runs is written as "many times"
+MANY_TIMES = 1000.0  # a larger factor on the number of runs is written as "more than 1000 times"
 
 
 @dataclass(frozen=True, kw_only=True)
