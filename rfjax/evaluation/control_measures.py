@@ -192,8 +192,8 @@ _truths: dict[tuple, float] = {}
 
 
 def _ground_truth(corpus, own, reference: Reference) -> float:
-    """The distance of ground-truth pictures for the same prompts, as many as there are images. It is the mean over
-    `TRUTH_SETS` sets of pictures, computed once per process."""
+    """Returns the Fréchet distance from `reference` of ground-truth pictures, one for each row of prompts in `own`: the
+    mean over `TRUTH_SETS` such sets. A process computes it once for each reference, corpus and `own`."""
     key = (reference.sha1, corpus.fingerprint, json.dumps(own))
     if key not in _truths:
         found = []

@@ -94,9 +94,9 @@ def find(path: Path) -> FoundCheckpoint:
 
 
 def _one_file(path: Path) -> FoundCheckpoint:
-    """Finds the checkpoint of a file that the user named. The checkpoint is that of the file's folder if the file has a
-    usual name (`names.WEIGHTS`) and is one of several shards or has a config or a manifest beside it. Otherwise it is
-    the file alone."""
+    """Finds the checkpoint of a file that the user named. If the file has a usual name (`names.WEIGHTS`), and also
+    either is one of several shards or lies beside a `config.json` or `rfjax.json`, the whole folder's checkpoint is
+    meant. Otherwise the file alone is the checkpoint."""
     folder = path.parent
     for stem in names.WEIGHTS.values():
         parsed = _parse(path.name, stem)

@@ -40,13 +40,13 @@ CLOUD: dict[str, Cloud] = {
 
 
 def accelerator_option() -> Any:
-    """Returns the option `accelerator` that targets on Google's cloud share."""
+    """Makes the option `accelerator`, which the launchers for TPU VMs and for GKE have in common."""
     sizes = "v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips); gke only: tpu7x-256 (TensorCores), h100x64"
     return option(f"the slice of each point: {sizes}; 2xv5p-256 is two slices", needed=True)
 
 
 def spot_option() -> Any:
-    """Returns the option `spot` that targets on Google's cloud share."""
+    """Makes the option `spot`, which the launchers for TPU VMs and for GKE have in common."""
     return option("cheaper machines, which may be pre-empted at any time", default=False)
 
 

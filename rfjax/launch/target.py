@@ -1,7 +1,8 @@
 """`Target`, the protocol of a scheduler that runs a study, and the values that it takes and returns. No JAX here.
 
-Every file of a plan must contain "Made by `rfjax launch`" or, in a manifest, the label `app.kubernetes.io/name: rfjax`;
-a second launch replaces only files with such a mark. docs/README.md lists what a new scheduler needs, file by file.
+Every file that `Target.plan` returns must contain "Made by `rfjax launch`" or, if it is a manifest of Kubernetes, the
+label `app.kubernetes.io/name: rfjax`; a second launch replaces only files with such a mark. docs/README.md lists what a
+new scheduler needs, file by file.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
     ends, seen = [], [(np.array([estimate.value]), np.zeros(1))]
     for sign, bound in zip((-1, 1), bounds, strict=True):
         values = np.unique(np.clip(estimate.value + sign * scale * REACH, *sorted((estimate.value, bound))))[::sign]
-        end, at_bound, trace = _crossing(statistic, estimate.value, values, critical, bound)
+        end, at_bound, trace = _crossing(statistic, estimate.value, values, critical)
         ends.append((end, at_bound))
         seen += trace
     grid, t = (np.concatenate(column) for column in zip(*seen, strict=True))
@@ -116,10 +116,13 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
     )
 
 
-def _crossing(statistic, inside, values, critical, bound):
-    """Searches from the estimate (`inside`) towards the parameter's `bound`, first at `values`. Returns (the value at
-    which T first exceeds `critical`, or else the last value; whether T never exceeds it; [(values, T)] of the
-    search)."""
+def _crossing(statistic, inside, values, critical):
+    """Finds where T first exceeds `critical`, going from the estimate (`inside`) outwards along `values`, which end at
+    the parameter's bound or before it. The place is then narrowed down between two neighbouring values.
+
+    Returns (the place, False, [(values, T)] of each search). If T exceeds `critical` at none of `values`, returns (the
+    last of them, True, [(values, T)]).
+    """
     trace = []
     for _ in range(1 + REFINEMENTS):
         t = statistic(values)

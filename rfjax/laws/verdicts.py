@@ -65,8 +65,10 @@ def judge_value(
 ) -> Judgement:
     """Judges the claim that a quantity has a value: a number, or a range (low, high).
 
-    With a `rival` range, the table agrees if the interval overlaps the claim and not the rival. Without one, it agrees
-    if the interval overlaps the claim and is no wider than `narrow`: high - low, or for a `ratio` high / low.
+    The table contradicts the claim if the interval of `found` does not overlap it. With a `rival` range, the table
+    agrees if the interval overlaps the claim and not the rival. Without a rival, it agrees if the interval overlaps the
+    claim and its width (high - low, or with `ratio` high / low) is at most `narrow`. In all other cases, and without an
+    interval, the claim is undecided.
     """
     low, high = found.low, found.high
     if low is None or high is None:

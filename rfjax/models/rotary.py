@@ -54,7 +54,8 @@ def make_rotation(config: ModelConfig, grid: tuple[int, int, int]) -> Rotation |
 def rotate(
     x: Float[Array, "batch tokens heads head_size"], rotation: Rotation | None
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """Queries or keys with each pair of channels rotated, in float32; unchanged without a rotation."""
+    """Rotates each pair of channels of queries or keys. Computes in float32 and returns the type of `x`; without a
+    rotation, returns `x`."""
     if rotation is None:
         return x
     cos, sin = rotation.cos[:, None], rotation.sin[:, None]

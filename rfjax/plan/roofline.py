@@ -1,8 +1,8 @@
 """Computes the roofline of a step, a lower bound of its time.
 
-There are four limits: operations over the chip's peak, bytes over the memory's bandwidth, bytes over the links, and
-bytes over the network between slices. A step takes at least the time of the slowest limit. The roofline is this time,
-as if the compiler overlapped the other three with it completely. Real steps take longer. No JAX here.
+There are four limits: operations divided by the chip's peak; and bytes divided by the bandwidth of the memory, of the
+links, and of the network between slices. A step takes at least the time of the slowest limit. The roofline is this
+time, as if the compiler overlapped the other three with it completely. Real steps take longer. No JAX here.
 """
 
 from __future__ import annotations

@@ -221,7 +221,8 @@ class Measure:
 
     @classmethod
     def parse(cls, name: str) -> Measure | None:
-        """Returns the measure of a column of wide.csv; None for any other column, such as a standard error's."""
+        """Returns the measure whose values a column of wide.csv holds. Returns None if the column holds something else,
+        such as a standard error, or is not of wide.csv."""
         base, at, level = name.partition("@t=")
         found = _KNOWN.get(base)
         if not at and found is None:

@@ -2,9 +2,10 @@
 number of runs.
 
 With more than `MANY_RUNS` runs, asymptotic formulas replace permutations and simulations. A fit is repeated without
-each fold of runs, not without each single run. The table has the covariances with some runs only, not of every pair. At
-100 runs, the faster methods agree with the exact ones to all printed digits (`tests/laws/test_many_runs.py`). Wherever
-a number from a faster method is printed, the text says so.
+each fold of runs, not without each single run. The table has the covariances with some runs only, not of every pair.
+With just over 100 runs, the faster methods give nearly the exact numbers: `tests/laws/test_many_runs.py` and
+`tests/results/test_results.py` say within how much. Wherever a number from a faster method is printed, the text says
+so.
 """
 
 from __future__ import annotations

@@ -100,8 +100,9 @@ class Agreement:
 
 
 def compare_optima(optima: Mapping[str, RateOptimum]) -> Agreement:
-    """Says whether the optima of several sizes agree. `optima` maps a size's name to its optimum. If a size is best at
-    an edge of its grid, it has no optimum, and the verdict is undecided."""
+    """Says whether the best learning rates of two or more sizes agree. `optima` maps a size's name to what
+    `find_optimum` returned for it. If any size's best rate is the smallest or the largest of its grid, the verdict is
+    undecided."""
     if len(optima) < 2:
         return Agreement(verdict="", span=1.0, sentence="")
     inner = {name: one for name, one in optima.items() if not one.edge}

@@ -225,7 +225,8 @@ def restore_params(workdir: Path, step: int | None = None, weights: str = "ema",
 
 
 def laid_out(shapes, sharding=None):
-    """Adds shardings to a tree of shapes, for `restore_step`. `sharding` is that of `restore_params`."""
+    """Returns a tree of shapes with shardings added, as `restore_step` takes it. `sharding` is one for all arrays, a
+    function from the shapes to a tree of shardings, or None for the first device."""
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     targets = sharding(shapes) if callable(sharding) else jax.tree.map(lambda _: sharding, shapes)
