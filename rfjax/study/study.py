@@ -372,7 +372,7 @@ def _done_before(workdir: Path, run: PlannedRun) -> float:
 def _time_left(began, spent, total) -> str:
     """Returns a text on the minutes left; "" while too little is done to tell. `began` is in seconds, `spent` and
     `total` are the FLOPs of this attempt that are done and that are asked for."""
-    if spent < total / 100:  # until then most of the time is compilation and evaluation
+    if spent <= total / 100:  # until then most of the time is compilation and evaluation
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent
     return f" (about {left / 60:.0f} min left)"
