@@ -205,6 +205,19 @@ def test_relations_are_asked_in_the_frames_they_are_said_of():
     assert not pair([8, 8, 18, 8], motion="still", position=["above", 0])["position"]
 
 
+@pytest.mark.parametrize("wanted", [("left of", "left of"), ("right of", "left of"), ("left of", "right of")])
+def test_every_object_with_a_position_must_be_there(wanted):
+    """Catches a failed relation that the next object's overwrites: both rings are left of the bar."""
+    boxes, colors = {"bar": [box(10, 8)]}, {"bar": ["blue"]}
+    items = [{"class": "bar", "count": 1, "color": "blue", "motion": "still"}]
+    for name, y, relation in zip(("ring", "disc"), (3, 12), wanted, strict=True):
+        boxes[name], colors[name] = [box(2, y)], ["red"]
+        items.append({"class": name, "count": 1, "color": "red", "motion": "still", "position": [relation, 0]})
+    row = {"tag": "still", "include": items, "prompt": "p"}
+    result = judge([Detections.from_lists(boxes, colors)] * 3, 16, row)
+    assert result.clauses["position"] == (wanted == ("left of", "left of"))
+
+
 def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ConfigError, match="a clip of 1 frames; give at least two"):
         judge(frames_of(LINE[:1]), 16, ask(motion="right"))

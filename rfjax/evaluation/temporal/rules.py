@@ -280,7 +280,7 @@ def judge(
             wanted, target = track.item["position"]
             after = track.item.get("position_last", [None])[0]
             name = "position" if after is None else "relation_change"
-            clauses[name] = _related(track, tracks[target], wanted, after)
+            clauses[name] = clauses.get(name, True) and _related(track, tracks[target], wanted, after)
     return ClipResult(row, clauses)
 
 
