@@ -58,7 +58,8 @@ def loader_seconds(run: Run, steps: int) -> float:
 
 
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
-    """Times `steps` training steps, run as by the trainer: batches are read ahead, metrics are fetched one step late.
+    """Times `steps` training steps, which run as in the trainer: batches are read ahead, and metrics are fetched one
+    step late.
 
     If `trace` is given, JAX's profile of these steps is written to that folder.
     """
