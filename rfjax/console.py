@@ -39,7 +39,8 @@ _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)
 
 
 def in_encoding(text: str, encoding: str) -> str:
-    """Rewrites a text in the characters that an encoding has: 10⁻³ becomes 10^-3. Other characters become escapes."""
+    """Rewrites a text in the characters that an encoding has: 10⁻³ becomes 10^-3, and a missing character without such
+    a replacement becomes an escape."""
     try:
         text.encode(encoding)
         return text

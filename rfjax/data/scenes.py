@@ -63,8 +63,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Contents:
-    """The objects of scenes, in the order of the caption. `position` is the exception: object 0 is the target, which
-    the caption names last, and object 1 the subject, whose position is stated."""
+    """The objects of scenes, in the order of the caption. The task `position` is the exception: object 0 is the target
+    of the relation, which the caption names last, and object 1 is the subject, whose position is stated."""
 
     task: Int[np.ndarray, " n"]  # index in TASKS
     count: Int[np.ndarray, " n"]  # how many of the four objects exist

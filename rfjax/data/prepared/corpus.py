@@ -269,8 +269,8 @@ def _frozen(folder, models, encoders):
 
 
 def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
-    """The corpus of one bucket, or of several with a part for each. Raises `ConfigError`, naming the fields of the
-    config that do not match the manifest."""
+    """Makes the prepared corpus that a config names; a corpus of several buckets has a part for each. Raises
+    `ConfigError` if the manifest cannot be used, or if fields of the config do not match it, naming these fields."""
     wanted = data.prepared
     if not wanted.path:
         missing = "config.data.corpus is prepared, and config.data.prepared.path names no folder"

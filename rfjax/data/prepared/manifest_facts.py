@@ -140,7 +140,7 @@ class ManifestFacts(TypedDict):
 
 
 def bucket_name(pixels: Sequence[int]) -> str:
-    """An image's HEIGHTxWIDTH in pixels, as text; a clip's FRAMESxHEIGHTxWIDTH."""
+    """Returns a bucket's name: HEIGHTxWIDTH in pixels for images, FRAMESxHEIGHTxWIDTH for clips."""
     return "x".join(map(str, pixels))
 
 

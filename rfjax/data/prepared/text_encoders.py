@@ -174,7 +174,8 @@ def kind_of(folder: Path, name: str, slot: Slot, model: str) -> str:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
-    """Reads `NAME.FIELD=VALUE` settings to {name: {field: value}}. Raises `ConfigError`."""
+    """Reads settings `NAME.FIELD=VALUE` to {name: {field: value}}. Raises `ConfigError` for a text of another form, for
+    an encoder of SD3, which has no settings, for an unknown field, and for a value of the wrong type."""
     found: dict[str, dict[str, int | str]] = {}
     fields = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
     for text in texts:
