@@ -40,8 +40,8 @@ EXAMPLES = 64  # number of validation examples whose activations are measured
 
 
 def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:
-    """The config at another width or depth (None keeps the config's own), for `steps` steps at a constant rate without
-    warm-up. Raises `ConfigError` for a size that the network cannot have."""
+    """Returns the config with another width or depth (None keeps the config's own), with `steps` steps, and with a
+    constant learning rate without warm-up. Raises `ConfigError` for a size that the network cannot have."""
     model = dataclasses.replace(config.model, hidden=width or config.model.width, depth=depth or config.model.depth)
     changes = {"steps": steps, "schedule": "constant", "warmup_steps": 0, "branches": (), "together": 1}
     changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **changes))

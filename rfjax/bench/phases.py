@@ -29,8 +29,8 @@ WARMUP = 2  # untimed steps at the start
 
 
 class Loop(NamedTuple):
-    """The seconds of each timed training step, and of three parts of it: the host waits for data, copies a batch to the
-    devices, and waits for metrics."""
+    """The seconds of each timed training step, and the seconds of the step in which the host waits for data, copies a
+    batch onto the devices, and waits for metrics."""
 
     step: list[float]
     waiting_for_data: list[float]

@@ -57,9 +57,9 @@ def pages_of(
 
 
 def cut_into_pages(shown: Sequence[dict], size_of: Mapping[str, int], most_bytes: int) -> list[list[dict]]:
-    """Divides a rater's pairs, in their order, among pages of at most `most_bytes`. A page stores each image once.
+    """Divides a rater's pairs, in their order, among pages of at most `most_bytes` bytes. A page stores an image once.
 
-    Raises `ConfigError` if a single pair does not fit.
+    `size_of` has an image's bytes in a page, by the image's id. Raises `ConfigError` if a single pair does not fit.
     """
     pages, page, held, total = [], [], set(), SPARE
     for pair in shown:

@@ -65,7 +65,7 @@ class Schedule:
 
     @property
     def quotas(self) -> tuple[int, ...]:
-        """The number of steps of each part in a cycle. Raises `ConfigError` for more than `CYCLE` parts."""
+        """The number of steps of each part in a cycle. Raises `ConfigError` if more than `CYCLE` parts have images."""
         return _quotas(self.counts)
 
     def at(self, step: int) -> tuple[int, int]:

@@ -152,7 +152,8 @@ def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int)
 
 
 def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " slots"]) -> Contents:
-    """Makes a scene that satisfies a metadata row. What the row does not say is drawn at random, as in training."""
+    """Makes a scene that satisfies a metadata row. If the row does not name an object's colour, an entry of `u` picks
+    one that training shows with the object's class."""
     include = row["include"]
     task = TASKS.index(row["tag"])
     count = include[0]["count"] if row["tag"] == "counting" else len(include)

@@ -30,7 +30,7 @@ def mix(values: UInt64[np.ndarray, " ..."]) -> UInt64[np.ndarray, " ..."]:
 
 
 def uniforms(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
-    """Float64 uniforms in [0, 1). Row i is a function of (key, indices[i]) alone."""
+    """Returns float64 random numbers, uniform in [0, 1). Row i is a function of (key, indices[i]) alone."""
     with np.errstate(over="ignore"):
         rows = mix(np.asarray(indices, np.uint64) * _GOLDEN + np.uint64(key))
         columns = (np.arange(slots, dtype=np.uint64) + np.uint64(1)) * _GOLDEN

@@ -73,7 +73,7 @@ class MotionCorpus:
 
     @property
     def drawn_from(self) -> World:
-        """The corpus's world; for a corpus of stills, with only the tasks that a single frame can show."""
+        """The corpus's world. For a corpus of stills, the world has only the tasks that a single frame can show."""
         world = WORLDS[self.world]
         return world.of_stills() if self.is_still else world
 

@@ -77,7 +77,7 @@ class Layout:
 
 
 def place(world: World, frames: int, contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
-    """Makes layouts of clips in which the contents happen. `u` are `LAYOUT_SLOTS` uniforms for each clip."""
+    """Makes layouts of clips in which the contents happen. `u` has `LAYOUT_SLOTS` uniform numbers for each clip."""
     largest = np.array([LARGEST_OF_TASK.get(name, LARGEST) for name in TASKS])[contents.task]
     if world.of_scans:
         radius = np.full((len(u), 2), SCAN_HALF)
@@ -163,7 +163,7 @@ def _either_side(start, contents, path):
 
 
 def _screen(contents, half):
-    """The box of a screen across the whole picture.
+    """Returns the box of each clip's screen, a strip across the whole picture at right angles to object 0's path.
 
     In the first and the last frame object 0 is completely visible beside the screen. In the middle frame the screen
     hides the object, except for a pixel of a large object.

@@ -87,7 +87,7 @@ class Layout:
 
 
 def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Contents:
-    """The objects of training scenes, from `CONTENT_SLOTS` uniforms for each scene."""
+    """Draws the contents of training scenes. `u` has `CONTENT_SLOTS` uniform numbers for each scene."""
     task = np.searchsorted(np.cumsum(PROPORTIONS)[:-1], u[:, 0], side="right")
     counting = task == TASKS.index("counting")
     count = np.where(counting, 2 + (3 * u[:, 1]).astype(int), np.array(COUNTS)[task])
@@ -117,7 +117,7 @@ def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> 
 
 
 def place(contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
-    """Puts objects into cells so that the relations hold, from `LAYOUT_SLOTS` uniforms for each scene."""
+    """Puts objects into cells so that the relations hold. `u` has `LAYOUT_SLOTS` uniform numbers for each scene."""
     n = len(contents.task)
     cells = np.argsort(u[:, 0:4], axis=1)
     lane = (2 * u[:, 4]).astype(int)

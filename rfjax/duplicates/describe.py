@@ -32,7 +32,7 @@ class Described:
 
     keys: tuple[str, ...]
     digests: UInt8[np.ndarray, "n 16"]  # hashes of the files' bytes; of clips, of their pixels
-    views: Shaped[np.ndarray, "n views size"]
+    views: Shaped[np.ndarray, "n views size"]  # the rows of numbers that `Descriptor.describe` gives for each image
     left_out: tuple[tuple[str, str], ...]  # (key, reason) of images that are not compared
 
 

@@ -147,7 +147,7 @@ class PreparedCorpus:
 
     @property
     def _autoencoder(self):
-        """The frozen models. For a corpus of pixels nothing is loaded."""
+        """The models that encode images and decode latents. For a corpus of pixels nothing is loaded."""
         return importlib.import_module(FROZEN).pixel_models() if self.manifest.of_pixels else self._frozen
 
     @property

@@ -168,8 +168,8 @@ def pixel_models() -> FrozenModels:
 
 
 def try_out(models: FrozenModels, folder: Path) -> None:
-    """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing or not finite,
-    so that they are found before hours of work."""
+    """Encodes one caption and one image, so that unusable models are found before hours of work. Raises `ConfigError`
+    if that fails, and for features or latents that are missing or not finite."""
     try:
         found = models.text(["a photo of a cat"])
         for encoder in models.encoders:

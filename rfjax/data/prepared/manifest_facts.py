@@ -166,8 +166,8 @@ def read(path: Path) -> ManifestFacts:
 
 
 def check(facts: Mapping) -> None:
-    """Raises `WrongJson` if numbers of the manifest contradict each other: sums over splits and buckets, names of
-    files, sizes of latents.
+    """Raises `WrongJson` if the manifest contradicts itself, in sums over splits and buckets, in names, in sizes of
+    latents or in the list of models, and for a number that is too small.
 
     Counts decide which caption an image gets, so a single wrong count must be found.
     """
