@@ -328,7 +328,8 @@ class Config:
 def from_dict(values: Mapping | ConfigDict) -> Config:
     """Builds and checks the config that a nested mapping describes: a `ConfigDict`, or a dict from `to_dict`.
 
-    Raises `ConfigError` naming the key and the nearest valid key, or the field, its value and what it may be.
+    Raises `ConfigError` for an unknown key, with the nearest valid key, and for a value that its field may not have,
+    with what the field may be.
     """
     config = _with_local_paths(sections.build(Config, values))
     check(config)

@@ -46,7 +46,8 @@ def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
 
 
 def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
-    """The checked config of a config file, or of a run's config.json, with dotted overrides applied."""
+    """Returns the checked config of `path` with dotted overrides applied. `path` is a config file, the name of a
+    shipped config, or a run's config.json."""
     if str(path).endswith(".json"):
         values = _read_json(local_path(path, "the config file"))
     else:

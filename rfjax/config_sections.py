@@ -75,7 +75,8 @@ def _flatten(nested, prefix):
 
 
 def annotation_of(root: type, key: str) -> Any:
-    """Returns the type of the field that a dotted key names. Raises `ConfigError` if it names none, or a section."""
+    """Returns the type of the field that a dotted key names. Raises `ConfigError` if the key names no field, or names a
+    section."""
     cls = root
     for part in key.split("."):
         hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
@@ -89,8 +90,8 @@ def annotation_of(root: type, key: str) -> Any:
 
 
 def with_overrides(root: type, nested: dict, overrides: Mapping[str, object]) -> dict:
-    """Replaces the values of dotted keys in the nested dict of a config, and returns it. A text is parsed by its
-    field's type.
+    """Replaces the values of dotted keys in `nested`, the nested dict of a config, and returns `nested`. A text is
+    parsed by its field's type.
 
     Raises `ConfigError` as `annotation_of` does, and for a text that is not a value of the type.
     """

@@ -39,7 +39,8 @@ _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)
 
 
 def in_encoding(text: str, encoding: str) -> str:
-    """Rewrites a text in the characters that an encoding has: 10⁻³ becomes 10^-3. Other characters become escapes."""
+    """Rewrites a text in the characters that an encoding has: 10⁻³ becomes 10^-3, and a missing character without such
+    a replacement becomes an escape."""
     try:
         text.encode(encoding)
         return text
@@ -62,8 +63,8 @@ def printable_lines(text: str) -> str:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Formats rows of texts as lines with aligned columns: the first column, of names, to the left, the others to the
-    right."""
+    """Formats rows of texts as lines with aligned columns. The first column, which has names, is aligned to the left;
+    all other columns are aligned to the right."""
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
@@ -116,7 +117,8 @@ class UnfailingStream(io.TextIOBase):
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        """Sends all later output to the null device, including what Python flushes when it exits."""
+        """Sends all later output to the null device, including what Python flushes when it exits. Tells the loss,
+        unless `error` is that of a closed pipe. Does nothing after the first call."""
         if self._lost:
             return
         self._lost = True

@@ -109,8 +109,8 @@ def _check_coordinates(args: argparse.Namespace) -> None:
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
     """Measures a config's sampling on all of JAX's devices; returns the record that --json writes.
 
-    Raises `ConfigError` for types of weights or a size of latents that the network cannot take, and for a batch that
-    cannot be split over the devices.
+    Raises `ConfigError` for a type of weights or a size of latents that the network cannot take, for a batch that
+    cannot be split over the devices, and in a job of several processes.
     """
     from rfjax.bench.sampling import measure_samples
     from rfjax.errors import ConfigError
@@ -186,8 +186,8 @@ def _describe(run) -> dict:
 def measure(config, steps: int, trace: Path | None, say) -> dict:
     """Benchmarks a config's training step on all of JAX's devices; returns the record that --json writes.
 
-    `steps` is the number of timed steps, `trace` a folder for JAX's profile of them. A corpus of several aspect buckets
-    is measured on the largest bucket. `say` gets a line before each measurement.
+    `steps` is the number of timed steps. `trace` is a folder for JAX's profile of these steps; None writes no profile.
+    A corpus of several aspect buckets is measured on the largest bucket. `say` gets a line before each measurement.
     """
     from rfjax.bench import phases
     from rfjax.bench.report import summary

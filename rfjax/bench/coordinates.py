@@ -40,8 +40,8 @@ EXAMPLES = 64  # number of validation examples whose activations are measured
 
 
 def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:
-    """The config at another width or depth (None keeps the config's own), for `steps` steps at a constant rate without
-    warm-up. Raises `ConfigError` for a size that the network cannot have."""
+    """Returns the config with another width or depth (None keeps the config's own), with `steps` steps, and with a
+    constant learning rate without warm-up. Raises `ConfigError` for a size that the network cannot have."""
     model = dataclasses.replace(config.model, hidden=width or config.model.width, depth=depth or config.model.depth)
     changes = {"steps": steps, "schedule": "constant", "warmup_steps": 0, "branches": (), "together": 1}
     changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **changes))
@@ -60,9 +60,12 @@ def _examples(batch: Batch):
 
 
 def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float]]]:
-    """Trains a run's network from `seeds` initial values, each on its own batches. Returns {step: {activation: mean |x|
-    of each seed}} at step 10 and the last step. Beside the activations, the name `UPDATE` + a kernel's path stands for
-    the size of the kernel's change since the initial values (`update_sizes`)."""
+    """Trains a run's network for `steps` steps with each of the seeds 0 to `seeds` - 1, each on its own batches.
+
+    Returns {step: {name: [a value for each seed]}} for step 10 and the last step. An activation's name has the mean |x|
+    of the activation. The name `UPDATE` + a kernel's path has the size of the kernel's change since the initial values
+    (`update_sizes`).
+    """
     config, taken = run.config, sorted({FIRST, steps})
     found: dict[int, dict[str, list[float]]] = {step: {} for step in taken}
     size = config.train.batch_size
@@ -88,7 +91,7 @@ def update_sizes(before, after) -> dict[str, float]:
     """Returns {kernel's path: size of the kernel's update} between two trees of parameters.
 
     The size is the largest singular value of (after - before), times sqrt(inputs / outputs). If a kernel consists of
-    several matrices, the size is the mean of theirs.
+    several matrices, its size is the mean of the matrices' sizes.
     """
     found, new = {}, dict(jax.tree_util.tree_leaves_with_path(after))
     for path, leaf in jax.tree_util.tree_leaves_with_path(before):
@@ -107,8 +110,8 @@ def update_sizes(before, after) -> dict[str, float]:
 def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
     """Fits a line by least squares to log(value) against log(size), for each name that the networks of all sizes have.
 
-    `sizes` are the widths or depths. `values` holds, for each of them, {name: [a value for each seed]}; the logarithms
-    are averaged over seeds. Returns {name: slope}, with None if a value is zero or not finite.
+    `sizes` are the widths or depths. `values` holds {name: [a value for each seed]} for each size; the logarithms are
+    averaged over seeds. Returns {name: slope}; the slope is None if one of the name's values is zero or not finite.
     """
     x = np.log(np.asarray(sizes, float))
     x = x - x.mean()
@@ -140,10 +143,11 @@ def measure_coordinates(
     steps: int = 20,
     say: Callable[[str], None] = print,
 ) -> dict:
-    """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
+    """Measures the sizes of activations at each of `widths` with the config's depth, and at each of `depths` with the
+    config's width. An axis with fewer than two different values is left out.
 
-    Returns the record that --json writes. Raises `ConfigError` if neither widths nor depths have two values, for fewer
-    than 10 steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
+    Returns the result's fields for the record that --json writes. Before it trains, it raises `ConfigError` if both
+    axes are left out, for fewer than 10 steps, and for a size that the network or the parametrisation cannot have.
     """
     if steps < FIRST:
         raise ConfigError(
@@ -189,7 +193,8 @@ def measure_coordinates(
 
 
 def lines(record: Mapping) -> list[str]:
-    """Formats the verdict, and the steepest activations of each axis, for the console."""
+    """Returns lines for the console: for each axis (width, depth) the steepest activations and kernels' updates of each
+    step, then the axis's verdict."""
     name, shown = record["parametrization"], []
     for axis, found in record["axes"].items():
         sizes = ", ".join(map(str, found["sizes"]))
@@ -217,10 +222,11 @@ def _shown(slope: float | None) -> str:
 
 
 def draw(record: Mapping, file: Path, made_by: str) -> None:
-    """Draws mean |x| of every activation against width and against depth, a panel for each step, as a PNG.
+    """Draws mean |x| of every activation against width and against depth into a PNG file, with a panel for each axis
+    and step.
 
-    The curves of the six steepest activations outside the bound are labelled. `made_by` is stored in the PNG as its
-    software.
+    The curves of the six steepest activations outside the bound are labelled. `made_by` is stored in the PNG's metadata
+    as "Software".
     """
     from matplotlib.figure import Figure
 

@@ -32,11 +32,12 @@ def median_seconds(function: Callable, rounds: int) -> float:
 
 
 def matmul_flops_per_second(devices: Sequence[jax.Device], dtype: str, sides: Sequence[int] | None = None) -> dict:
-    """Measures the FLOP/s of all devices together, while each multiplies two square matrices.
+    """Measures the FLOP/s of all devices together, while each device multiplies two square matrices of type `dtype`.
 
-    A product has 2 side^3 operations; a side's rate is that of the median of `ROUNDS` rounds. Products use JAX's
-    default matmul precision in the caller's context, as a training step does. Returns `dtype`, `flops_per_second` (the
-    best), `by_side` and `devices`.
+    `sides` are the sides of the matrices that are tried; None means the default sides of the platform. A product has
+    2 side^3 operations, and is timed by the median of `ROUNDS` rounds. Products use JAX's default matmul precision in
+    the caller's context, as a training step does. Returns a dict: `dtype`, `flops_per_second` (the best rate),
+    `by_side` ({side: rate}) and `devices` (their number).
     """
     place = NamedSharding(Mesh(np.asarray(devices), ("device",)), P("device"))
     make = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=place)

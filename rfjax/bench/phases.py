@@ -29,8 +29,8 @@ WARMUP = 2  # untimed steps at the start
 
 
 class Loop(NamedTuple):
-    """The seconds of each timed training step, and of three parts of it: the host waits for data, copies a batch to the
-    devices, and waits for metrics."""
+    """The seconds of each timed training step, and the seconds of the step in which the host waits for data, copies a
+    batch onto the devices, and waits for metrics."""
 
     step: list[float]
     waiting_for_data: list[float]
@@ -58,7 +58,8 @@ def loader_seconds(run: Run, steps: int) -> float:
 
 
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
-    """Times `steps` training steps, run as by the trainer: batches are read ahead, metrics are fetched one step late.
+    """Times `steps` training steps, which run as in the trainer: batches are read ahead, and metrics are fetched one
+    step late.
 
     If `trace` is given, JAX's profile of these steps is written to that folder.
     """

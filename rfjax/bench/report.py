@@ -23,13 +23,13 @@ def summary(
     optimizer: str = "AdamW",
     optimizer_flops: int = 0,
 ) -> dict:
-    """Computes the numbers of a benchmark. Times are in seconds. Peaks are FLOP/s of all devices together, and so are
-    the rates that are returned.
+    """Returns the numbers of a benchmark. Times are in seconds, peaks in FLOP/s. Peaks and the returned rates are those
+    of all devices together.
 
-    `loop` has the fields of `phases.Loop`, and `parts` is what `phases.part_seconds` returns. In the result,
-    `achieved_flops_per_second` counts the model's own operations (three forward passes, `models/flops.py`), without
-    recomputation. `floor_seconds` is the time that the network's operations, recomputed ones included, would take at
-    the measured peak; the optimiser's operations are not counted.
+    `loop` has the fields of `phases.Loop`; `loader` and `parts` are what `phases.loader_seconds` and
+    `phases.part_seconds` return. In the result, `achieved_flops_per_second` counts the model's own operations (three
+    forward passes, `models/flops.py`), without recomputation. `floor_seconds` is the time that the network's
+    operations, recomputed ones included, would take at the measured peak; the optimiser's operations are not counted.
     """
     step = statistics.median(loop["step"])
     flops, repeated = batch_size * flops_per_image, batch_size * recomputed_per_image

@@ -43,9 +43,10 @@ def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
 def sample_seconds(run: Run, latents: tuple[int, ...], batch: int, weights: Sequence[str], rounds: int, say) -> list:
     """Samples with weights stored in each of the types `weights`; returns a row of numbers for each type.
 
-    A row has the median seconds of a batch over `rounds` batches, the bytes per device of the weights and at the peak
-    (as compiled, and as the device reports), and the relative error of the batch's latents. The error is measured from
-    the latents by weights of the first type, with the same noise and conditions. `latents` is the shape of one latent.
+    `latents` is the shape of one latent, and `batch` the number of images in a batch. A row has the median seconds of a
+    batch over `rounds` batches, a device's bytes of weights, a device's peak bytes (as compiled, and as the device
+    reports), and the relative error of the latents. The error is the difference from the latents that weights of the
+    first type give with the same noise and conditions.
     """
     config, sampler, shapes = run.config, run.config.evaluation.sampler, run.corpus.shapes
     program = sampling_program(run.backbone.apply, sampler, latents, batch_sharding=run.batch_sharding)
@@ -98,11 +99,9 @@ def sample_summary(
 ) -> list[dict]:
     """Returns the rows of `sample_seconds`, with rates and shares of the peak added.
 
-    `evaluations` is how often the network is evaluated for an image, `forward` the FLOPs of one evaluation, and `peak`
-    the measured FLOP/s of all devices together.
-
     `evaluations` is the number of the network's evaluations for one image, `forward` the FLOPs of one evaluation, and
     `peak` the measured FLOP/s of all devices together.
+
     `images_per_chip_hour` counts chips: a chip that JAX shows as two devices is one chip. If the kind of chip is
     unknown, each device counts as a chip.
     """

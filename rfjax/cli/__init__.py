@@ -1,4 +1,4 @@
-"""The command `rfjax`, with a verb for each job. Wiring only; JAX is imported when a verb needs it."""
+"""The command `rfjax`, with a verb for each job. The verbs' modules do the work; JAX is imported if a verb needs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["VERBS", "main", "split_overrides"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns its exit status (`rfjax.errors` lists their meanings)."""
+    """Runs the command line `argv`, or the shell's if None. Returns the exit status (`rfjax.errors` lists them)."""
     from_shell = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if from_shell:

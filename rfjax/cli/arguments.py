@@ -99,9 +99,10 @@ class _VerbParser(argparse.ArgumentParser):
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
 
     def check_values(self, args: argparse.Namespace) -> None:
-        """Raises `ConfigError` for an option with an empty value, and for a number beyond the table of limits.
+        """Raises `ConfigError` for an empty value, and for a number that `option_limits` does not allow.
 
-        No verb may treat an empty value as an option left out.
+        An empty value is an error because a verb could take it for an option left out. The options in `MAY_BE_EMPTY`
+        are exempt.
         """
         for action in self._actions:
             given = getattr(args, action.dest, None)
@@ -116,7 +117,8 @@ class _VerbParser(argparse.ArgumentParser):
 
 
 def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbParser]]:
-    """Returns the command line's parser, and {name: parser} of all verbs. Only the parser of `verb` has arguments."""
+    """Returns (the command line's parser, {name: parser} of all verbs). Only the parser of `verb` gets its arguments;
+    if `verb` is None, none does."""
     parser = argparse.ArgumentParser(
         prog="rfjax",
         usage="rfjax VERB [OPTIONS]    (rfjax VERB --help lists a verb's options)",

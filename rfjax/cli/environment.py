@@ -24,8 +24,9 @@ UNSUPPORTED = {  # JAX's setting -> why it must be off; environment variables ca
 def prepare_process(uses_device: bool, flags: bool = True) -> None:
     """Sets the environment of a command that computes. May restart the process, with the same arguments.
 
-    For a command that needs no device JAX's platform is set to the CPU, so that JAX tries no accelerator's plugin.
-    Otherwise the compiler gets the flags of `training/xla_flags.py`, unless `flags` is false.
+    For a command that needs no device, JAX's platform is set to the CPU, so that JAX tries no accelerator's plugin; a
+    platform that the user has set stays. For a command that uses a device, the compiler gets the flags of
+    `training/xla_flags.py`, unless `flags` is false.
     """
     if not uses_device and not os.environ.get("JAX_PLATFORMS"):
         os.environ["JAX_PLATFORMS"] = "cpu"

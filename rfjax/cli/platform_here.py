@@ -21,8 +21,8 @@ _NAMES = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu", "rocm": "rocm", "cpu": "c
 def platform_here(environ: Mapping[str, str], pci: Path = PCI, nvidia: tuple[Path, ...] = NVIDIA) -> str:
     """Returns the kind of accelerator that JAX will most likely use: cuda, rocm, tpu or cpu.
 
-    The first name in JAX_PLATFORMS decides, if it is set. Otherwise there must be both JAX's plugin for the accelerator
-    and a sign of the accelerator itself.
+    If JAX_PLATFORMS is set, its first name decides. Otherwise the answer is cuda or tpu if both the software (JAX's
+    CUDA plugin, or libtpu) and a sign of the device are found, else cpu; rocm is then never found.
     """
     named = environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower()
     if named:

@@ -20,7 +20,8 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
     """Joins this job's other processes, if any, calls `run()`, and returns the exit status that `run()` returned.
 
     If `run()` raises an error, a process of a job returns the error's exit status; a process alone raises the error.
-    If the verb `resumes`, SIGTERM ends the command with the status on which schedulers requeue.
+    `from_shell` says whether a shell started the command, and `resumes` whether the same command resumes its work. If
+    both are true, SIGTERM ends the command with the status on which schedulers requeue.
     """
     with _preempt_when_terminated() if from_shell and resumes else contextlib.nullcontext():
         if any(getattr(args, name, False) for name in ALONE):
@@ -89,7 +90,7 @@ def say(text: str) -> None:
 def _preempt_when_terminated():
     """Makes SIGTERM end the command with the status on which schedulers requeue.
 
-    It does so even while nothing polls for the signal: during imports, or while waiting for other processes.
+    SIGTERM then works even while no code polls for it: during imports, or while waiting for other processes.
     """
     why = "told to stop before anything was begun, or after it was done; give the same command again"
     return _on_sigterm(Preempted(why))
@@ -115,7 +116,8 @@ def _on_sigterm(error: BaseException) -> Iterator[None]:
 
 
 def exit_status_of(error: BaseException) -> int:
-    """Prints the error that ended a command; returns its exit status."""
+    """Prints the error that ended a command; returns the command's exit status. A `SystemExit` is raised again, and a
+    `BrokenPipeError` is not printed."""
     try:
         raise error
     except RfjaxError:

@@ -33,9 +33,12 @@ def run(args, overrides) -> int:
 
 
 def read_tuned(args) -> tuple[dict, list[str]]:
-    """Reads the tuned runs of --tuned, or of the study's folder. Returns ({method of tuning: the `Change` of each
-    measure of each run}, notes on tuned runs that cannot be read). Raises `ConfigError` if the folder of --tuned has no
-    finished tuned run."""
+    """Reads the tuned runs in the folder --tuned or, without the option, in the study's folder.
+
+    Returns ({method of tuning: a list with a `Change` for each measure of each run}, notes). If a tuned run in the
+    study's folder cannot be read, all are left out, and a note says so. In the folder --tuned this raises the error.
+    Raises `ConfigError` if the folder --tuned has no finished tuned run.
+    """
     from rfjax.errors import ConfigError, RfjaxError
     from rfjax.results.run_files import run_folders
     from rfjax.tune import study

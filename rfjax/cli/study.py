@@ -72,7 +72,7 @@ def _shipped_lines() -> list[str]:
 
 
 def _collect(study, root):
-    """Merges and reports the study's runs; returns their table."""
+    """Merges the study's runs into a results table and writes the report; returns the table."""
     from rfjax.report.write import summary_lines, write_report
     from rfjax.results.merge import collect
     from rfjax.results.run_files import run_folders

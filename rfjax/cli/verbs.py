@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
-# moment -> (title in `rfjax --help`, {verb with option: help} for options that serve this moment in verbs of another)
+# moment -> (title in `rfjax --help`, {verb with option: help} for options that serve this moment; the verb does not)
 MOMENTS = {
     "data": ("data: make a corpus to train on, or start from a checkpoint", {}),
     "before": (

@@ -65,11 +65,11 @@ def make_study(
     facts: Mapping[str, Mapping[str, object]],
     webp: Mapping[str, object],
 ) -> tuple[Study, Key, dict[str, Picture | None]]:
-    """Makes a study. Returns (the study, its key, {image: its picture, or None for noise}).
+    """Makes a study. Returns (the study, its key, {image's blind id: its picture, or None for noise}).
 
-    `pictures` maps a side's name to its picture of each prompt, and `facts` maps the name to what made the pictures.
-    `webp` says how they are encoded. Raises `ConfigError` if two sides' images of a prompt differ in size, since raters
-    could recognise a side by its size.
+    `pictures` is {side's name: {prompt's id: picture}}, `facts` is {side's name: what made the side's pictures}, and
+    `webp` says how pictures are encoded. Raises `ConfigError` for fewer than two sides, if no pair has a question, and
+    if two sides' pictures of a prompt differ in size, since raters could recognise a side by the size.
     """
     if len(pictures) < 2:
         raise ConfigError("one side has nothing to be compared with; give two runs or folders of images, or more")
@@ -151,7 +151,8 @@ def _grid(study, prompts, images, names, questions):
 
 
 def _deal(grid, number, count):
-    """Returns the pairs of rater `number`: the next `count` pairs of the list, which starts again at its end.
+    """Returns the pairs of rater `number` (from 0): the `count` pairs of the list `grid` that follow those of the rater
+    before. After the last pair of the list comes its first.
 
     So all pairs are shown to equally many raters, to within one.
     """

@@ -80,7 +80,7 @@ def make(request: Request, overrides: Mapping[str, object]) -> list[str]:
     """Makes the study. Returns lines for the console that say what the study holds and what to do next.
 
     After an interruption, the same command finishes the work. Raises `ConfigError` for sides that cannot be compared,
-    and if the folder holds another study, because votes for that study would no longer fit.
+    and if the folder `request.out` holds another study, because votes for that study would no longer count.
     """
     out, lines = request.out, []
     made_here = functools.partial(_is_study, is_json_with("schema", "study", "pairs"))
@@ -127,8 +127,11 @@ PROMPTS = "prompts.txt"  # in the folder SAMPLES: the prompts that the runs were
 
 
 def _sides(request: Request, overrides: Mapping[str, object], prompts: Sequence[Prompt]) -> list[Side]:
-    """Samples images from the runs, and returns all sides of the study, runs and folders. Raises `ConfigError` if two
-    sides have the same name."""
+    """Samples images from the sides that are runs. Returns all sides of the study, both runs and folders.
+
+    Raises `ConfigError` if two sides have the same name or images of different sizes, if samples for other prompts are
+    there, and if options for sampling are given and no side is a run.
+    """
     runs = [folder for folder in request.sides if (folder / "run.json").is_file()]
     if not runs and (overrides or request.step is not None):
         raise ConfigError("no side is a run, so nothing is sampled; leave out --step and --config.*")

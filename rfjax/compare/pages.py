@@ -26,7 +26,8 @@ def pages_of(
 ) -> Iterator[tuple[str, str]]:
     """Yields (name, content) of a rater's pages: RATER.html, or RATER-1.html, RATER-2.html, ... if there are several.
 
-    `webp_of` returns the bytes of an image. Raises `ConfigError` if the two images of a pair do not fit into one page.
+    `webp_of` returns the bytes of the image with a given id. A page has at most `most_bytes` bytes. With `beside`, a
+    page refers to images in files beside it. Raises `ConfigError` if the two images of a pair do not fit into a page.
     """
     by_id = {pair.pair: pair for pair in study.pairs}
     prompts = {prompt.id: prompt.prompt for prompt in study.prompts}
@@ -56,9 +57,9 @@ def pages_of(
 
 
 def cut_into_pages(shown: Sequence[dict], size_of: Mapping[str, int], most_bytes: int) -> list[list[dict]]:
-    """Divides a rater's pairs, in their order, among pages of at most `most_bytes`. A page stores each image once.
+    """Divides a rater's pairs, in their order, among pages of at most `most_bytes` bytes. A page stores an image once.
 
-    Raises `ConfigError` if a single pair does not fit.
+    `size_of` has an image's bytes in a page, by the image's id. Raises `ConfigError` if a single pair does not fit.
     """
     pages, page, held, total = [], [], set(), SPARE
     for pair in shown:
@@ -78,7 +79,8 @@ def cut_into_pages(shown: Sequence[dict], size_of: Mapping[str, int], most_bytes
 
 
 class _Sizes(dict):
-    """A mapping from an image to the bytes that it takes in a page, computed when first asked for."""
+    """A mapping from an image's id to the number of bytes that the image takes in a page. Each number is computed when
+    it is first asked for."""
 
     def __init__(self, webp_of):
         super().__init__()
@@ -102,7 +104,8 @@ def _link(webp: bytes) -> str:
 
 
 def _html(data: dict, beside: bool) -> str:
-    """Fills the template. `<` is escaped in the JSON, so that no prompt can end the script element."""
+    """Returns the HTML of a page: the template with `data` as JSON. `<` is escaped in the JSON, so that no prompt can
+    end the script element."""
     parts = {name: (resources.files(__package__) / "page" / name).read_text("utf-8") for name in _FILES}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {

@@ -24,20 +24,21 @@ WORDS = re.compile(
 def asks_for_text(prompt: Prompt) -> bool:
     """Whether a prompt asks for text in the image.
 
-    It does if it has text in quotes. It also does if its challenge in PartiPrompts is "Writing & Symbols" and it has a
-    word such as says, word or letters.
+    A prompt with text in quotes does. A prompt whose challenge in PartiPrompts is "Writing & Symbols" also does if it
+    has a word such as says, word or letters.
     """
     return bool(QUOTED.search(prompt.prompt) or prompt.challenge == WRITING and WORDS.search(prompt.prompt))
 
 
 def questions_of(prompt: Prompt, asked: Sequence[Name]) -> list[Name]:
-    """The questions of the study that apply to a prompt: typography only if the prompt asks for text."""
+    """Returns the questions among `asked` that apply to a prompt. Typography applies only if the prompt asks for
+    text."""
     return [name for name in asked if name != "typography" or asks_for_text(prompt)]
 
 
 def plain(text: str) -> str:
-    """The prompt with each stretch of white space replaced by one space. A prompt in the file of prompts and a prompt
-    in a folder of images are the same if they are equal in this form."""
+    """Returns a prompt with each stretch of white space replaced by one space, and none at its ends. A prompt in the
+    file of prompts and a prompt in a folder of images are the same if they are equal in this form."""
     return " ".join(text.split())
 
 
@@ -47,7 +48,7 @@ def read_prompts(file: Path) -> tuple[list[Prompt], int]:
     The file has one of three formats: PartiPrompts' table (separated by tabs, with the column `Prompt` and optionally
     `Category` and `Challenge`), JSON lines with `prompt` and optionally `tag` or `category` and `challenge`, or a text
     with a prompt in each line. A prompt's id is the number of its row, from 0; a header and a text's blank lines are no
-    rows. Raises `ConfigError`, naming the line that cannot be used.
+    rows. Raises `ConfigError` for a line that cannot be used, naming the line, and for a file without prompts.
     """
     lines = read_text(file, "--prompts").split("\n")
     while lines and not lines[-1].strip():
@@ -92,10 +93,11 @@ def _table_row(place, line, header):
 
 
 def choose(prompts: Sequence[Prompt], count: int | None, draw) -> list[Prompt]:
-    """Chooses `count` prompts so that each challenge and category keeps its share; they stay in the order of the file.
+    """Chooses `count` prompts so that each challenge and category keeps its share. Returns the chosen prompts in the
+    order of the file; if `count` is None, returns all prompts.
 
-    Prompts are sorted by challenge, category and the random number `draw(id)` in [0, 1); then every n-th is taken.
-    Raises `ConfigError` if `count` exceeds the number of prompts.
+    Prompts are sorted by challenge, category and the random number `draw(id)` in [0, 1); then prompts at even distances
+    are taken. Raises `ConfigError` if `count` is below 1 or exceeds the number of prompts.
     """
     if count is None:
         return list(prompts)

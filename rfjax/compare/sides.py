@@ -64,7 +64,7 @@ def originals_folder(study: Path, side: str, facts: Mapping[str, object]) -> Pat
 def find_images(side: Side, prompts: Sequence[Prompt]) -> tuple[dict[int, Path], list[str]]:
     """Finds a side's image of each prompt. Returns ({prompt's id: image}, lines on the images that are not used).
 
-    Raises `ConfigError` if the folder has no images, or lacks an image of some prompt.
+    Raises `ConfigError` if the side's folder is missing, has no images, or lacks an image of some prompt.
     """
     if not side.folder.is_dir():
         raise ConfigError(f"no folder at {side.folder}; give a run's folder, or a folder of images")
@@ -97,7 +97,7 @@ def find_images(side: Side, prompts: Sequence[Prompt]) -> tuple[dict[int, Path],
 
 
 def _prompts_of(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str | int | None]]:
-    """Yields (image's name, its prompt as text or id; None if the prompt is unknown) in the order of the names."""
+    """Yields (image's name, its prompt) in the order of `names`. A prompt is its text or its id, or None if unknown."""
     if (folder / MANIFEST).is_file():
         remedy = 'it must be an object {"image.png": "its prompt"}'
         given = read_json(folder / MANIFEST, dict[str, str], remedy=remedy, error=ConfigError)

@@ -112,7 +112,8 @@ def read_study(folder: Path) -> Study:
 
 
 def read_key(folder: Path, study: Study) -> Key:
-    """Reads and checks a study's `key.json`. Raises `ConfigError` if it is another study's or lacks an image."""
+    """Reads a study's `key.json`. Raises `ConfigError` if the file cannot be used, is the key of another study, lacks
+    an image of `study`, or has an image of an unknown side."""
     path = Path(folder) / KEY
     key = _read(path, Key)
     if key.study != study.study:
@@ -135,7 +136,8 @@ def _text(value: Study | Key) -> str:
 
 
 def _read(path: Path, shape):
-    """Reads a JSON file. The schema version is checked first, so that the error for a newer file names its version."""
+    """Reads a JSON file as the type `shape`. The schema's version is checked first, so that the error for a file of a
+    newer schema names the version."""
     if not path.exists():
         raise ConfigError(f"no file at {path}; give the folder that rfjax compare wrote")
     text = read_text(path, "the study's file")

@@ -65,7 +65,7 @@ class Schedule:
 
     @property
     def quotas(self) -> tuple[int, ...]:
-        """The number of steps of each part in a cycle. Raises `ConfigError` for more than `CYCLE` parts."""
+        """The number of steps of each part in a cycle. Raises `ConfigError` if more than `CYCLE` parts have images."""
         return _quotas(self.counts)
 
     def at(self, step: int) -> tuple[int, int]:
@@ -101,7 +101,8 @@ def _quotas(counts):
 def _order(
     quotas: tuple[int, ...], seed: int, cycle: int
 ) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
-    """For each step of a cycle, the part that it takes, and how many earlier steps of the cycle took the same part."""
+    """Returns (parts, earlier): for each step of a cycle, the part that the step takes, and how many earlier steps of
+    the cycle take the same part."""
     numbers = hashing.uniforms(hashing.key(VERSION, seed, cycle), np.arange(CYCLE, dtype=np.uint64), 1)[:, 0]
     parts = np.repeat(np.arange(len(quotas)), quotas)[np.argsort(numbers, kind="stable")]
     earlier = np.empty(CYCLE, np.int64)
@@ -114,10 +115,11 @@ def _order(
 class BucketedCorpus:
     """A corpus of several latent shapes, with a part for each; see `corpus.Corpus` for the methods.
 
-    Only the parts give examples (`parts[i].examples`). Example ids must be unique over all parts, because validation
-    noise and paired losses are keyed by id. `shapes` and the other methods are the first part's, but a word is unknown
-    only if it is unknown to all parts. The first part should be the largest, since sampling uses its shape by default.
-    `training` and `validation` are the parts' numbers of images.
+    Only the parts give examples and captions (`parts[i].examples`). Example ids must be unique over all parts, because
+    validation noise and paired losses are keyed by id. `fingerprint` covers all parts, and a word is unknown only if it
+    is unknown to all parts. `shapes` and the remaining methods are those of the first part. The first part should be
+    the largest, since sampling uses its shape by default. `training` and `validation` have each part's number of
+    images.
     """
 
     name: str
@@ -199,7 +201,7 @@ def schedule_of(corpus: Corpus, sizes: Sequence[int] = ()) -> Schedule:
 
 
 def trained_parts(corpus: Corpus) -> tuple[int, ...]:
-    """The indices of the parts that have training images, from which alone training steps take batches."""
+    """Returns the indices of the parts that have training images. Training steps take batches from no other part."""
     return tuple(part for part, count in enumerate(schedule_of(corpus).counts) if count)
 
 

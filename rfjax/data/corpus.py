@@ -65,10 +65,10 @@ class Corpus(Protocol):
         """A ground-truth image in [0, 1] that satisfies a row of `evaluation_prompts`."""
 
     def to_images(self, latents: Float[ndarray, "n frames h w c"]) -> Float[ndarray, "n h w 3"]:
-        """Pixels in [0, 1]. Raises `ConfigError` for latents of several frames."""
+        """Converts latents of one frame to pixels in [0, 1]. Raises `ConfigError` for latents of several frames."""
 
     def to_clips(self, latents: Float[ndarray, "n f h w c"]) -> Float[ndarray, "n frames h w 3"]:
-        """Pixels in [0, 1] of every frame."""
+        """Converts every frame of latents to pixels in [0, 1]."""
 
     def to_latents(self, images: Float[ndarray, "n h w 3"]) -> Float[ndarray, "n 1 h w c"]:
         """Converts images to latents of one frame, with about zero mean and unit variance per channel."""

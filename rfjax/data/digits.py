@@ -48,14 +48,14 @@ def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
 
 
 def drawn_side(cell: int) -> int:
-    """The side in pixels of a scan that is drawn in a cell of `cell` pixels. In a picture of 20 x 20 pixels (cells of
-    10) it is 8, the side of the stored scans."""
+    """Returns the side, in pixels, at which a scan is drawn in a cell whose side is `cell`. In a picture of 20 x 20
+    pixels a cell's side is 10, and scans are drawn with the side of the stored scans, 8."""
     return int(0.8 * cell + 0.7)
 
 
 @cache
 def drawn_scans(split: str, side: int) -> tuple[Float[np.ndarray, "digit_scans side side"], ...]:
-    """`scans` resampled to `side` pixels, bilinearly."""
+    """Returns `scans(split)` with each scan resampled bilinearly to `side` x `side` pixels."""
     matrix = resampling(np.full(1, SCAN_SIDE / 2), SCAN_SIDE, side, SCAN_SIDE / side)[0]
     return tuple(matrix @ group @ matrix.T for group in scans(split))
 
@@ -76,7 +76,7 @@ def resampling(
 
 
 def renderer(image_size: int):
-    """Returns a function from layouts and a split to images of the given side."""
+    """Returns a function (layout, split) → images that are `image_size` pixels a side."""
     cell = image_size // 2
     side = drawn_side(cell)
     room = cell - 1 - side  # one empty line of pixels keeps two digits apart

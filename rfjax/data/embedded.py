@@ -122,8 +122,8 @@ def scene_corpus(
     """Makes the corpus `name` at the config's image size, drawn by `renderer(image_size)`.
 
     `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` for an image size that is odd or outside
-    `IMAGE_SIZES`. Also raises it for any other size in the config that differs from the corpus's, because it would be
-    ignored.
+    `IMAGE_SIZES`. The other sizes of the config (`OWN_SIZES`) must be the corpus's own, since other values would be
+    ignored; otherwise `ConfigError` is raised, too.
     """
     size, (low, high) = data.image_size, IMAGE_SIZES
     if size % 2 or not low <= size <= high:

@@ -38,7 +38,8 @@ WORDING_SLOTS = 5  # uniform numbers that decide the wording of one caption
 
 
 def captions(vocabulary: Vocabulary, contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:
-    """Writes a caption of each scene, which is true by GenEval's rules. `u` are `WORDING_SLOTS` uniforms for each."""
+    """Writes a caption of each scene; the captions are true by GenEval's rules. `u` has `WORDING_SLOTS` uniform numbers
+    for each scene."""
     fields = (contents.task, contents.count, contents.classes, contents.colors, contents.relation, u)
     return [_caption(vocabulary, *scene) for scene in zip(*(field.tolist() for field in fields), strict=True)]
 
@@ -75,8 +76,8 @@ def sentence(
     join: str = OFFICIAL_JOIN,
     relation: str = RELATIONS[0],
 ) -> str:
-    """Writes one caption; empty adjectives are left out. For `position`, nouns[1] is the object whose position is
-    stated, relative to nouns[0]."""
+    """Returns one caption; empty adjectives are left out. In the task `position` the caption states where nouns[1] is
+    relative to nouns[0]."""
     names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=False)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"
@@ -138,7 +139,7 @@ def all_rows(vocabulary: Vocabulary, task: str) -> list[dict]:
 
 
 def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int) -> list[dict]:
-    """`prompts_per_task` rows for each task, tasks in the official order.
+    """Returns `prompts_per_task` metadata rows for each task, in the official order of tasks.
 
     A task's rows are a seeded shuffle of all its prompts, repeated if the task has too few prompts.
     """
@@ -151,7 +152,8 @@ def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int)
 
 
 def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " slots"]) -> Contents:
-    """Makes a scene that satisfies a metadata row. What the row does not say is drawn at random, as in training."""
+    """Makes a scene that satisfies a metadata row. If the row does not name an object's colour, an entry of `u` picks
+    one that training shows with the object's class."""
     include = row["include"]
     task = TASKS.index(row["tag"])
     count = include[0]["count"] if row["tag"] == "counting" else len(include)

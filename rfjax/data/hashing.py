@@ -1,4 +1,4 @@
-"""Counter-based random numbers: uniforms and normals that are functions of (key, index, slot).
+"""Counter-based random numbers: uniforms that are functions of (key, index, slot), and normals computed from them.
 
 With a stateful generator, random access would need a generator for each example. A hashed counter gives the numbers of
 any example directly, and those of a whole batch in one vectorised call. The mixer is the finaliser of SplitMix64
@@ -30,7 +30,7 @@ def mix(values: UInt64[np.ndarray, " ..."]) -> UInt64[np.ndarray, " ..."]:
 
 
 def uniforms(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
-    """Float64 uniforms in [0, 1). Row i is a function of (key, indices[i]) alone."""
+    """Returns float64 random numbers, uniform in [0, 1). Row i is a function of (key, indices[i]) alone."""
     with np.errstate(over="ignore"):
         rows = mix(np.asarray(indices, np.uint64) * _GOLDEN + np.uint64(key))
         columns = (np.arange(slots, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
@@ -39,7 +39,7 @@ def uniforms(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[
 
 
 def normals(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
-    """Float64 standard normals by Box and Muller's transform. Row i is a function of (key, indices[i]) alone."""
+    """Float64 standard normals by Box and Muller's transform. Row i is a function of (key, indices[i], slots) alone."""
     half = (slots + 1) // 2
     u = uniforms(key, indices, 2 * half)
     radius = np.sqrt(-2.0 * np.log1p(-u[:, :half]))

@@ -22,10 +22,11 @@ Places = Sequence[Int[np.ndarray, " _"]]  # rows of a batch, for each part of th
 
 
 def batch_of_step(corpus: Corpus, step: int, *, batch_size: int | Sequence[int], places: Places | None = None) -> Batch:
-    """Reads the training examples of one step, at `places` of the batch (by default the whole batch).
+    """Reads the training examples of one step. `places` has, for each part of the corpus, the rows of the batch that
+    are read; None reads the whole batch.
 
-    The examples come from the part that the step takes. The example at `place` has index first + place, where `first`
-    is the number of examples that earlier steps took from this part.
+    The examples come from the part that the step takes. The example in row `place` has index first + place, where
+    `first` is the number of examples that earlier steps took from this part.
     """
     stream = stream_of(corpus, batch_size)
     part, first = stream.at(step)
@@ -43,7 +44,8 @@ def batches(
     read_ahead: int = 4,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches (`batch_of_step`) of all steps from `start_step` up to, but without, `stop_step`.
+    """Returns an iterator over the batches (`batch_of_step`) of all steps from `start_step` up to, but without,
+    `stop_step`.
 
     `threads` threads (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead` batches
     while earlier batches are in use. The number of threads changes neither the batches nor their order. `batch_size` is

@@ -73,7 +73,7 @@ class MotionCorpus:
 
     @property
     def drawn_from(self) -> World:
-        """The corpus's world; for a corpus of stills, with only the tasks that a single frame can show."""
+        """The corpus's world. For a corpus of stills, the world has only the tasks that a single frame can show."""
         world = WORLDS[self.world]
         return world.of_stills() if self.is_still else world
 
@@ -141,7 +141,7 @@ class MotionCorpus:
         return self.to_clips(stills(latents)[:, None])[:, 0]
 
     def to_clips(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n frames h w 3"]:
-        """Pixels in [0, 1] of every frame."""
+        """Converts every frame of latents to pixels in [0, 1]."""
         world = WORLDS[self.world]
         return np.clip(np.asarray(latents, np.float32) * np.float32(world.std) + np.float32(world.mean), 0.0, 1.0)
 
@@ -177,7 +177,7 @@ def draw(
 
 
 def shape_alpha(layout: Layout, image_size: int) -> Float[np.ndarray, "objects n frames h w"]:
-    """How much of each pixel each shape covers."""
+    """Returns the share of each pixel that each shape covers."""
     scale, grid = image_size / SIDE, np.arange(image_size) + 0.5
     alphas = np.zeros((layout.present.shape[1], *layout.centre.shape[:2], image_size, image_size))
     for k, alpha in enumerate(alphas):
@@ -190,8 +190,8 @@ def shape_alpha(layout: Layout, image_size: int) -> Float[np.ndarray, "objects n
 
 
 def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray, "objects n frames h w"]:
-    """How much of each pixel each object covers, if objects are scans of handwritten digits. Each object's scan is
-    one of the scans of `split`.
+    """Returns the share of each pixel that each object covers, if objects are scans of handwritten digits. Each
+    object's scan is one of the scans of `split`.
 
     A moving scan is at fractions of a pixel, so resampling blurs it a little.
     """
@@ -218,19 +218,19 @@ def scan_alpha(layout: Layout, image_size: int, split: str) -> Float[np.ndarray,
 def _encoder(vocabulary):
     """The text encoder of a vocabulary, made once per process.
 
-    Its tokenizer is trained on the captions of all tasks, not of one world's. So worlds with the same vocabulary share
-    an encoder, and a run in one of them can start from the weights of a run in another.
+    Its tokenizer is trained on captions of all tasks, not only of one world's tasks. So worlds with the same vocabulary
+    share an encoder, and a run in one of them can start from the weights of a run in another.
     """
     return text.TextEncoder.fit(list(motion_captions.specimens(TASKS, vocabulary=vocabulary)), PIECES)
 
 
 def make(data: DataConfig, seed: int) -> MotionCorpus | BucketedCorpus:
-    """Makes the corpus of the config's world. With `data.buckets` it has a part for each bucket; one frame means
-    stills.
+    """Makes the corpus of the config's world. With `data.buckets` the corpus has a part for each bucket. A bucket of
+    one frame has stills.
 
-    Raises `ConfigError` for a number of frames that the world does not have, and for a picture that is not square or
-    too small to distinguish the shapes. Also raises it for any other size that differs from the corpus's, because it
-    would be ignored.
+    Raises `ConfigError` for a number of frames that the world does not have, for a bucket that is not square, and for a
+    side that is odd or outside `IMAGE_SIZES`. The other sizes of the config (`OWN_SIZES`) must be the corpus's own,
+    since other values would be ignored; otherwise `ConfigError` is raised, too.
     """
     common = {"name": data.label, "world": data.world, "seed": seed}
     if data.buckets:

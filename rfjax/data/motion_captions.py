@@ -1,8 +1,8 @@
 """Writes captions of clips, and evaluation prompts as GenEval's rows with further fields.
 
-A row is a row of GenEval (`grammar.row`) in which each object also has the field "motion". Some have further fields:
+A row is a row of GenEval (`grammar.row`) in which each object also has "motion", and some objects have further fields:
 
-    "motion"         left, right, up, down or still: from each frame to the next
+    "motion"         left, right, up, down or still: the motion from each frame to the next, until it stops or bounces
     "speed"          slow or fast
     "then"           stops or bounces
     "behind"         screen: the object passes behind a screen
@@ -99,13 +99,14 @@ OFFICIAL = (0.0,) * WORDING_SLOTS
 def captions(
     contents: Contents, u: Float[np.ndarray, "n slots"], *, vocabulary: Vocabulary = VOCABULARY, still: bool = False
 ) -> list[str]:
-    """Writes a true caption of each clip or still. `u` are `WORDING_SLOTS` uniforms for each."""
+    """Writes a true caption of each clip or still. `u` has `WORDING_SLOTS` uniform numbers for each caption."""
     clips = zip(plain(contents, vocabulary), u.tolist(), strict=True)
     return [sentence(clip, wording, still=still) for clip, wording in clips]
 
 
 def plain(contents: Contents, vocabulary: Vocabulary = VOCABULARY) -> list[dict]:
-    """Converts contents to names: each clip's task, classes, colors, directions ("" for none), speed and relation."""
+    """Converts the indices in contents to names. Returns a dict for each clip, with the fields of `Contents`; the name
+    of a direction is "" for an object that does not move."""
     names = {
         "classes": vocabulary.classes,
         "colors": vocabulary.colors,
@@ -214,7 +215,7 @@ def contents_of_row(row: dict, speed: float, vocabulary: Vocabulary = VOCABULARY
 def evaluation_prompts(world: World, prompts_per_task: int, seed: int, *, still: bool = False) -> list[dict]:
     """Makes `prompts_per_task` rows for each task of a world, for clips or for stills.
 
-    They are a seeded shuffle of all prompts of the task, repeated if these are too few.
+    A task's rows are a seeded shuffle of all its prompts, repeated if the task has too few prompts.
     """
     prompts = []
     for task in world.tasks:

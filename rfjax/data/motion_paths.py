@@ -77,7 +77,7 @@ class Layout:
 
 
 def place(world: World, frames: int, contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
-    """Makes layouts of clips in which the contents happen. `u` are `LAYOUT_SLOTS` uniforms for each clip."""
+    """Makes layouts of clips in which the contents happen. `u` has `LAYOUT_SLOTS` uniform numbers for each clip."""
     largest = np.array([LARGEST_OF_TASK.get(name, LARGEST) for name in TASKS])[contents.task]
     if world.of_scans:
         radius = np.full((len(u), 2), SCAN_HALF)
@@ -147,8 +147,8 @@ def _axis(direction):
 
 
 def _against_the_wall(start, contents, half, path):
-    """The start of object 0 in clips in which it bounces. The start is such that the object touches the picture's edge
-    where its path turns."""
+    """Returns `start` with the start of object 0 changed, for clips in which object 0 bounces: it then touches the
+    picture's edge where its path turns. The start of object 1 stays as it is."""
     wall = np.where(STEPS[contents.directions[:, 0]] > 0, SIDE - half[:, 0], half[:, 0])
     furthest = np.where(STEPS[contents.directions[:, 0]] > 0, path[:, :, 0].max(axis=1), path[:, :, 0].min(axis=1))
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
@@ -156,14 +156,14 @@ def _against_the_wall(start, contents, half, path):
 
 
 def _either_side(start, contents, path):
-    """The start of object 0 in clips in which it passes behind the screen. The object's start and end are equally far
-    from the picture's middle."""
+    """Returns `start` with the start of object 0 changed, for clips in which object 0 passes behind the screen: its
+    start and its end are then equally far from the picture's middle. The start of object 1 stays as it is."""
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
     return np.stack([np.where(moves, SIDE / 2 - path[:, -1, 0] / 2, start[:, 0]), start[:, 1]], axis=1)
 
 
 def _screen(contents, half):
-    """The box of a screen across the whole picture.
+    """Returns the box of each clip's screen, a strip across the whole picture at right angles to object 0's path.
 
     In the first and the last frame object 0 is completely visible beside the screen. In the middle frame the screen
     hides the object, except for a pixel of a large object.
@@ -176,7 +176,8 @@ def _screen(contents, half):
 
 
 def _apart(start, room_low, room_high, contents, half, path, u):
-    """The starts of two objects whose boxes are at least GAP apart along one axis in every frame."""
+    """Returns the starts of two objects, chosen so that the objects' boxes are at least GAP apart along one axis. This
+    holds even for the boxes of two different frames."""
     n = np.arange(len(start))
     first, second = (_axis(contents.directions[:, k]) for k in (0, 1))
     axis = np.where(first == second, 1 - first, (2 * u[:, 0]).astype(int))  # if the paths are parallel, across them

@@ -161,7 +161,7 @@ class Contents:
 
 
 def draw_contents(world: World, u: Float[np.ndarray, "n slots"], *, held_out: bool) -> Contents:
-    """Draws the contents of clips of a world. `u` are `CONTENT_SLOTS` uniforms for each clip.
+    """Draws the contents of clips of a world. `u` has `CONTENT_SLOTS` uniform numbers for each clip.
 
     Without `held_out`, no object shows a (class, colour, direction) of `held_out_triples`, not even on its way back
     from a wall.

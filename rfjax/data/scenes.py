@@ -63,8 +63,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Contents:
-    """The objects of scenes, in the order of the caption. `position` is the exception: object 0 is the target, which
-    the caption names last, and object 1 the subject, whose position is stated."""
+    """The objects of scenes, in the order of the caption. The task `position` is the exception: object 0 is the target
+    of the relation, which the caption names last, and object 1 is the subject, whose position is stated."""
 
     task: Int[np.ndarray, " n"]  # index in TASKS
     count: Int[np.ndarray, " n"]  # how many of the four objects exist
@@ -87,7 +87,7 @@ class Layout:
 
 
 def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Contents:
-    """The objects of training scenes, from `CONTENT_SLOTS` uniforms for each scene."""
+    """Draws the contents of training scenes. `u` has `CONTENT_SLOTS` uniform numbers for each scene."""
     task = np.searchsorted(np.cumsum(PROPORTIONS)[:-1], u[:, 0], side="right")
     counting = task == TASKS.index("counting")
     count = np.where(counting, 2 + (3 * u[:, 1]).astype(int), np.array(COUNTS)[task])
@@ -117,7 +117,7 @@ def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> 
 
 
 def place(contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
-    """Puts objects into cells so that the relations hold, from `LAYOUT_SLOTS` uniforms for each scene."""
+    """Puts objects into cells so that the relations hold. `u` has `LAYOUT_SLOTS` uniform numbers for each scene."""
     n = len(contents.task)
     cells = np.argsort(u[:, 0:4], axis=1)
     lane = (2 * u[:, 4]).astype(int)

@@ -72,13 +72,13 @@ def coverage(
     y: Float[np.ndarray, "*#shape"],
     radius: Float[np.ndarray, "*#shape"] | float,
 ) -> Float[np.ndarray, "*shape"]:
-    """The share of each pixel that a shape covers, from the offsets of the pixels' centres. The arguments are
-    broadcast."""
+    """Returns the share of each pixel that the shape `name` covers. `x` and `y` are the offsets of the pixels' centres
+    from the centre of the shape's box, `radius` is half the box's side, all in pixels. The arguments are broadcast."""
     return np.clip(0.5 - SIGNED_DISTANCES[name](x, y, radius), 0.0, 1.0)
 
 
 def renderer(image_size: int):
-    """Returns a function from layouts to images of the given side. The function ignores its argument `split`."""
+    """Returns a function (layout, split) → images that are `image_size` pixels a side. It does not use the split."""
     cell = image_size // 2
 
     def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:

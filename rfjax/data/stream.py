@@ -17,7 +17,7 @@ from rfjax.data.corpus import Corpus
 
 
 def batch_sizes(tokens: Sequence[int], batch_size: int, tokens_per_batch: int) -> tuple[int, ...]:
-    """Computes the batch size of each part; `tokens` has the tokens of an example of each part.
+    """Computes the batch size of each part. `tokens` has, for each part, the number of tokens of one example.
 
     A part's batch size is the largest multiple of `batch_size` with at most `tokens_per_batch` tokens, and at least
     `batch_size`. So devices and microbatches that divide `batch_size` also divide all batches.

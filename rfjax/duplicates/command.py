@@ -1,4 +1,4 @@
-"""`rfjax duplicates`: its arguments, and the order of its work."""
+"""`rfjax duplicates`: finds near-duplicate images in a source, and writes the keys of those to drop."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ class Searching:
 
 
 def curve_thresholds(threshold: float) -> list[float]:
-    """Returns the similarity thresholds at which the number of dropped images is reported as a curve: the chosen
-    threshold, four steps below it, and steps above it up to 1."""
+    """Returns the similarity thresholds at which the number of dropped images is reported as a curve. They lie `STEP`
+    apart: at most four below the chosen threshold, the chosen threshold, and all above it up to 1."""
     steps = range(-STEPS_DOWN, 1 + int((1 - threshold) / STEP + 1e-9))
     return [t for step in steps if 0 < (t := round(threshold + step * STEP, 6)) <= 1]
 

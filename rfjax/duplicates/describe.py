@@ -32,7 +32,7 @@ class Described:
 
     keys: tuple[str, ...]
     digests: UInt8[np.ndarray, "n 16"]  # hashes of the files' bytes; of clips, of their pixels
-    views: Shaped[np.ndarray, "n views size"]
+    views: Shaped[np.ndarray, "n views size"]  # the rows of numbers that `Descriptor.describe` gives for each image
     left_out: tuple[tuple[str, str], ...]  # (key, reason) of images that are not compared
 
 
@@ -121,7 +121,8 @@ def describe(
 
 
 def _without_flat(digests, flat, batch):
-    """Replaces the digests of flat clips by ones that no other clip has."""
+    """Returns `digests` with changes for the clips that have a flat frame (`flat`): the digest of such a clip becomes a
+    hash of the clip's key, which no other clip has."""
     own = (hashlib.blake2b(image.key.encode(), digest_size=16).digest() for image in batch)
     rows = zip(digests, flat, own, strict=True)
     return [np.frombuffer(key, np.uint8)[None] if is_flat else digest for digest, is_flat, key in rows]

@@ -64,14 +64,14 @@ def _by_blocks(model):
 
 
 def _flux2_statistics(model):
-    """Mean and deviation of each latent channel of FLUX.2's autoencoder, which keeps them in a batch norm without
-    weights."""
+    """Returns (mean, standard deviation) of each latent channel. FLUX.2's autoencoder keeps them in a batch norm
+    without weights."""
     mean, variance = (values.view(1, -1, 1, 1) for values in (model.bn.running_mean, model.bn.running_var))
     return mean, (variance + model.config.batch_norm_eps).sqrt()
 
 
 def _encode_flux2(model, images):
-    """Latents of Flux2Pipeline: 2x2 patches as channels, each channel normalised."""
+    """Encodes images to the latents of Flux2Pipeline: a 2x2 patch becomes channels, and each channel is normalised."""
     raw, (high, wide) = _posterior_mean(model, images), model.config.patch_size
     n, channels, height, width = raw.shape
     patches = raw.reshape(n, channels, height // high, high, width // wide, wide).permute(0, 1, 3, 5, 2, 4)
@@ -88,7 +88,8 @@ def _decode_flux2(model, latents):
 
 
 def _wan_statistics(model, like):
-    """Mean and deviation of each latent channel of Wan's autoencoder, which has them in its config.json."""
+    """Returns (mean, standard deviation) of each latent channel, with the type and device of the tensor `like`. Wan's
+    autoencoder has the numbers in its config.json."""
     given = (model.config.latents_mean, model.config.latents_std)
     return (like.new_tensor(numbers).view(1, -1, 1, 1, 1) for numbers in given)
 

@@ -147,7 +147,7 @@ class PreparedCorpus:
 
     @property
     def _autoencoder(self):
-        """The frozen models. For a corpus of pixels nothing is loaded."""
+        """The models that encode images and decode latents. For a corpus of pixels nothing is loaded."""
         return importlib.import_module(FROZEN).pixel_models() if self.manifest.of_pixels else self._frozen
 
     @property
@@ -269,8 +269,8 @@ def _frozen(folder, models, encoders):
 
 
 def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
-    """The corpus of one bucket, or of several with a part for each. Raises `ConfigError`, naming the fields of the
-    config that do not match the manifest."""
+    """Makes the prepared corpus that a config names; a corpus of several buckets has a part for each. Raises
+    `ConfigError` if the manifest cannot be used, or if fields of the config do not match it, naming these fields."""
     wanted = data.prepared
     if not wanted.path:
         missing = "config.data.corpus is prepared, and config.data.prepared.path names no folder"

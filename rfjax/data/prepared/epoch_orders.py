@@ -23,7 +23,8 @@ class EpochOrders:
         self._order = lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
 
     def places(self, indices: Integer[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-        """The example at each index of the endless sequence of epochs; an epoch has every example once."""
+        """Returns the number of the example at each index of the endless sequence of epochs. An epoch has every example
+        once."""
         epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(self._count))
         places = np.empty(len(positions), np.uint64)
         for epoch in np.unique(epochs):
@@ -35,8 +36,8 @@ class EpochOrders:
 
 
 def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, " count"]:
-    """The order of an epoch: the examples sorted by a number that is hashed for each. The array takes 4 bytes per
-    example."""
+    """Returns the order of an epoch: the examples' numbers, sorted by a random number that is hashed for each example.
+    The array takes 4 bytes per example."""
     if count > 2**32:
         raise ConfigError(f"a split has {count} images; at most {2**32} can be put in order")
     numbers = hashing.uniforms(hashing.key("epoch", key, epoch), np.arange(count, dtype=np.uint64), 1)[:, 0]

@@ -66,8 +66,8 @@ class FrozenModels:
         return found
 
     def token_counts(self, captions: Sequence[str]) -> dict[str, list[int]]:
-        """For each encoder, the number of tokens of each caption before truncation: with special tokens, and without
-        those that the setting `skip` leaves out."""
+        """Returns {encoder's name: number of tokens of each caption before truncation}. Special tokens are counted; the
+        tokens that the setting `skip` leaves out are not."""
         return {name: count(list(captions)) for name, count in self._tokens.items()}
 
 
@@ -168,8 +168,8 @@ def pixel_models() -> FrozenModels:
 
 
 def try_out(models: FrozenModels, folder: Path) -> None:
-    """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing or not finite,
-    so that they are found before hours of work."""
+    """Encodes one caption and one image, so that unusable models are found before hours of work. Raises `ConfigError`
+    if that fails, and for features or latents that are missing or not finite."""
     try:
         found = models.text(["a photo of a cat"])
         for encoder in models.encoders:
@@ -191,7 +191,8 @@ def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -
     """Loads the autoencoder and the text encoders `encoders` with which a corpus was prepared. The corpus's other
     encoders may be missing from the folder.
 
-    Raises `ConfigError` for models that are not there, or that have changed since.
+    `folder` has the models; if it is "", the folder that the manifest names is used. Raises `ConfigError` for models
+    that are not there, or that have changed since the corpus was prepared.
     """
     facts, where = manifest.facts, folder or manifest.facts["models"]["folder"]
     if not Path(where).is_dir():

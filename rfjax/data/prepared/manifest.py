@@ -146,8 +146,8 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the examples: the files, their scaling and their layout. Numbers of records are
-        left out, since the files decide them (`check_records`)."""
+        """A hash of all that decides the examples: the files, the latents' shapes, shift and scale, and the encoders.
+        Numbers of records are left out, since the files decide them (`check_records`)."""
         units = self._units()
         held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in units]
         shapes = [(bucket.name, bucket.stored) for bucket in self.buckets]

@@ -140,7 +140,7 @@ class ManifestFacts(TypedDict):
 
 
 def bucket_name(pixels: Sequence[int]) -> str:
-    """An image's HEIGHTxWIDTH in pixels, as text; a clip's FRAMESxHEIGHTxWIDTH."""
+    """Returns a bucket's name: HEIGHTxWIDTH in pixels for images, FRAMESxHEIGHTxWIDTH for clips."""
     return "x".join(map(str, pixels))
 
 
@@ -166,8 +166,8 @@ def read(path: Path) -> ManifestFacts:
 
 
 def check(facts: Mapping) -> None:
-    """Raises `WrongJson` if numbers of the manifest contradict each other: sums over splits and buckets, names of
-    files, sizes of latents.
+    """Raises `WrongJson` if the manifest contradicts itself, in sums over splits and buckets, in names, in sizes of
+    latents or in the list of models, and for a number that is too small.
 
     Counts decide which caption an image gets, so a single wrong count must be found.
     """

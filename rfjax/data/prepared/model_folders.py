@@ -51,7 +51,8 @@ def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
 
 
 def find_model(folder: Path, part: str, variant: str) -> ModelFolder:
-    """The model in `folder / part`. Raises `ConfigError` if it has no config.json or no weights."""
+    """Finds the model in `folder / part`. `variant` is the part between the dots in the names of the weight files, such
+    as fp16; "" for none. Raises `ConfigError` if the model has no config.json or no such weights."""
     config = folder / part / "config.json"
     try:
         about = read_json(config, ModelConfig, remedy="fetch the folder again", error=ConfigError)

@@ -9,8 +9,8 @@ from rfjax.errors import ConfigError
 
 
 def choose_device(torch, name: str | None):
-    """The device called `name`; by default a GPU if there is one, else the CPU. The device is tried out with a small
-    array.
+    """Returns the device called `name`. If `name` is None or "", that is a GPU if there is one, else the CPU. The
+    device is tried out with a small array.
 
     Raises `ConfigError` for a device that PyTorch does not know or that is not there.
     """

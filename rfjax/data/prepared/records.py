@@ -40,7 +40,7 @@ FACTS_OF = {"images": ImageFacts, "captions": TextFacts}
 
 
 def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes:
-    """The bytes of a record: float16, float32, int8 or uint8 arrays, and facts that JSON can hold."""
+    """Returns the bytes of a record. Arrays are float16, float32, int8 or uint8; facts are what JSON can hold."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(whole, {FACTS: json.dumps(facts, ensure_ascii=False)})
 

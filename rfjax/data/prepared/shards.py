@@ -29,7 +29,8 @@ class Readers:
         self._open: OrderedDict[Hashable, object] = OrderedDict()
 
     def of(self, key: Hashable, path: Path):
-        """The reader of the file at `path`, kept under `key`."""
+        """Returns the reader that is kept under `key`. If there is none, opens the file at `path` and keeps its
+        reader."""
         from array_record.python.array_record_module import ArrayRecordReader
 
         with self._lock:

@@ -158,8 +158,8 @@ SIDE_BY_SIDE = "clip"  # encoders of this kind share the first tokens of the con
 
 
 def kind_of(folder: Path, name: str, slot: Slot, model: str) -> str:
-    """The kind of an encoder, by its slot or its class. Raises `ConfigError` for a class that does not fit the slot or
-    that no kind has."""
+    """Returns the kind of a text encoder: its slot's kind, or else the kind that has the encoder's class `model`.
+    Raises `ConfigError` for a class that does not fit the slot's kind, or that no kind has."""
     if slot.kind:
         if model not in KINDS[slot.kind].classes:
             must = " or ".join(KINDS[slot.kind].classes)
@@ -174,7 +174,8 @@ def kind_of(folder: Path, name: str, slot: Slot, model: str) -> str:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, int | str]]:
-    """Reads `NAME.FIELD=VALUE` settings to {name: {field: value}}. Raises `ConfigError`."""
+    """Reads settings `NAME.FIELD=VALUE` to {name: {field: value}}. Raises `ConfigError` for a text of another form, for
+    an encoder of SD3, which has no settings, for an unknown field, and for a value of the wrong type."""
     found: dict[str, dict[str, int | str]] = {}
     fields = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
     for text in texts:

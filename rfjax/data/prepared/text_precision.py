@@ -20,9 +20,9 @@ SCALES = ".scales"  # the scales of NAME.context are stored as NAME.context.scal
 def quantise(
     context: Float[np.ndarray, "tokens channels"],
 ) -> tuple[Int8[np.ndarray, "tokens channels"], Float32[np.ndarray, " tokens"]]:
-    """Rounds a context to int8. Returns (whole numbers from -127 to 127, the scale of each token); the numbers times
-    the scale of their token are nearest to the context. A scale is computed from its token alone: the largest magnitude
-    over 127, and 0 for a token of zeros. The context must be finite."""
+    """Rounds a context to int8. Returns (whole numbers from -127 to 127, the scale of each token). A number is the
+    context's value divided by the scale of its token, rounded. The scale of a token is the largest magnitude of the
+    token's values divided by 127, so 0 for a token of zeros. The context must be finite."""
     context = np.asarray(context, np.float32)
     scales = (np.abs(context).max(axis=1, initial=0.0) / LEVELS).astype(np.float32)
     steps = np.divide(context, scales[:, None], out=np.zeros_like(context), where=scales[:, None] > 0)
