@@ -58,7 +58,7 @@ def first_of_tasks(
 
 
 def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping) -> None:
-    """Writes the record of pictures to look at. `extra` has the path of the file, the prompts, and `tile`: the height
+    """Writes the record of pictures to look at. `extra` has the paths of the files, the prompts, and `tile`: the height
     of one picture in pixels."""
     write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
 
