@@ -27,7 +27,7 @@ class Guide(NamedTuple):
 
 
 def guide_of(run: Run, sampler: SamplerConfig) -> Guide | None:
-    """Returns the weaker network that guides `sampler` in sampling from `run`; returns None if `sampler.guide` is empty.
+    """Returns the weaker network that guides `sampler` in sampling from `run`, or None if `sampler.guide` is empty.
 
     Raises `ConfigError` if the folder has no run or lacks the checkpoint, if the weaker run has another corpus, and if
     its formulation has another path, prediction or span of t. The density of t and the weight may differ.

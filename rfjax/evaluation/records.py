@@ -132,7 +132,8 @@ def make_record(
     train_seconds: float | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> dict:
-    """A record of any evaluation, from its values."""
+    """Makes the record of an evaluation from its key and values, and from what the module's docstring says of the other
+    fields."""
     return {
         "schema": SCHEMA,
         "key": dict(key),
@@ -149,7 +150,8 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
     """The record of a validation loss. `training` says what training and the evaluation cost, by the names of
     `make_record`'s arguments.
 
-    Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard errors over examples.
+    The metric "loss" has the item "mean" and an item "t=..." for each level, with intervals of 1.96 standard errors
+    over examples.
     `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of example ids, so
     that two runs can be compared example by example. It also keeps a hash of the ids: only runs with equal hashes can
     be compared in this way.
@@ -240,7 +242,7 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict]:
-    """All records of a run's folder, in the order of their keys.
+    """Reads all records of a run's folder, and returns them in the order of their keys.
 
     Raises `RfjaxError`, naming the file, if a record is damaged, of another schema, or misnamed.
     """
@@ -264,12 +266,12 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
 
 
 def json_numbers(values: Iterable[float]) -> list[float | None]:
-    """The values rounded to eight digits for JSON, None for a value that is not finite."""
+    """Returns the values for JSON: each rounded to eight significant digits, or None if it is not finite."""
     return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]
 
 
 def _problem(record):
-    """Says how a record breaks the schema; empty if it does not."""
+    """Says how a record breaks the schema; returns "" if the record keeps it."""
     if not isinstance(record, Mapping):
         return f"is {type(record).__name__}, not an object"
     if record.get("schema") != SCHEMA:
@@ -310,8 +312,8 @@ def _is_number(value) -> bool:
 
 
 def lag_note(records: Iterable[Mapping], step: int) -> str | None:
-    """A warning if at `step` the validation loss of the averaged weights (ema) exceeds that of the raw weights by more
-    than the share `LAG`; else None."""
+    """Returns a warning if at `step` the validation loss of the averaged weights (ema) is more than 1 + `LAG` times the
+    loss of the raw weights; else returns None."""
     losses: dict[tuple, dict[str, float]] = {}
     for key, values in ((record["key"], record["values"]) for record in records):
         if key["evaluation"] == "validation" and key["step"] == step:
@@ -331,7 +333,8 @@ def lag_note(records: Iterable[Mapping], step: int) -> str | None:
 
 
 def record_lines(records: Sequence[Mapping]) -> list[str]:
-    """The records as lines for a console: a line for each record, and under it a line for each of its values."""
+    """Returns lines for a console: a line for each record, and under it a line for each of its values. A score's line
+    also shows the floors of this score, which have no lines of their own."""
     lines = []
     for record in records:
         key = record["key"]
@@ -352,7 +355,7 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
 
 
 def _floors_of(values):
-    """Returns {(metric, item): a line with the floors of that score}, for the scores whose floors are among
+    """Returns {(metric, item): a text with the floors of that score}, for the scores whose floors are among
     `values`."""
     found: dict[tuple[str, str], list[str]] = {}
     for value in values:
