@@ -1,5 +1,5 @@
-"""The names of human preference in records and in the results table: the names of the evaluation, of its metrics and
-of the questions that raters answer, and the value of the field `corpus`."""
+"""The names that preference studies have in records and in the results table: the names of the evaluation, of its
+metrics and of the questions that raters answer, and the value of the field `corpus`."""
 
 from __future__ import annotations
 

@@ -132,8 +132,7 @@ def make_record(
     train_seconds: float | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> dict:
-    """Makes the record of an evaluation from its key and values, and from what the module's docstring says of the other
-    fields."""
+    """Makes the record of an evaluation. The module's docstring says what the fields mean."""
     return {
         "schema": SCHEMA,
         "key": dict(key),

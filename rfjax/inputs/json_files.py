@@ -71,7 +71,7 @@ def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) 
 
 
 def check_json(value: object, shape: type[Shape] | Any, where: str = "") -> Shape:
-    """Checks a parsed JSON `value` against `shape` and returns it. Messages name it by `where`, such as `facts`.
+    """Checks a parsed JSON `value` against `shape` and returns the value. Messages call it by `where`, such as `facts`.
 
     Unknown keys are kept for a TypedDict and dropped for a dataclass; `unknown_keys` lists them. Raises `WrongJson`.
     """

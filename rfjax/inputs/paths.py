@@ -38,7 +38,8 @@ def mounted_text(text: str | Path, option: str) -> str:
 
 
 def local_text(text: str | Path, option: str) -> str:
-    """Checks a path of this machine as `mounted_text` does, and expands `~`. Keeps the `./` of `./shapes`."""
+    """Checks a path of this machine as `mounted_text` does, and returns it with `~` expanded. Keeps the `./` of
+    `./shapes`. Also raises `ConfigError` for the `~name` of no user."""
     given = mounted_text(text, option)
     expanded = os.path.expanduser(given)
     if expanded.startswith("~"):  # ~name of no user
