@@ -68,7 +68,7 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """A formulation's coefficients for a batch: each has a value per example, at the example's t, or one for them all."""
+    """A formulation's coefficients for a batch: one value per example, at the example's t, or one value for the batch."""
 
     mixing: Mixing
     input_scale: Times | float

@@ -20,8 +20,9 @@ from rfjax.flow.formulation import Formulation, parse_formulation
 
 
 def shift_at(config: Config, latents: Sequence[int]) -> float:
-    """Returns alpha for latents of (frames, height, width, ...): the product of `config.timestep_shift`, of
-    frames^`config.timestep_shift_frames` and, if `config.timestep_shift_by_area`, of sqrt(height width) / image_size."""
+    """Returns alpha for latents of (frames, height, width, ...): `config.timestep_shift` times
+    frames^`config.timestep_shift_frames` and, if `config.timestep_shift_by_area`, times sqrt(height width) / image_size.
+    """
     shift = config.timestep_shift * latents[0] ** config.timestep_shift_frames
     if not config.timestep_shift_by_area:
         return shift
