@@ -71,11 +71,11 @@ def ranking_record(
     """Measures the images of one control, and returns the record.
 
     `key` is a `record_key` with evaluation "ranking". `pixels` [n, h, w, 3] are uint8, or floats in [0, 1]. Row i is an
-    image of prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is that of the evaluation's prompts
-    and noise; only runs with equal seeds can be compared. `training` is what `checkpoint.spent` returns (images, flops,
+    image of prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` decides the evaluation's prompts and
+    noise; only runs with equal seeds can be compared. `training` is what `checkpoint.spent` returns (images, flops,
     train_seconds).
 
-    The metric "ranking_geneval" has the items overall and each task, with GenEval's intervals. The metric
+    The metric "ranking_geneval" has the item "overall" and an item for each task, with GenEval's intervals. The metric
     "ranking_frechet_distance" has two items: "overall" is the images' distance, and "ground_truth" is the mean distance
     of `TRUTH_SETS` sets of equally many pictures that the corpus itself draws for these prompts. A model's distance is
     smaller than the ground truth's only by chance. Images with a number that is not finite are scored as black images,

@@ -38,8 +38,8 @@ SIZE = sum(numbers * cells * cells for numbers, cells, _ in GROUPS.values())
 def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
     """Computes each image's `SIZE` = 48 features, in float64. Images must be at least 8 pixels high and wide.
 
-    Values 0 to 255 stand for [0, 1]. A cell's mean is over its area, so that cells need not be whole pixels. Beyond the
-    border the last pixel is repeated. Raises `ConfigError` for smaller images.
+    Values 0 to 255 stand for [0, 1]. Each feature describes one cell of a grid; the edge of a cell may cut a pixel.
+    Beyond the border of an image the last pixel is repeated. Raises `ConfigError` for smaller images.
     """
     if min(images.shape[1:3]) < 2 * FINE:
         raise ConfigError(

@@ -146,14 +146,13 @@ def make_record(
 
 
 def validation_record(key: Mapping[str, object], result: ValidationLoss, **training) -> dict:
-    """The record of a validation loss. `training` says what training and the evaluation cost, by the names of
-    `make_record`'s arguments.
+    """Makes the record of a validation loss. `training` says what training and the evaluation cost, by the names of
+    `make_record`'s arguments; the `extra` in it is added to the record's.
 
     The metric "loss" has the item "mean" and an item "t=..." for each level, with intervals of 1.96 standard errors
-    over examples.
-    `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of example ids, so
-    that two runs can be compared example by example. It also keeps a hash of the ids: only runs with equal hashes can
-    be compared in this way.
+    over examples. `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of
+    example ids, so that two runs can be compared example by example. It also keeps a hash of the ids: only runs with
+    equal hashes can be compared in this way.
     """
     items = {"mean": (result.loss, result.stderr)}
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
@@ -173,7 +172,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
 
 
 def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
-    """Converts the validation loss of each latent shape to JSON values, with null for numbers that are not finite."""
+    """Converts the validation loss of each latent shape to JSON values, with None for numbers that are not finite."""
     return {
         shape: {**dict(zip(found, json_numbers(list(found.values())), strict=True)), "n": found["n"]}
         for shape, found in result.bucket_losses.items()
@@ -183,9 +182,9 @@ def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
 def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
-    """Makes the record of GenEval scores, given by metric, followed by the values in `more`. The metrics are "geneval"
-    and, if some prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the
-    evaluation cost, as in `validation_record`.
+    """Makes a record of GenEval scores, `scores` = {metric: score}, and of the values in `more`. For a checkpoint's
+    GenEval the metrics are "geneval" and, if some prompts are held out, "geneval_held_out" and "geneval_seen".
+    `training` is as in `validation_record`.
 
     The items are "overall" and the tasks that have images; n counts images. `extra` gives, for each metric, the tasks
     without images, the number of prompts of each item, and the plain fractions of correct images and prompts.

@@ -68,7 +68,7 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """A formulation's coefficients for a batch: one value per example, at the example's t, or one value for the batch."""
+    """A formulation's coefficients for a batch: a value per example, at its t, or one value for all examples."""
 
     mixing: Mixing
     input_scale: Times | float

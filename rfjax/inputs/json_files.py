@@ -56,7 +56,8 @@ def read_json(
 
 
 def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) -> Shape:
-    """Returns the value of a JSON text, checked against `shape`. Raises `WrongJson` for other text or another shape."""
+    """Returns the value of a JSON text, checked against `shape`. Raises `WrongJson` for a text that is not JSON, is
+    nested too deep or has another shape."""
     try:
         text = data if isinstance(data, str) else decode_text(data).text
         value = json.loads(text)

@@ -276,8 +276,8 @@ def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], t
 
 
 def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
-    """Returns an entry for the summary which says that images were renumbered (`within_prompts`); empty if none
-    were."""
+    """Returns an entry for the summary which says that images were renumbered (`within_prompts`), or {} if no image
+    was."""
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 

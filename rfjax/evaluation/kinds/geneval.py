@@ -46,8 +46,8 @@ def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict
 
 
 def _settings(config: Config) -> list[GenEvalConfig]:
-    """Returns GenEval's settings once for each number of prompts per task that the config asks for; the full number
-    comes before the few."""
+    """Returns GenEval's settings once for each number of prompts per task that the config asks for: first with
+    `prompts_per_task`, then with `few_prompts_per_task`."""
     settings = config.evaluation.geneval
     counts = dict.fromkeys((settings.prompts_per_task, settings.few_prompts_per_task))
     asked = [count for count in counts if count] if settings.prompts_per_task else []

@@ -131,7 +131,8 @@ def score_files(
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line."""
+    """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line, for a row of another
+    form."""
     from rfjax.data.motion_worlds import TASKS
 
     rows = []

@@ -20,8 +20,8 @@ from rfjax.data.motion_worlds import AT_REST, TASKS
 
 
 def _shuffled(frames: int, clip: int) -> np.ndarray:
-    """A permutation of the frames that depends on the clip's number, and is neither the original order nor its reverse.
-    With two frames only the reverse is left, and is returned."""
+    """Returns a permutation of the frames that depends on the clip's number, and is neither the original order nor its
+    reverse. For two frames the reverse is returned, because no other permutation is left."""
     for again in range(100):
         order = np.argsort(hashing.uniforms(hashing.key("shuffled", clip, again), np.arange(frames), 1)[:, 0])
         if frames > 2 and not (np.all(np.diff(order) == 1) or np.all(np.diff(order) == -1)):

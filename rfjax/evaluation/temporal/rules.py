@@ -89,8 +89,8 @@ class Track:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """The frames in which the object's position counts: those in which it was found. If the object passes behind a
-        screen, frames in which the screen hides a large part of it do not count."""
+        """The frames in which the object's position counts: the frames in which the object was found. If the object
+        passes behind a screen, frames in which the screen hides a large part of the object do not count."""
         return np.flatnonzero(self.found & (self.areas >= self.options.whole if "behind" in self.item else True))
 
     @cached_property
