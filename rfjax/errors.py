@@ -36,7 +36,8 @@ _DISK |= {errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP, errno.ENO
 
 
 def disk_trouble(error: BaseException, where: object = "") -> RfjaxError | None:
-    """The error to raise for an `OSError` that the user can mend, such as a full disk; None for any other error.
+    """Returns the error to raise for an `OSError` whose cause the user can mend, such as a full disk; returns None for
+    any other exception.
 
     `where` is the folder that the command works in, if it has one.
     """

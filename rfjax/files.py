@@ -78,8 +78,8 @@ def _temporary_name(path):
 
 @functools.cache
 def _machine() -> str:
-    """Eight hex digits that differ between machines, reboots and containers. Together with these digits, a process id
-    identifies one process."""
+    """Returns eight hex digits that differ between machines, reboots and containers. These digits and a process id
+    together identify one process."""
     facts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # not Linux
         facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]

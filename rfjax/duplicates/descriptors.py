@@ -1,4 +1,4 @@
-"""Descriptors, by which images are compared: their protocol, and the two kinds."""
+"""Descriptors, by which images are compared: their protocol, a perceptual hash, and models in ONNX."""
 
 from __future__ import annotations
 

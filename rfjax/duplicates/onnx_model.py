@@ -27,7 +27,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 @dataclass(frozen=True)
 class Input:
     """A model's input: its name and type, whether channels are the last axis, the batch size (None if the model leaves
-    it open), and the sides in pixels (--model-size where the model leaves them open)."""
+    it open), and the sides in pixels. A side that the model leaves open is --model-size or, without that option, equal
+    to the fixed side."""
 
     name: str
     dtype: type
@@ -38,8 +39,13 @@ class Input:
 
 
 class OnnxModel:
-    """A descriptor that runs an ONNX model by onnxruntime. Raises `ConfigError` for a model with inputs or outputs
-    other than this module's docstring says."""
+    """A descriptor that runs an ONNX model by onnxruntime.
+
+    `side` is the images' height and width, needed if the model fixes neither. `mean` and `std`, by default ImageNet's,
+    normalise the pixels for a model of floats. `output` names the model's output to use, if there are several. With
+    `mirrored`, mirror images are described, too. Raises `ConfigError` for a model whose input or output has another
+    form than this module's docstring says.
+    """
 
     def __init__(
         self,
@@ -126,7 +132,7 @@ class OnnxModel:
     def describe(self, pixels: UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n views size"]:
         """Returns a unit vector for each image and, with `mirrored`, one for its mirror image.
 
-        A vector that is not finite becomes NaN; zeros stay zeros.
+        A vector that is not finite becomes all NaN; a vector of zeros stays zeros.
         """
         found = [self._vectors(pixels)] + ([self._vectors(pixels[:, :, ::-1])] if self._mirrored else [])
         return np.stack(found, axis=1)
@@ -156,8 +162,7 @@ class OnnxModel:
 def _channels_last(shape) -> bool | None:
     """Returns True if the three channels are an input's last axis, False if its second, None if they are neither.
 
-    If either axis could be the channels, because both are 3 or both are open, it is the second: PyTorch exports that
-    order.
+    If both axes are 3, or both are open, the second axis is taken to be the channels: PyTorch exports that order.
     """
     if len(shape) != 4:
         return None
@@ -168,7 +173,7 @@ def _channels_last(shape) -> bool | None:
 
 
 def unit(vectors: Float[np.ndarray, "n size"]) -> Float[np.ndarray, "n size"]:
-    """Divides vectors by their lengths. Zeros stay zeros; a vector that is not finite becomes all NaN."""
+    """Divides vectors by their lengths. A vector of zeros stays zeros; a vector that is not finite becomes all NaN."""
     wide = vectors.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         length = np.linalg.norm(wide, axis=1, keepdims=True)

@@ -1,4 +1,5 @@
-"""Writes the files of `rfjax duplicates`: the keys to drop and, beside them, pairs, curve and images not compared."""
+"""Writes the files of `rfjax duplicates`: the keys to drop and, beside them, the pairs, the curve, the images that were
+not compared, and the facts (settings and counts)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "o
 
 
 def names(out: Path) -> dict[str, Path]:
-    """Returns {kind: path} of the files beside `out`."""
+    """Returns {kind: path} of the files that are written beside the file `out` of keys."""
     stem = out.name.removesuffix(".tsv")
     kinds = {"pairs": ".pairs.tsv", "curve": ".curve.csv", "not_compared": ".not-compared.tsv", "facts": ".json"}
     return {kind: out.with_name(stem + suffix) for kind, suffix in kinds.items()}

@@ -6,7 +6,8 @@ levels. The mean's bit is always 0. The hash ignores colours.
 
 Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", uses 8 x 8 coefficients and compares
 each with their median. A fixed level has an advantage: the mirror image's hash follows from the same transform, since
-mirroring negates odd v. Rounding to 8 bits and JPEG change a coefficient by about 2 levels, so noise alone sets no bit.
+mirroring negates the coefficients of odd v. Rounding to 8 bits and JPEG change a coefficient by about 2 levels, so
+noise alone sets hardly any bit.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from rfjax.prepare.part import NO_CAPTION, list_counts
 
 @dataclass(frozen=True)
 class Found:
-    """The images to drop, as pairs (key, key of the image that stays, similarity or None for equal bytes).
+    """The images to drop, in the source's order, and counts for the report.
 
-    The pairs are in the source's order.
+    `pairs` has (key, key of the image that stays, similarity) for each image to drop. The similarity is None if the two
+    files have equal bytes.
     """
 
     pairs: tuple[tuple[str, str, float | None], ...]
@@ -43,8 +44,9 @@ def find(
 ) -> Found:
     """Finds the images to drop, going through all images in the source's order: part by part, in each part's order.
 
-    Calls `began` with the number of images to compare, once the clusters are made, and then `tell` with the number of
-    images done. Raises `RfjaxError` if there is no image.
+    `curve` has further thresholds at which the dropped images are only counted. If `clusters` is None, the number of
+    clusters is `default_clusters`. Calls `began` with the number of images to compare, once the clusters are made, and
+    then `tell` with the number of images done. Raises `RfjaxError` if there is no image.
     """
     keys, left_out, views, digests = [], [], [], []
     for part in parts:

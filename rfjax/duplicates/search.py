@@ -26,7 +26,7 @@ CHUNK = 65536  # pairs compared in float64 at once
 
 
 def default_clusters(images: int) -> int:
-    """Returns 1 up to 50,000 images, else 2 sqrt(images). For 64 million images that is the paper's 16,000."""
+    """Returns 1 up to 50,000 images, else 2 sqrt(images). For 64 million images that is 16,000, as in Esser et al."""
     return 1 if images <= ONE_CLUSTER else round(2 * math.sqrt(images))
 
 
@@ -61,7 +61,8 @@ class Index:
     def near(
         self, looking: Shaped[np.ndarray, "m size"], least: float
     ) -> tuple[Int[np.ndarray, " hits"], Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
-        """Returns (query, image found, similarity) of all pairs with similarity >= `least` in the clusters searched."""
+        """Finds all pairs of similarity >= `least` in the clusters searched. Returns three arrays, with an element for
+        each pair: (the query's row in `looking`, the index of the image found, the similarity)."""
         looking = np.ascontiguousarray(looking)
         if not len(looking):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
@@ -134,17 +135,17 @@ def remove(
 
 
 def _cosines(first: Shaped[np.ndarray, "n size"], second: Shaped[np.ndarray, "n size"]) -> Float[np.ndarray, " n"]:
-    """Computes the dot product of each row of `first` with the same row of `second`, in float64: unlike float32 sums,
-    these do not depend on how many rows are computed at once."""
+    """Computes the dot product of each row of `first` with the same row of `second`. The sums are in float64; sums in
+    float32 would depend on how many rows are computed at once."""
     return np.einsum("pd,pd->p", first.astype(np.float64), second.astype(np.float64))
 
 
 def similarity(
     one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]
 ) -> Float[np.ndarray, " pairs"]:
-    """Computes each pair's similarity. The first view of an image is the whole image, the others are its mirrored and
-    cropped versions. The similarity is that of the best match between any view of either image and the first view of
-    its partner."""
+    """Computes the similarity of `one[i]` and `other[i]` for each i. The first view of an image is the whole image; its
+    other views are mirrored and cropped versions. The similarity is the best match between any view of either image and
+    the first view of its partner, or -1 if no view can be compared."""
     best = np.full(len(one), -1.0)
     for looking, found in ((one, other), (other, one)):
         for row in range(one.shape[1]):

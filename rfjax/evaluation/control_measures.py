@@ -40,7 +40,7 @@ TRUTH_SETS = 8  # the value of this item is the mean over so many sets of pictur
 def resamples_of_prompts(
     prompts_per_task: Sequence[int], seed: int, resamples: int = RESAMPLES
 ) -> Integer[np.ndarray, "resamples prompts"]:
-    """How often each prompt is drawn in each resample. A task with n prompts has n draws, with replacement.
+    """Returns how often each prompt is drawn in each resample. A task with n prompts has n draws, with replacement.
 
     The draws depend on the arguments alone, so that resample b is the same in every run. The draws of a task do not
     depend on the other tasks. Prompts are in the order of tasks.
@@ -71,15 +71,16 @@ def ranking_record(
     """Measures the images of one control, and returns the record.
 
     `key` is a `record_key` with evaluation "ranking". `pixels` [n, h, w, 3] are uint8, or floats in [0, 1]. Row i is an
-    image of prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is that of the evaluation's prompts
-    and noise; only runs with equal seeds can be compared. `training` is what `checkpoint.spent` returns (images, flops,
+    image of prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` decides the evaluation's prompts and
+    noise; only runs with equal seeds can be compared. `training` is what `checkpoint.spent` returns (images, flops,
     train_seconds).
 
-    The metric "ranking_geneval" has the items overall and each task, with GenEval's intervals. The metric
-    "ranking_frechet_distance" has two items: "overall", and "ground_truth", the distance of equally many pictures that
-    the corpus itself draws for these prompts. A model's distance is smaller than the ground truth's only by chance.
-    Images with a number that is not finite are scored as black images, and make the distance null. `extra` holds each
-    prompt's score in the order of resampling, and `replicates`: both measures under each resample of prompts.
+    The metric "ranking_geneval" has the item "overall" and an item for each task, with GenEval's intervals. The metric
+    "ranking_frechet_distance" has two items: "overall" is the images' distance, and "ground_truth" is the mean distance
+    of `TRUTH_SETS` sets of equally many pictures that the corpus itself draws for these prompts. A model's distance is
+    smaller than the ground truth's only by chance. Images with a number that is not finite are scored as black images,
+    and make the distance null. Among the record's `extra` are each prompt's score, in the order of
+    `resamples_of_prompts`, and `replicates`, the values of both measures under each resample of prompts.
 
     Raises `ConfigError` for a key of another evaluation, if images and ids differ in number, and for a corpus without a
     detector.
@@ -133,7 +134,8 @@ def ranking_record(
 
 
 def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """The 95 % interval of a measure from its replicates, moved so that the replicates' mean is the measured value.
+    """Returns the 95 % interval of a measure: the percentiles of its replicates, after all replicates were shifted so
+    that their mean is `value`.
 
     A resample holds fewer distinct prompts than the sample, and with fewer prompts a distance between sets is larger.
     So the replicates lie above the value by about as much as the value lies above the distance of infinitely many
@@ -166,14 +168,14 @@ def _in_order(scores, tasks):
 
 
 def _resampled_scores(correct, images, per_task, weights):
-    """The overall GenEval score under each resample: the mean over tasks of a task's share of correct images."""
+    """Computes the overall GenEval score under each resample: the mean of the tasks' shares of correct images."""
     ends = np.cumsum(per_task)
     parts = [slice(end - count, end) for end, count in zip(ends, per_task, strict=True) if count]
     return np.mean([weights[:, part] @ correct[part] / (weights[:, part] @ images[part]) for part in parts], axis=0)
 
 
 def _resampled_moments(found, cluster, weights, reference) -> Moments:
-    """Mean and covariance under each resample, computed from sums over each prompt's images.
+    """Computes the mean and covariance of the features under each resample, from sums over each prompt's images.
 
     The sums are taken about the reference's mean, because sums of squares about a far point lose digits.
     """
@@ -192,8 +194,9 @@ _truths: dict[tuple, float] = {}
 
 
 def _ground_truth(corpus, own, reference: Reference) -> float:
-    """Returns the Fréchet distance from `reference` of ground-truth pictures, one for each row of prompts in `own`: the
-    mean over `TRUTH_SETS` such sets. A process computes it once for each reference, corpus and `own`."""
+    """Returns the Fréchet distance between `reference` and ground-truth pictures, as the mean over `TRUTH_SETS` sets of
+    pictures. A set has a picture for each prompt row in `own`. A process computes the mean once for each reference,
+    corpus and `own`."""
     key = (reference.sha1, corpus.fingerprint, json.dumps(own))
     if key not in _truths:
         found = []

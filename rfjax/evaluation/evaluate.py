@@ -35,9 +35,9 @@ KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking, "temp
 def due_at(
     config: Config, run: str, step: int, *, everything: bool = False, only: Sequence[str] = ()
 ) -> list[Evaluation]:
-    """The evaluations that the config asks for at a step. At the last step, or with `everything`, all are due.
+    """Returns the evaluations that the config asks for at a step. At the last step, or with `everything`, all are due.
 
-    `only` names the weights to measure instead of those that the config lists, if it names any.
+    `only` names the weights to measure; if `only` is empty, the weights that the config lists are measured.
     """
     due, last = [], everything or step == config.train.steps
     for kind, module in KINDS.items():
@@ -105,8 +105,8 @@ class Evaluator:
                 note(f"{self.run.name}: {said}")
 
     def _write_in_first(self, write) -> str | None:
-        """Calls `write` in process 0 alone, because each file has one writer. Returns the failure of `write`, if any,
-        in all processes."""
+        """Calls `write` in process 0 alone, because each file has one writer. All processes return the text of the
+        failure of `write`, or None. If there is one process alone, the failure is raised instead."""
         failure = None
         try:
             if distributed.is_first():

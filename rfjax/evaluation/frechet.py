@@ -34,8 +34,8 @@ class Moments(NamedTuple):
 
 
 def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None = None) -> Moments:
-    """The mean and the covariance of the rows of `values`, with the divisor n - 1. Only the ratios of `weights`
-    matter."""
+    """Computes the mean and the covariance of the rows of `values`, weighted by `weights` if given. The covariance has
+    the divisor n - 1. Only the ratios of the weights matter."""
     weights = np.ones(len(values)) if weights is None else weights
     shares = weights / weights.sum()
     mean = shares @ values
@@ -44,7 +44,8 @@ def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] |
 
 
 def frechet_distance(a: Moments, b: Moments) -> Float[np.ndarray, "*sets"] | np.floating:
-    """The distance of `a` from `b`, in the square of the features' unit; 0 where they are equal.
+    """Computes the Fréchet distance between `a` and `b`, in the square of the features' unit. The distance of equal
+    Gaussians is 0.
 
     `b` may hold several Gaussians along leading axes; the result then has these axes, too.
     """
@@ -79,7 +80,8 @@ _references: dict[tuple, Reference] = {}
 
 
 def reference_of(corpus: Corpus, tasks: Sequence[str], n: int = REFERENCE_IMAGES) -> Reference:
-    """The Gaussian of the first `n` validation images, computed once per process.
+    """Returns the Gaussian of the features of the first `n` validation images. A process computes it once for each
+    corpus, `n` and shares of the tasks.
 
     `tasks` are the tasks of the samples' prompts, one task for each sample. The tasks' shares in the corpus differ
     from those in the prompts. So the images of a task are weighted by the share of its prompts; otherwise a model would
@@ -112,7 +114,7 @@ def _reference(corpus, shares, n):
 
 
 def as_uint8(images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pixels in [0, 1] as integers from 0 to 255; uint8 pixels are returned as they are."""
+    """Converts pixels in [0, 1] to integers from 0 to 255; returns uint8 pixels as they are."""
     if images.dtype == np.uint8:
         return images
     return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)

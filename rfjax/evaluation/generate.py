@@ -27,7 +27,8 @@ from rfjax.training.run import Run
 def noise_for(
     seed: int | UInt32[Array, ""], ids: Int[Array, "batch 2"], latent_shape: tuple[int, ...]
 ) -> Float[Array, "batch frames height width channels"]:
-    """Standard normal noise, a function of (seed, prompt index, sample): equal for all models and batch sizes."""
+    """Returns standard normal noise for each row of `ids`. The noise of a row is a function of (seed, prompt index,
+    sample), so it is the same for all models and batch sizes."""
     key = jax.random.key(seed, impl="threefry2x32")
 
     def one(pair):
@@ -65,8 +66,9 @@ def sampling_program(
 
     The function is `program(params, levels, at, seed, ids, conditions, negative)`. It returns latents [batch,
     *latent_shape] or, with `path_length`, (latents, the length of each latent's path). `levels` [steps + 1] and `at`,
-    the formulation's coefficients at these levels, come from `sampler_rows`. If `weaker` is given, the `apply` of a
-    weaker network, `params` is a pair (the network's, the weaker network's), and `negative` is not used.
+    the formulation's coefficients at these levels, come from `sampler_rows`. `weaker` is the `apply` of a weaker
+    network, for autoguidance. With `weaker`, `params` is a pair (the network's parameters, the weaker network's
+    parameters), and `negative` is not used.
     """
     solve = integrate_with_length if path_length else integrate
 
@@ -108,7 +110,7 @@ def make_generator(
     """Returns `generate(params, seed, ids, conditions, negative=None, progress=None)`, which is compiled once and
     returns latents [n, *latent_shape].
 
-    `apply` is that of a backbone trained on the formulation; the sampler uses the formulation's timestep shift. `ids`
+    `apply` belongs to a backbone trained on the formulation; the sampler uses the formulation's timestep shift. `ids`
     [n, 2] are (prompt index, sample). The images are made in batches of `batch_size`, and the last batch is padded.
     `negative` has one row, used for every prompt; by default it is the null condition, zeros. With `path_length` the
     generator returns (latents, length of each latent's path). `progress(images done, n)` is called after each batch.
@@ -153,7 +155,7 @@ def generator_of(
     path_length: bool = False,
     program: Callable | None = None,
 ) -> Callable:
-    """The generator (`make_generator`) of a run's network, with batches split over the run's mesh.
+    """Returns the generator (`make_generator`) of a run's network, with batches split over the run's mesh.
 
     The generator makes latents of `latent_shape`, by default the first of the corpus's own shapes.
     """
@@ -188,12 +190,13 @@ def whole_batch(run: Run, images: int) -> int:
 
 
 def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 2"]:
-    """(prompt index, sample) of every image, prompt by prompt."""
+    """Returns (prompt index, sample) of every image, prompt by prompt."""
     return np.indices((prompts, images_per_prompt)).reshape(2, -1).T
 
 
 def other_prompts_of_task(prompts: Sequence[Mapping]) -> Int[np.ndarray, " prompts"]:
-    """For each prompt, the index of the next different prompt of its task.
+    """Returns for each prompt the index of the next prompt of its task that has another text. After the last prompt
+    comes the first.
 
     Prompts may repeat. Raises `ConfigError` for a task whose prompts are all equal.
     """

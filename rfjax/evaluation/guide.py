@@ -27,10 +27,10 @@ class Guide(NamedTuple):
 
 
 def guide_of(run: Run, sampler: SamplerConfig) -> Guide | None:
-    """The weaker network that guides `sampler` when it samples from `run`; None if `sampler.guide` is empty.
+    """Returns the weaker network that guides `sampler` in sampling from `run`, or None if `sampler.guide` is empty.
 
-    Raises `ConfigError` for a folder without a run or without the checkpoint, and for a run of another corpus, or whose
-    formulation has another path, prediction or span. The density of t and the weight may differ.
+    Raises `ConfigError` if the folder has no run or lacks the checkpoint, if the weaker run has another corpus, and if
+    its formulation has another path, prediction or span of t. The density of t and the weight may differ.
     """
     return _load(run, sampler.guide) if sampler.guide else None
 

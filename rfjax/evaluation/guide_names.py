@@ -19,8 +19,8 @@ def parse_guide(guide: str) -> tuple[Path, int]:
 
 
 def guide_label(guide: str) -> str:
-    """The text that stands for a guide in a sampler's name: the run's name, the step, and eight digits of a hash of the
-    run's config, so that runs of equal names in different studies differ. Empty for no guide.
+    """Returns the text that stands for a guide in a sampler's name: the run's name, the step, and eight digits of a
+    hash of the run's config, which tell apart runs of equal names in different studies. Returns "" for no guide.
 
     Raises `ConfigError` if there is no run in the folder.
     """

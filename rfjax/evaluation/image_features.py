@@ -2,8 +2,8 @@
 
 A study of large images uses the features of a frozen network: SD3 compares formulations by distances of CLIP features.
 For images of 16 to 32 pixels a side no such network is meaningful. So the features here are formulas: which colours are
-where, and how strong, how inclined and how sharp the edges are. They are neither learnt nor tuned to a model. Their
-distances serve to compare the models of one study on one corpus. They are not FID.
+where, and how strong, how inclined and how sharp the edges are. The features are neither learnt nor tuned to a model.
+Distances between their distributions serve to compare the models of one study on one corpus; the distances are not FID.
 
 `NAME` is the name and version of these features. A change of a feature must change the name, and distances under
 different names are never compared.
@@ -36,10 +36,10 @@ SIZE = sum(numbers * cells * cells for numbers, cells, _ in GROUPS.values())
 
 
 def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
-    """The features of each image, float64, d = `SIZE` = 48. Images may have any height and width from 8.
+    """Computes each image's `SIZE` = 48 features, in float64. Images must be at least 8 pixels high and wide.
 
-    Values 0 to 255 stand for [0, 1]. A cell's mean is over its area, so that cells need not be whole pixels. Beyond the
-    border the last pixel is repeated. Raises `ConfigError` for smaller images.
+    Values 0 to 255 stand for [0, 1]. Each feature describes one cell of a grid; the edge of a cell may cut a pixel.
+    Beyond the border of an image the last pixel is repeated. Raises `ConfigError` for smaller images.
     """
     if min(images.shape[1:3]) < 2 * FINE:
         raise ConfigError(
@@ -61,7 +61,7 @@ def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
 
 
 def _slopes(values):
-    """The slopes of `values` along x and y as central differences, per pixel."""
+    """Returns (the slopes of `values` along x, the slopes along y) at each pixel, as central differences."""
     padded = _padded(values)
     return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
 
@@ -77,13 +77,13 @@ def _padded(values):
 
 
 def _cells(values, cells):
-    """The means of `values` over `cells` x `cells` parts of equal area, in reading order: [n, cells²]."""
+    """Computes the means of `values` over `cells` x `cells` parts of equal area, in reading order: [n, cells²]."""
     rows, columns = (_shares(size, cells) for size in values.shape[1:])
     return (rows @ values @ columns.T).reshape(len(values), -1)
 
 
 def _shares(size, cells):
-    """The share of each cell that each pixel covers, [cells, size]."""
+    """Returns, for one axis of `size` pixels, the share of each cell that each pixel covers: [cells, size]."""
     edges = np.arange(cells + 1)[:, None] * size / cells
     covered = np.clip(np.arange(1, size + 1), edges[:-1], edges[1:]) - np.clip(np.arange(size), edges[:-1], edges[1:])
     return covered * cells / size

@@ -45,7 +45,7 @@ LEVELS = 8
 
 @dataclass(frozen=True, eq=False)
 class AssignedLoss:
-    """Mean squared error of the velocity per element, for each example at its level."""
+    """The squared error of the velocity, as a mean over a latent's elements, for each example at its level."""
 
     levels: tuple[float, ...]  # t of each level
     assigned: Int[np.ndarray, " n"]  # the number of each example's level
@@ -98,7 +98,8 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
 def compile_assigned(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """Compiles `program(params, at, numbers, batch)`, which returns each example's loss at its level, Float[batch].
+    """Returns `program(params, at, numbers, batch)`, which is compiled at its first call and returns each example's
+    loss at its level, Float[batch].
 
     `numbers` has the number of each example's level. The fields of `at` are the formulation's coefficients at these
     levels.
@@ -131,7 +132,7 @@ def assigned_loss(
     formulation: Formulation = RECTIFIED_FLOW,
     batch_sharding: NamedSharding | None = None,
 ) -> AssignedLoss:
-    """The loss of `params` on the first n validation examples of the corpus, each at its assigned level.
+    """Measures the loss of `params` on the first n validation examples of the corpus, each at its assigned level.
 
     Only seed and batch size of `config` are used. The last batch is filled up by repeating its last example, and the
     repeats are dropped. Raises `RfjaxError` if the corpus gives a wrong number of examples.

@@ -54,7 +54,7 @@ def grid_name(grid: str, levels: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ValidationLoss:
-    """Unweighted mean squared error of the velocity per element, by example and level.
+    """The squared error of the velocity, as an unweighted mean over a latent's elements, by example and level.
 
     Rows are in the order of the example ids. Averages are taken in float64 over all examples and over the levels that
     enter the mean (`Grid.counts`), so the division into batches does not matter.
@@ -90,8 +90,8 @@ class ValidationLoss:
 
     @property
     def bucket_losses(self) -> dict[str, dict[str, float | int]]:
-        """For each latent shape the mean loss of its examples, its standard error and their number; empty for a corpus
-        of one shape."""
+        """The mean loss of each latent shape's examples, the standard error of this mean, and the number of examples;
+        empty for a corpus of one shape."""
         losses, shapes = self.example_losses, np.array(self.shapes)
         each = {shape: losses[shapes == shape] for shape in dict.fromkeys(sorted(self.shapes))}
         return {
@@ -111,9 +111,9 @@ class ValidationLoss:
 
 
 def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, float]:
-    """The mean over examples of a's loss minus b's, and its standard error.
+    """Returns (the mean over examples of a's loss minus b's, the standard error of this mean).
 
-    Raises `ConfigError` if grid, seed or examples differ, because the noise then differs too.
+    Raises `ConfigError` if grid, seed or examples differ, because the losses are then not paired.
     """
     for name, ours, theirs in (("grid", a.grid, b.grid), ("seed", a.seed, b.seed), ("examples", a.n, b.n)):
         if ours != theirs:

@@ -53,7 +53,8 @@ def write_clips(still: Path, playing: Path, clips: Float[np.ndarray, "n frames h
 
 
 def webp_bytes(frames: Sequence[Float[np.ndarray, "height width 3"]], milliseconds: int = FRAME_MILLISECONDS) -> bytes:
-    """An animated WebP of frames in [0, 1], without loss; it plays forever, and rests on its last frame."""
+    """Returns a lossless animated WebP of frames in [0, 1]. It plays forever. Each frame is shown for `milliseconds`,
+    the last frame for at least `LAST_MILLISECONDS`."""
     first, *others = (Image.fromarray(np.round(255 * frame).astype(np.uint8)) for frame in frames)
     times = [milliseconds] * len(others) + [max(milliseconds, LAST_MILLISECONDS)]
     buffer = io.BytesIO()

@@ -1,5 +1,5 @@
-"""What human preference is called in records and in the results table: the name of the evaluation, of its metrics and
-of the questions that raters answer, and the value of the field `corpus`."""
+"""The names that preference studies have in records and in the results table: the names of the evaluation, of its
+metrics and of the questions that raters answer, and the value of the field `corpus`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _PREFIX = "votes-"
 
 
 def corpus_of(study: str) -> str:
-    """The field `corpus` of a preference study's records. It names the study, because win rates of two studies cannot
-    be compared."""
+    """Returns the value of the field `corpus` in a preference study's records. The value names the study, because win
+    rates of two studies cannot be compared."""
     return _PREFIX + study

@@ -132,7 +132,7 @@ def make_record(
     train_seconds: float | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> dict:
-    """A record of any evaluation, from its values."""
+    """Makes the record of an evaluation. The module's docstring says what the fields mean."""
     return {
         "schema": SCHEMA,
         "key": dict(key),
@@ -146,13 +146,13 @@ def make_record(
 
 
 def validation_record(key: Mapping[str, object], result: ValidationLoss, **training) -> dict:
-    """The record of a validation loss. `training` says what training and the evaluation cost, by the names of
-    `make_record`'s arguments.
+    """Makes the record of a validation loss. `training` says what training and the evaluation cost, by the names of
+    `make_record`'s arguments; the `extra` in it is added to the record's.
 
-    Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard errors over examples.
-    `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of example ids, so
-    that two runs can be compared example by example. It also keeps a hash of the ids: only runs with equal hashes can
-    be compared in this way.
+    The metric "loss" has the item "mean" and an item "t=..." for each level, with intervals of 1.96 standard errors
+    over examples. `extra` keeps each example's loss (the mean over the levels that enter the loss) in the order of
+    example ids, so that two runs can be compared example by example. It also keeps a hash of the ids: only runs with
+    equal hashes can be compared in this way.
     """
     items = {"mean": (result.loss, result.stderr)}
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
@@ -172,7 +172,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
 
 
 def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
-    """Converts the validation loss of each latent shape to JSON values, with null for numbers that are not finite."""
+    """Converts the validation loss of each latent shape to JSON values, with None for numbers that are not finite."""
     return {
         shape: {**dict(zip(found, json_numbers(list(found.values())), strict=True)), "n": found["n"]}
         for shape, found in result.bucket_losses.items()
@@ -182,9 +182,9 @@ def _json_buckets(result: ValidationLoss) -> dict[str, dict]:
 def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
-    """Makes the record of GenEval scores, given by metric, followed by the values in `more`. The metrics are "geneval"
-    and, if some prompts are held out, "geneval_held_out" and "geneval_seen". `training` says what training and the
-    evaluation cost, as in `validation_record`.
+    """Makes a record of GenEval scores, `scores` = {metric: score}, and of the values in `more`. For a checkpoint's
+    GenEval the metrics are "geneval" and, if some prompts are held out, "geneval_held_out" and "geneval_seen".
+    `training` is as in `validation_record`.
 
     The items are "overall" and the tasks that have images; n counts images. `extra` gives, for each metric, the tasks
     without images, the number of prompts of each item, and the plain fractions of correct images and prompts.
@@ -240,7 +240,7 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict]:
-    """All records of a run's folder, in the order of their keys.
+    """Reads all records of a run's folder, and returns them in the order of their keys.
 
     Raises `RfjaxError`, naming the file, if a record is damaged, of another schema, or misnamed.
     """
@@ -264,12 +264,12 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
 
 
 def json_numbers(values: Iterable[float]) -> list[float | None]:
-    """The values rounded to eight digits for JSON, None for a value that is not finite."""
+    """Returns the values for JSON: each rounded to eight significant digits, or None if it is not finite."""
     return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]
 
 
 def _problem(record):
-    """Says how a record breaks the schema; empty if it does not."""
+    """Says how a record breaks the schema; returns "" if the record keeps it."""
     if not isinstance(record, Mapping):
         return f"is {type(record).__name__}, not an object"
     if record.get("schema") != SCHEMA:
@@ -310,8 +310,8 @@ def _is_number(value) -> bool:
 
 
 def lag_note(records: Iterable[Mapping], step: int) -> str | None:
-    """A warning if at `step` the validation loss of the averaged weights (ema) exceeds that of the raw weights by more
-    than the share `LAG`; else None."""
+    """Returns a warning if at `step` the validation loss of the averaged weights (ema) is more than 1 + `LAG` times the
+    loss of the raw weights; else returns None."""
     losses: dict[tuple, dict[str, float]] = {}
     for key, values in ((record["key"], record["values"]) for record in records):
         if key["evaluation"] == "validation" and key["step"] == step:
@@ -331,7 +331,8 @@ def lag_note(records: Iterable[Mapping], step: int) -> str | None:
 
 
 def record_lines(records: Sequence[Mapping]) -> list[str]:
-    """The records as lines for a console: a line for each record, and under it a line for each of its values."""
+    """Returns lines for a console: a line for each record, and under it a line for each of its values. A score's line
+    also shows the floors of this score, which have no lines of their own."""
     lines = []
     for record in records:
         key = record["key"]
@@ -352,7 +353,7 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
 
 
 def _floors_of(values):
-    """Returns {(metric, item): a line with the floors of that score}, for the scores whose floors are among
+    """Returns {(metric, item): a text with the floors of that score}, for the scores whose floors are among
     `values`."""
     found: dict[tuple[str, str], list[str]] = {}
     for value in values:

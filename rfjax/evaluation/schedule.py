@@ -24,5 +24,5 @@ class Evaluation:
 
 
 def is_due(every: int, step: int, last: bool) -> bool:
-    """Whether a step is the last one or a multiple of `every`; with 0, only the last."""
+    """Whether a step is the last one or a multiple of `every`. If `every` is 0, only the last step is due."""
     return last or (every > 0 and step % every == 0)

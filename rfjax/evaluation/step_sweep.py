@@ -40,8 +40,9 @@ EVALUATION = "sampling_steps"
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
-    """The counts of steps in a text such as "5,10,20,50", in rising order and without repeats. Raises `ConfigError` for
-    anything but positive integers, for fewer than two different counts, and for a count that is too large."""
+    """Reads the counts of steps in a text such as "5,10,20,50"; returns them in rising order and without repeats.
+    Raises `ConfigError` for anything but positive integers, for fewer than two different counts, and for a count that
+    is too large."""
     try:
         counts = tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:

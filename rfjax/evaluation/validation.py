@@ -6,7 +6,7 @@ not apply to them.
 
 Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of rectified flow's t
 (`rfjax.flow.matched`). So all formulations have the same points and the same target. A level outside the noise levels
-that a formulation was trained on is moved to the nearest of these.
+that a formulation was trained on is moved to the nearest noise level of training.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class ValidationStep:
 def validation_noise(
     seed: int, example_ids: UInt32[Array, " batch"], level: UInt32[Array, ""] | int, shape: tuple[int, ...]
 ) -> Float32[Array, "batch ..."]:
-    """Standard normal noise of each example at a level, which is given by its number in the grid.
+    """Returns standard normal noise for each example at one level. `level` is the level's number in the grid.
 
-    The generator is named, so that the noise does not depend on JAX's configured default.
+    The code names the random generator, so that the noise does not depend on JAX's configured default.
     """
     root = jax.random.key(seed, impl="threefry2x32")
 
@@ -90,7 +90,7 @@ def make_validation_step(
 def compile_validation(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """The program of a `ValidationStep` for a backbone's `apply`; one program serves every formulation."""
+    """Returns the program of a `ValidationStep` for a backbone's `apply`; one program serves every formulation."""
     numbers, path = np.array(GRIDS[config.grid].numbers(config.levels), np.uint32), RectifiedFlow()
 
     def losses(params, at, batch):
@@ -112,12 +112,12 @@ def compile_validation(
 
 
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
-    """The loss of `params` on the first `config.examples` validation examples of the corpus.
+    """Measures the loss of `params` on the first `config.examples` validation examples of the corpus.
 
     If the corpus has several latent shapes, each part gives a share of the examples in proportion to its validation
     images, in batches of its own shape. Conditions have no dropout. The last batch is filled up by repeating its last
     example, and the repeats are dropped. `params` stay where they are, sharded or not. Raises `RfjaxError` if the
-    corpus gives a wrong number of examples, or an id twice.
+    corpus gives a wrong number of examples, or if two of its parts give the same id.
     """
     config = step.config
     shares = validation_shares(corpus, config.examples)

@@ -23,7 +23,7 @@ MODE_SCALE_MAX = 2.0 / (math.pi - 2.0)  # f_mode stays monotone up to here (SD3,
 @runtime_checkable
 class TimeDensity(Protocol):
     def quantile(self, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """t in [0, 1] with P(T <= t) = u."""
+        """Returns the t in [0, 1] with P(T <= t) = u."""
 
     def pdf(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]: ...
     def cdf(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]: ...
@@ -105,7 +105,7 @@ class LogitNormal:
 
 @dataclass(frozen=True)
 class Mode:
-    """t = 1 - u' - s (cos^2(pi u'/2) - 1 + u'), u' ~ U(0, 1)  (SD3 eq. 20); heavy tails.
+    """t = 1 - u' - s (cos^2(pi u'/2) - 1 + u'), u' ~ U(0, 1), with s = `scale`  (SD3 eq. 20). It has heavy tails.
 
     Valid for -1 <= s <= 2/(pi - 2), where the map is monotone (decreasing in u').
     """
@@ -120,7 +120,7 @@ class Mode:
         return 1.0 - v - self.scale * (jnp.cos(0.5 * jnp.pi * v) ** 2 - 1.0 + v)
 
     def _inverse(self, t):
-        """v with _map(v) = t, by bisection: exact to float precision, even where the map is flat."""
+        """Finds the v with _map(v) = t by bisection: exact to float precision, even where the map is flat."""
 
         def halve(_, bounds):
             low, high = bounds
@@ -160,8 +160,8 @@ class CosMap:
 
 
 def shift_time(t: Float[Array | np.ndarray, "*n"], alpha: float) -> Float[Array | np.ndarray, "*n"]:
-    """The timestep at another resolution with the same uncertainty (SD3 eq. 23):
-    t' = alpha t / (1 + (alpha - 1) t), alpha = sqrt(m/n) for pixel counts n -> m.
+    """Returns the timestep t' at which another resolution has the uncertainty of this one at t (SD3 eq. 23):
+    t' = alpha t / (1 + (alpha - 1) t), with alpha = sqrt(m/n) from n pixels to m pixels.
 
     Training and sampling both call this function, so they cannot disagree. A shifted logit-normal(m, s) is a
     logit-normal(m + ln alpha, s).

@@ -1,8 +1,8 @@
 """A formulation by name: path x prediction x density of t x weight.
 
-The table `FAMILIES` has the 61 formulations that SD3 compares (section 5.1) with the names used there, the paths of
-Lipman 2023 (`fm/...`), and data prediction (`x/...`). `PAPER` lists the 61. docs/formulations.md has the equations, and
-the choices that were made where the paper is ambiguous.
+The table `FAMILIES` has the 61 formulations that SD3 compares (section 5.1), under SD3's names. It also has the paths
+of Lipman 2023 (`fm/...`), and data prediction (`x/...`). `PAPER` lists the 61. docs/formulations.md has the equations,
+and the choices that were made where the paper is ambiguous.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _unknown(name: str) -> ConfigError:
 
 
 def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
-    """Returns the formulation of a name such as `rf/lognorm(0.00,1.00)`, with its density of t shifted by alpha.
+    """Returns the formulation of a name such as `rf/lognorm(0.00,1.00)`, its density of t shifted by `timestep_shift`.
 
     Raises `ConfigError` with the nearest name for an unknown name, and for a shift of a formulation that is not
     rectified flow: SD3's eq. 23 is about rectified flow's t.

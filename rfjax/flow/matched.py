@@ -35,8 +35,8 @@ class Matched(NamedTuple):
 
 
 def matched(formulation: Formulation, s: Times) -> Matched:
-    """The five numbers at times s in [0, 1]. A time outside `formulation.rectified_span` gets the numbers of the nearer
-    end of that span.
+    """Returns the five numbers at times s in [0, 1]. For a time outside `formulation.rectified_span`, the numbers other
+    than `time` are those of the nearer end of that span.
 
     With z = (a + b) y, the data and the noise that give z and the prediction p are (n z - b p) / det and
     (a p - m z) / det (`rfjax.flow.prediction`). The velocity is noise minus data.
@@ -55,14 +55,15 @@ def matched(formulation: Formulation, s: Times) -> Matched:
 def velocity_of(
     apply: Callable, params, y: Float[Array, "batch ..."], at: Matched, conditions: Conditions
 ) -> Float[Array, "batch ..."]:
-    """The velocity at y, from a backbone's `apply`. A field of `at` is one number, or a number for each example."""
+    """Computes the velocity at y by a backbone's `apply`. Each field of `at` is one number, or a number per example."""
     each = Matched(*(jnp.broadcast_to(jnp.asarray(field, y.dtype), y.shape[:1]) for field in at))
     scale, of_prediction, of_point = (expand_time(f, y) for f in (each.scale, each.of_prediction, each.of_point))
     return of_prediction * apply(params, scale * y, each.condition, *conditions) + of_point * y
 
 
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:
-    """The factor that turns the squared error of the rectified velocity at s into the formulation's own loss there.
+    """Returns the factor that turns the squared error of the rectified velocity at s into the formulation's own loss
+    at s.
 
     The factor is (det / (a + b))^2 times the weight, with a, b and det of the formulation's path: the error of the
     prediction is det / a times the error of the noise, and the error of the rectified velocity is (a + b) / a times

@@ -68,7 +68,7 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """A formulation's coefficients for a batch: each has one value per example, at the example's t, or one for all."""
+    """A formulation's coefficients for a batch: a value per example, at its t, or one value for all examples."""
 
     mixing: Mixing
     input_scale: Times | float
@@ -77,7 +77,7 @@ class Examples(NamedTuple):
 
 
 def examples_at(formulation: Formulation, t: Float[Array, " batch"]) -> Examples:
-    """The coefficients of a formulation for examples at times t."""
+    """Returns the coefficients of a formulation for examples at times t."""
     mixing = formulation.prediction.mixing(formulation.path, t)
     scale = formulation.prediction.input_scale(mixing.a, mixing.b)
     return Examples(mixing, scale, formulation.path.condition(t), formulation.weight.at(t))
@@ -90,9 +90,9 @@ def example_losses(
     latents: Float[Array, "batch frames height width channels"],
     conditions: Conditions,
 ) -> Float[Array, " batch"]:
-    """Each example's mean squared error of the prediction, times the formulation's weight at its t.
+    """Returns each example's mean squared error of the prediction, times the weight at the example's t.
 
-    It calls `network(z, time, context, pooled)`; `time` is the formulation's function of t (for EDM, ln(sigma) / 4).
+    Calls `network(scaled z, time, context, pooled)`; `time` is the formulation's function of t (for EDM ln(sigma) / 4).
     Condition dropout has been applied before. For rf this is conditional flow matching (SD3 eqs. 8 and 13).
     """
     mixing, scale, network_time, weight = examples
@@ -110,7 +110,7 @@ def log_snr(path: Path, t: Times) -> Times:
 
 
 def effective_weight(formulation: Formulation, t: Times) -> Times:
-    """w of SD3 eq. 12 at the log-SNR of t. In expectation over t and eps the loss is
+    """Computes w of SD3 eq. 12 at the log-SNR of t. In expectation over t and eps the loss is
 
         L = 1/2 integral of w(lambda) ||eps_hat - eps||^2 d lambda.
 

@@ -31,7 +31,7 @@ class Path(Protocol):
 
     @property
     def span(self) -> tuple[float, float]:
-        """The range of t in which the network is evaluated. Sampling ends at sigma = 0 even if that is outside."""
+        """The range of t in which the network is evaluated. Sampling ends at sigma = 0, even if the range does not."""
 
     def a(self, t: Times) -> Times: ...
     def b(self, t: Times) -> Times: ...
@@ -108,10 +108,10 @@ class LatentDiffusionLinear:
     """The discrete schedule of latent diffusion, "linear" in SD3 (section 2): sqrt(beta) rises evenly.
 
     After n of `steps` steps, at t = n / steps, a^2 = prod_{i < n} (1 - beta_i) and b^2 = 1 - a^2. Training visits
-    n = 1, ..., steps. The network's time input is (n - 1) / steps. The embedding multiplies it by 1000, so with 1000
-    steps it gets the index n - 1, from 0 to 999, as in latent diffusion. Between steps, for validation and sampling,
-    log a^2 is interpolated linearly; derivatives are those of the interpolation. The betas are Stable Diffusion's; SD3
-    does not print them.
+    n = 1, ..., steps. The network's time input is (n - 1) / steps. The network's embedding multiplies this input by
+    1000; with 1000 steps the product is the index n - 1, from 0 to 999, as in latent diffusion. Between steps, for
+    validation and sampling, log a^2 is interpolated linearly; the derivatives are the interpolation's. The betas are
+    Stable Diffusion's; SD3 does not print them.
     """
 
     steps: int = 1000
@@ -306,13 +306,13 @@ class VarianceExploding:
 
 
 def rectified_time(path: Path, t: Times) -> Times:
-    """s = b / (a + b): the time at which rectified flow has this path's log-SNR."""
+    """Returns s = b / (a + b): the time at which rectified flow has the log-SNR that `path` has at t."""
     a, b = path.a(t), path.b(t)
     return b / (a + b)
 
 
 def expand_time(t: Float[Array, " batch"], like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """`t` with trailing axes of size one, so that it multiplies arrays of `like`'s rank."""
+    """Returns `t` with trailing axes of size one, so that it multiplies arrays of `like`'s rank."""
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
@@ -327,6 +327,6 @@ def interpolate(
 def velocity_target(
     path: Path, data: Float[Array, "batch ..."], noise: Float[Array, "batch ..."], t: Float[Array, " batch"]
 ) -> Float[Array, "batch ..."]:
-    """dz_t/dt for fixed data and noise: the target of the conditional flow-matching loss."""
+    """Computes dz_t/dt for fixed data and noise: the target of the conditional flow-matching loss."""
     t = expand_time(t, data)
     return path.da(t) * data + path.db(t) * noise

@@ -64,7 +64,7 @@ class AngularVelocity:
 
 @dataclass(frozen=True)
 class Noise:
-    """eps (Ho 2020). It says nothing about the data where a = 0."""
+    """The noise eps (Ho 2020). Where a = 0, z and eps say nothing about the data."""
 
     def mixing(self, path, t):
         a = path.a(t)
@@ -76,7 +76,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Data:
-    """x0. It says nothing about the noise where b = 0."""
+    """The data x0. Where b = 0, z and x0 say nothing about the noise."""
 
     def mixing(self, path, t):
         a = path.a(t)
@@ -111,6 +111,6 @@ class EDMPrediction:
 def data_and_noise(
     mixing: Mixing, z: Float[Array, "batch ..."], prediction: Float[Array, "batch ..."]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """The (x0, eps) that give both z and the prediction. `mixing` has arrays of z's rank; det must not be zero."""
+    """Returns the (x0, eps) that give z and the prediction. `mixing` has arrays of z's rank; det must not be zero."""
     a, b, m, n = mixing
     return (n * z - b * prediction) / mixing.determinant, (a * prediction - m * z) / mixing.determinant

@@ -20,8 +20,9 @@ from rfjax.flow.formulation import Formulation, parse_formulation
 
 
 def shift_at(config: Config, latents: Sequence[int]) -> float:
-    """alpha for latents of (frames, height, width, ...): `config.timestep_shift`, scaled by area if
-    `timestep_shift_by_area`, and by frames^`timestep_shift_frames`."""
+    """Returns alpha for latents of (frames, height, width, ...): `timestep_shift` times frames^`timestep_shift_frames`
+    and, if `timestep_shift_by_area`, times sqrt(height width) / `data.image_size`. These names are fields of `config`.
+    """
     shift = config.timestep_shift * latents[0] ** config.timestep_shift_frames
     if not config.timestep_shift_by_area:
         return shift
@@ -29,11 +30,11 @@ def shift_at(config: Config, latents: Sequence[int]) -> float:
 
 
 def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Formulation:
-    """The formulation of a run for latents of (frames, height, width, ...), by default squares of
-    `config.data.image_size`.
+    """Returns the formulation of a run for latents of (frames, height, width, ...). By default the latents have
+    `config.data.frames` frames, and `config.data.image_size` as height and width.
 
-    Raises `ConfigError` if the config gives a formulation other than rectified flow any timestep shift, also one by
-    area or by frames.
+    Raises `ConfigError` if the formulation is not rectified flow and the config sets any timestep shift:
+    `timestep_shift`, or a shift by area or by frames.
     """
     latents = latents or (config.data.frames, config.data.image_size, config.data.image_size)
     shifts = (

@@ -42,7 +42,7 @@ SIGMAS = {"uniform": _uniform, "matched": _uniform, "diffusers": _diffusers}
 
 
 def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, " times"]:
-    """steps + 1 times from exactly 1 to exactly 0, shifted as in training (SD3 eq. 23)."""
+    """Returns steps + 1 times from exactly 1 to exactly 0, shifted as in training (SD3 eq. 23)."""
     return shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift)
 
 
@@ -51,7 +51,8 @@ def _even(steps, first, last):
 
 
 def _karras(steps, first, last, rho=7.0):
-    """`steps` sigmas that fall evenly in sigma^(1/7), then 0 (Karras 2022, eq. 5), as t = sigma / (1 + sigma)."""
+    """Returns the times t = sigma / (1 + sigma) of `steps` sigmas that fall evenly in sigma^(1/7), and then of
+    sigma = 0 (Karras 2022, eq. 5)."""
     ends = [(t / (1.0 - t)) ** (1.0 / rho) for t in (last, first)]
     sigma = np.linspace(*ends, steps) ** rho
     return np.append(sigma / (1.0 + sigma), 0.0)
@@ -101,8 +102,8 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 
 
 def _steps(times, at):
-    """Returns (the signed length of each step, the entries of `at` at each step's beginning, those at its end), each
-    with a leading axis of steps. `at` is the times by default."""
+    """Returns (the signed length of each step, the entries of `at` at each step's beginning, the entries of `at` at
+    each step's end), each with a leading axis of steps. If `at` is None, the times take its place."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
         jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)
@@ -183,8 +184,8 @@ def autoguided_velocity(
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> TimeVelocity:
     """Returns the function v_weak + scale (v - v_weak) of (z, at), for `integrate`: autoguidance (Karras et al. 2024,
-    eq. 3, for velocities). A weaker network of the same formulation sees the same conditions. At scale 1, and at times
-    outside `interval`, only v is computed.
+    eq. 3, for velocities). `weaker` computes v_weak by a weaker network from the same conditions. At scale 1, and at
+    times outside `interval`, only v is computed.
     """
 
     def alone(z, at):

@@ -56,7 +56,8 @@ def read_json(
 
 
 def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) -> Shape:
-    """Returns the value of a JSON text, checked against `shape`. Raises `WrongJson` for other text or another shape."""
+    """Returns the value of a JSON text, checked against `shape`. Raises `WrongJson` for a text that is not JSON, is
+    nested too deep or has another shape."""
     try:
         text = data if isinstance(data, str) else decode_text(data).text
         value = json.loads(text)
@@ -71,7 +72,7 @@ def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) 
 
 
 def check_json(value: object, shape: type[Shape] | Any, where: str = "") -> Shape:
-    """Checks a parsed JSON `value` against `shape` and returns it. Messages name it by `where`, such as `facts`.
+    """Checks a parsed JSON `value` against `shape` and returns the value. Messages call it by `where`, such as `facts`.
 
     Unknown keys are kept for a TypedDict and dropped for a dataclass; `unknown_keys` lists them. Raises `WrongJson`.
     """

@@ -16,7 +16,7 @@ _LONGEST = 255  # bytes of a file's name, on the usual file systems
 
 
 def mounted_text(text: str | Path, option: str) -> str:
-    """Checks the user's path `text` and returns it unchanged. It may be a path of the machines that will run a job.
+    """Checks the user's path `text` and returns it unchanged. The path may belong to machines that will run a job.
 
     `option` names the option or the field in messages. Raises `ConfigError` for an empty text, for a URL (rfjax reads
     and writes mounted folders only), and for a text that cannot be a file's name.
@@ -38,7 +38,8 @@ def mounted_text(text: str | Path, option: str) -> str:
 
 
 def local_text(text: str | Path, option: str) -> str:
-    """Checks a path of this machine as `mounted_text` does, and expands `~`. Keeps the `./` of `./shapes`."""
+    """Checks a path of this machine as `mounted_text` does, and returns it with `~` expanded. Keeps the `./` of
+    `./shapes`. Also raises `ConfigError` for the `~name` of no user."""
     given = mounted_text(text, option)
     expanded = os.path.expanduser(given)
     if expanded.startswith("~"):  # ~name of no user

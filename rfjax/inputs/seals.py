@@ -1,4 +1,4 @@
-"""Puts a checksum into a JSON object, which shows whether the file was edited or damaged."""
+"""Puts a checksum into a JSON object. The checksum shows whether the object's file was edited or damaged."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def decode_text(data: bytes, *, without_nuls: bool = False) -> Text:
 
 
 def drop_nuls(text: str) -> tuple[str, int]:
-    """Returns a text without zero characters, and their count. Zeros inside become spaces: they separate words."""
+    """Returns (`text` without its zero characters, the number of zero characters). Zeros inside the text become spaces,
+    because they separate words."""
     return text.strip("\0").replace("\0", " "), text.count("\0")
 
 
@@ -131,7 +132,7 @@ def split_names(text: str | None, option: str) -> tuple[str, ...]:
 
 
 def read_text(path: str | Path, what: str, error: type[Exception] = ConfigError) -> str:
-    """Returns the text of a user's file. `what` is what the error calls it, such as "--prompts".
+    """Returns the text of a user's file. `what` is what the error calls the file, such as "--prompts".
 
     Raises `error`, naming the file, why it cannot be read, and the remedy.
     """

@@ -41,8 +41,8 @@ def convert_value(annotation: object, value: object, field: str) -> object:
 
 
 def parse_value(annotation: object, text: str, field: str) -> object:
-    """Parses a text of the command line as a value of the annotated type, and returns the value. Raises `ConfigError`
-    with the field's name. The value is not checked: `convert_value` does that."""
+    """Parses a text of the command line as a value of the annotated type, and returns the value. Raises `ConfigError`,
+    naming the field, for a text that cannot be parsed. The value is not checked: `convert_value` does that."""
     if annotation is str:
         return text
     if annotation == tuple[str, ...]:

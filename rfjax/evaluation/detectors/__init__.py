@@ -28,7 +28,7 @@ DETECTORS = {"shapes": "rfjax.evaluation.detectors.shapes", "digits": "rfjax.eva
 
 
 def detector_for(corpus: Corpus) -> Detector:
-    """The detector of a corpus. Raises `ConfigError` for a corpus that has none."""
+    """Returns the detector of a corpus. Raises `ConfigError` for a corpus of clips, and for one without a detector."""
     if corpus.name.partition(":")[0] in CLIP_CORPORA:
         if corpus.shapes.latents[0] == 1:
             module = importlib.import_module("rfjax.evaluation.detectors.clips")

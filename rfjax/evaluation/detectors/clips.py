@@ -1,8 +1,8 @@
 """The detector of `motion`: the detector of `shapes` or `digits` on each frame, with boxes finer than a pixel.
 
-The boxes of these detectors end at whole pixels, but a slow object moves less than a pixel in a frame. So here a box is
-centred on the blob's centroid. The size of a shape's box follows from the blob's area and shape; all scans have the
-same size.
+The boxes of these detectors end at whole pixels, but a slow object moves less than a pixel in a frame. So here the
+centre of a box is computed from the blob's centroid. The size of a shape's box is computed from the blob's area and
+class; the boxes of all scans have the same size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from rfjax.evaluation.detectors.segmentation import collect
 
 
 def detect_stills(images: Float[np.ndarray, "n h w 3"], *, scans: bool = False) -> list[dict]:
-    """Returns the objects found in each still, in the form that `detectors` describes."""
+    """Returns the objects found in each still, in the form that `detectors` describes. The objects are shapes, or
+    handwritten digits if `scans` is true."""
     return [frames[0] for frames in detect_clips(np.asarray(images)[:, None], scans=scans)]
 
 

@@ -4,8 +4,8 @@ A blob's picture is brought to the scans' scale and centred on its centroid to a
 scans, drawn at the image's size, are treated in the same way. Blurred copies of them are added, so that a drawing need
 not be crisp. The class comes from a regression on one-hot targets, with a Gaussian kernel between picture and scans.
 The nearest scan tells how much the picture resembles any digit. The score is the product of two sigmoids. The first
-depends on the lead of the best class over the second. The other depends on the squared error against the nearest scan
-and in the blob's colours.
+depends on the lead of the best class over the second class. The second sigmoid depends on the sum of two squared
+errors: of the picture against the nearest scan, and of the blob's colours against a palette colour.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SMALLEST_SCORE = 0.05
 
 @dataclass(frozen=True)
 class Classifier:
-    """The kernel ridge regression that classifies digits: the known pictures, and the coefficients on the kernel
-    between a new picture and each of them."""
+    """The kernel ridge regression that classifies digits. `known` are the known pictures. `coefficients` are the
+    factors on the kernel between a new picture and each known picture, for each class."""
 
     known: Float[np.ndarray, "k pixels"]
     coefficients: Float[np.ndarray, "k 10"]
@@ -81,8 +81,8 @@ def canonical(
 
 @cache
 def classifier(cell: int) -> Classifier:
-    """The `Classifier` for digits drawn in cells of this size, fitted to the training scans only. It is fitted once per
-    process and size, in seconds."""
+    """Returns the `Classifier` for digits drawn in cells of `cell` pixels a side. It is fitted to the training scans
+    only, once per process and size; this takes seconds."""
     groups = drawn_scans("train", drawn_side(cell))
     targets = np.repeat(np.eye(len(CLASSES)), [len(group) for group in groups], axis=0)
     margin = (cell + 4 - drawn_side(cell)) // 2

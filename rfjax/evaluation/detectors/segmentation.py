@@ -1,4 +1,4 @@
-"""Coloured blobs on a grey background, the first stage of both detectors.
+"""Finds coloured blobs on a grey background: the first stage of the detectors of `shapes` and `digits`.
 
 A pixel is background + alpha (colour - background), which is exact for anti-aliased drawings. A blob is a set of
 connected pixels of large enough alpha. Its colour is the palette entry that explains its pixels best, and its alpha is

@@ -46,9 +46,9 @@ def find(
 
 
 def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
-    """Squared error of each blob's picture against each shape, in units of the blob's area.
+    """Computes the squared error of each blob's picture against each shape, in units of the blob's area.
 
-    The colour's residual and a penalty on impossible sizes are added.
+    The error includes the residual of the blob's colour and a penalty on impossible sizes.
     """
     side = blobs.window.shape[1]
     grid = np.arange(side) + 0.5

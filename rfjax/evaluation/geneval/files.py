@@ -62,8 +62,8 @@ def score_files(
 
     Writes the results to `out_path` and the summary to `summary_path(out_path)`: both or neither. Missing images are an
     error; with `allow_missing` they are left out of every mean and listed in the summary. Each prompt must have
-    `images_per_prompt` images, by default the largest sample in the file plus one. Raises `ConfigError`, naming file,
-    line and remedy, for anything that cannot be used as given.
+    `images_per_prompt` images, by default one more than the largest sample number within a prompt (`within_prompts`).
+    Raises `ConfigError`, naming file, line and remedy, for anything that cannot be used as given.
     """
     from rfjax.evaluation.geneval.rules import GenEvalOptions, judge, score
 
@@ -139,7 +139,7 @@ def result_row(prompt_index: int, sample: int, result) -> dict:
 
 
 def score_summary(score) -> dict:
-    """A `GenEvalScore` as plain values for JSON, with null for nan."""
+    """Returns a `GenEvalScore` as plain values for JSON, with None for a standard error that is nan."""
     values = dataclasses.asdict(score)
     for estimate in (values["overall"], *values["tasks"].values()):
         if math.isnan(estimate["stderr"]):
@@ -209,9 +209,9 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
 
 
 def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per_prompt: int | None = None) -> dict:
-    """The `Detections` of a file by (prompt index, sample), checked against the metadata rows.
+    """Reads a detections file; returns {(prompt index, sample as the file numbers it): `Detections`}.
 
-    Raises `ConfigError`, naming the line, for a row of another form or one that contradicts the metadata.
+    Raises `ConfigError`, naming the line, for a row of another form, and for a row that contradicts the metadata.
     """
     from rfjax.evaluation.geneval.rules import Detections
 
@@ -276,14 +276,14 @@ def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], t
 
 
 def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
-    """Returns an entry for the summary which says that images were renumbered (`within_prompts`); empty if none
-    were."""
+    """Returns an entry for the summary which says that images were renumbered (`within_prompts`), or {} if no image
+    was."""
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 
 def never_detected(rows, found):
-    """The classes that prompts ask for but that were detected in no image. Often the detector spells such a name
-    differently."""
+    """Returns the classes that the images' prompts ask for but that were detected in no image. Often the detector
+    spells the name of such a class differently."""
     asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
     seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)

@@ -91,7 +91,7 @@ class Detections:
     def from_lists(
         cls, boxes: Mapping[str, Sequence[Sequence[int | float]]], colors: Mapping[str, Sequence[str]] | None = None
     ) -> Detections:
-        """Detections from plain lists, as a detections file has them."""
+        """Makes `Detections` from plain lists, as a detections file has them."""
         arrays = {}
         for name, rows in boxes.items():
             bad = next((row for row in rows if len(row) != 5), None)
@@ -118,7 +118,7 @@ class ImageResult:
 def keep(
     detections: Detections, tag: str, options: GenEvalOptions = DEFAULT_OPTIONS
 ) -> dict[str, Int[np.ndarray, " kept"]]:
-    """The objects that count, by class: indices into the boxes, most confident first.
+    """Returns {class: the indices of the boxes that count, most confident first}.
 
     An object counts if its score is strictly above the task's threshold. The `max_objects` most confident are kept. If
     `max_overlap` is not 1, greedy suppression then drops overlaps. Among equal scores the later box comes first (a
@@ -139,7 +139,7 @@ def keep(
 def relation(
     a: Float32[np.ndarray, " values"], b: Float32[np.ndarray, " values"], position_threshold: float = 0.1
 ) -> tuple[str, ...]:
-    """Where box `a` lies as seen from box `b`: at most two of `RELATIONS`.
+    """Returns where box `a` lies as seen from box `b`: none, one or two of `RELATIONS`.
 
     The offset of the centres is shortened along each axis by `position_threshold` times the boxes' summed sizes, then
     divided by the length of the offset before shortening. A component beyond one half in size gives a relation, so a
@@ -186,7 +186,7 @@ def judge(
 
 def _unmet(item, chosen, detections, groups, options):
     """Says why the chosen objects do not have the number, the colour or the position that an `include` item asks for;
-    empty if they have all three."""
+    returns "" if they have all three."""
     name, count = item["class"], item["count"]
     if "color" in item and len(detections.boxes.get(name, ())) and name not in detections.colors:
         raise ConfigError(f"no colors for {name!r}, whose prompt asks for {item['color']}; give one per box")
@@ -263,7 +263,7 @@ class GenEvalScore:
 def score(
     results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10_000, tasks: Sequence[str] = TASKS
 ) -> GenEvalScore:
-    """The score of judged images, in any order; `tasks` are all tasks of the benchmark, in their order.
+    """Scores judged images, given in any order. `tasks` are all tasks of the benchmark, in the benchmark's order.
 
     The images of a prompt are not independent, so the uncertainty is over prompts. Prompts (rows of equal metadata) are
     drawn with replacement within each task, `replicates` times, and the 2.5 and 97.5 percentiles of the resampled means
@@ -311,8 +311,8 @@ def score(
 def resampled_means(
     counts: Real[np.ndarray, "prompts 2"], replicates: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " replicates"]:
-    """The means of `replicates` resamples of the prompts, drawn with replacement. `counts` are each prompt's (sum,
-    number of images).
+    """Draws prompts with replacement, `replicates` times; returns the mean over images of each resample. `counts` has
+    each prompt's pair (sum over its images, number of its images).
 
     Prompts with equal pairs are interchangeable. So only the number of times that each pair occurs in a resample is
     drawn. This is exact, needs little memory, and does not depend on the prompts' order.

@@ -1,1 +1,1 @@
-"""Layouts of folders of images that official scorers read: GenEval's and T2I-CompBench's."""
+"""Layouts of folders of images: GenEval's and T2I-CompBench's, which official scorers read, and a numbered layout."""

@@ -43,7 +43,7 @@ class _Answer(TypedDict):
 
 class Category(NamedTuple):
     """The mean score of a category's images. The standard error is over prompts; it is nan if the prompts are unknown
-    or if there is only one."""
+    (`prompts` is None) or if there is only one prompt."""
 
     score: float
     stderr: float
@@ -52,7 +52,8 @@ class Category(NamedTuple):
 
 
 def image_name(prompt: str, number: int) -> str:
-    """The file name from which the scorers read a prompt. Raises `ConfigError` for a prompt that no name can hold."""
+    """Returns an image's file name, from which the scorers read the prompt. Raises `ConfigError` for a prompt that no
+    name can hold."""
     if "_" in prompt or "/" in prompt or not prompt or "\0" in prompt:
         raise ConfigError(f"T2I-CompBench names files by prompts, so {prompt!r} must be text without '_', '/' and NUL")
     name = f"{prompt}_{number:06d}.png"
@@ -77,9 +78,9 @@ def write(
 
 
 def read(folder: str | os.PathLike) -> dict[str, Category]:
-    """The scores of the categories that a folder has, in the order of `RESULTS`.
+    """Returns the scores of the categories that a folder has, in the order of `RESULTS`.
 
-    Raises `ConfigError` if there is no score, and for a file that is damaged or lacks an answer for an image.
+    Raises `ConfigError` if there is no score, for a damaged file, and if images and answers differ in number.
     """
     folder = Path(folder)
     found = {name: _category(folder / name, file) for name, file in RESULTS.items() if (folder / name / file).is_file()}
@@ -119,7 +120,7 @@ def _category(folder, file):
 
 
 def _prompts(folder, answers, path):
-    """The prompt of each answer, from the images' names; None if there are no images."""
+    """Returns {answer's number: prompt}, with prompts from the images' names; returns None if there are no images."""
     names = [file.stem.rsplit("_", 1) for file in (folder / "samples").glob("*.png")]
     if not names:
         return None

@@ -50,10 +50,10 @@ class GenEvalFolder(NamedTuple):
 
 
 def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -> GenEvalFolder:
-    """The prompts and images of a folder.
+    """Reads the prompts and images of a folder.
 
-    With a `metadata` file, its rows are the prompts, and each folder's row must equal the file's. Raises `ConfigError`,
-    naming what is missing, given twice, or different from the file.
+    With a `metadata` file, all rows of the file are the prompts, and the row in each prompt's folder must equal the
+    file's row of that number. Raises `ConfigError`, naming what is missing, given twice, or different from the file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -131,7 +131,8 @@ def image_path(folder: str | os.PathLike, index: int, sample: int) -> Path:
 def write(folder: str | os.PathLike, rows: Sequence[Mapping], images: Iterable[tuple[int, int, bytes]]) -> None:
     """Writes PNGs, given as (prompt index, sample, content), and each prompt's row beside them.
 
-    An image that exists is replaced. Raises `RfjaxError` if a file cannot be written.
+    An image that exists is replaced; a metadata.jsonl that exists stays. Raises `RfjaxError` if a file cannot be
+    written.
     """
     for index, sample, png in images:
         contents = {image_path(folder, index, sample): png}

@@ -21,7 +21,7 @@ def image_path(folder: str | os.PathLike, index: int, sample: int) -> Path:
 
 
 def write(folder: str | os.PathLike, prompts: Sequence[str], images: Iterable[tuple[int, int, bytes]]) -> None:
-    """Writes PNGs, given as (prompt index, sample, content), and each one's caption beside it.
+    """Writes PNGs, given as (prompt index, sample, content), and beside each PNG its prompt as a caption.
 
     An image that exists is replaced. Raises `RfjaxError` if a file cannot be written.
     """

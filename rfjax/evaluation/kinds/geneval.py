@@ -37,15 +37,17 @@ CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling sho
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
-    """The GenEval evaluations that are due at a step, as (sampler, fields of the record's key): at each multiple of
-    `evaluation.geneval_every` and at the last step, one for each number of prompts that the config asks for."""
+    """Returns [(sampler, fields of the record's key)] of the GenEval evaluations that are due at a step. At each
+    multiple of `evaluation.geneval_every` and at the last step, an evaluation is due for each number of prompts that
+    the config asks for; at other steps none is due."""
     asked = is_due(config.evaluation.geneval_every, step, last)
     each = [with_names(config, settings, [config.evaluation.sampler]) for settings in _settings(config) if asked]
     return [row for rows in each for row in rows]
 
 
 def _settings(config: Config) -> list[GenEvalConfig]:
-    """GenEval's settings, one for each number of prompts per task that the config asks for, the larger number first."""
+    """Returns GenEval's settings once for each number of prompts per task that the config asks for: first with
+    `prompts_per_task`, then with `few_prompts_per_task`."""
     settings = config.evaluation.geneval
     counts = dict.fromkeys((settings.prompts_per_task, settings.few_prompts_per_task))
     asked = [count for count in counts if count] if settings.prompts_per_task else []

@@ -48,8 +48,8 @@ def write_detections(
 def first_of_tasks(
     prompts: Sequence[Mapping], ids: Int[np.ndarray, "images 2"], each: int
 ) -> tuple[list[str], list[int]]:
-    """Returns (the texts of the first `each` prompts of each task, for each of these prompts the index of the row of
-    `ids` that is its first sample)."""
+    """Returns (the texts of the first `each` prompts of each task, the index in `ids` of the first sample of each of
+    these prompts)."""
     chosen: list[int] = []
     for tag in dict.fromkeys(row["tag"] for row in prompts):
         chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:each]
@@ -58,7 +58,7 @@ def first_of_tasks(
 
 
 def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping) -> None:
-    """Writes the record of pictures to look at. `extra` has the path of the file, the prompts, and `tile`: the height
+    """Writes the record of pictures to look at. `extra` has the paths of the files, the prompts, and `tile`: the height
     of one picture in pixels."""
     write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
 

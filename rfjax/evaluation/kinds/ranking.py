@@ -16,8 +16,8 @@ from rfjax.training.run import Run
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
-    """The measurements for a ranking that are due at a step, as (sampler, fields of the record's key): one for each of
-    the ranking's samplers if it is the run's last step, else none."""
+    """Returns [(sampler, fields of the record's key)] of the measurements for a ranking that are due at a step: one for
+    each of the ranking's samplers at the run's last step, none at other steps or if the config asks for no prompts."""
     settings, base = config.evaluation.ranking, config.evaluation.sampler
     asked = map(sampler_setting, settings.samplers if settings.prompts_per_task and last else ())
     return with_names(config, settings, [replace(base, steps=steps, guidance_scale=scale) for steps, scale in asked])

@@ -96,8 +96,8 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
 
 
 def _write_pictures(run, evaluation, prompts, ids, clips, spent):
-    """Writes the first clip of the first prompts of each task, with the clips side by side, in two files: an animation,
-    and a still that shows the frames of a clip below each other.
+    """Writes the first clip of the first prompts of each task, with the clips side by side, in two files: an animated
+    WebP, and a PNG that shows the frames of a clip below each other.
 
     All runs that share prompts and sampler show the same prompts from the same noise.
     """

@@ -1,1 +1,1 @@
-"""Samples images from a run, as one picture or as a folder that scorers read."""
+"""Samples images or clips from a run, as one file, or images as a folder that scorers read."""

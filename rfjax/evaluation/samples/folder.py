@@ -86,7 +86,7 @@ def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
     """Returns (prompts, rows of GenEval's metadata) of a file. With the layout "geneval" the file has JSON lines.
     Otherwise it is a text with one prompt a line (what follows a tab is ignored), and there are no rows.
 
-    Raises `ConfigError` for a file of another layout, and, for "compbench", a prompt that no file name can hold.
+    Raises `ConfigError` for a file of another form, and, with "compbench", for a prompt that no file name can hold.
     """
     return LAYOUTS[layout].read(file)
 
@@ -131,7 +131,11 @@ def sample_folder(
 
 
 def _lacking(out, facts, layout, prompts, ids, samples):
-    """Returns the indices in `ids` of the images that the folder `out` lacks. Makes the folder if there is none."""
+    """Returns the indices in `ids` of the images that the folder `out` lacks.
+
+    A new or empty folder gets the file `FACTS`. Raises `ConfigError` if the folder's `FACTS` differ from `facts`, and
+    if a folder with files has no `FACTS`.
+    """
     path = Path(out) / FACTS
     if path.exists():
         before = read_json(path, remedy=f"remove the folder {out} and sample again", error=ConfigError)

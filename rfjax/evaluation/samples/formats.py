@@ -80,7 +80,8 @@ FORMATS = {
 
 
 def find_format(out: Path) -> Format:
-    """The format of a file's suffix. Raises `ConfigError` for another suffix, and for mp4 without PyAV."""
+    """Returns the format of a file's suffix. Raises `ConfigError` for a suffix that is not in `FORMATS`, and for .mp4
+    if PyAV is not installed."""
     suffix = out.suffix.lower()
     if suffix not in FORMATS:
         raise ConfigError(f"--out is {out}; its name must end in one of {', '.join(FORMATS)}")
@@ -95,6 +96,6 @@ def find_format(out: Path) -> Format:
 
 
 def frame_rate(corpus: Corpus) -> Fraction:
-    """Returns the frames a second of a corpus's clips; without such a rate, the rate at which evaluations show clips
-    (`FRAME_MILLISECONDS`)."""
+    """Returns the frames a second of a corpus's clips. If the corpus has no such rate, returns the rate at which
+    evaluations show clips (`FRAME_MILLISECONDS`)."""
     return getattr(corpus.parts[0], "frame_rate", None) or Fraction(1000, FRAME_MILLISECONDS)

@@ -49,8 +49,8 @@ def latents_shape(run: Run, size: tuple[int, int] | None, *, clips: bool = False
     """Returns the shape of the latents to sample: one frame of `size` (height, width), or by default the corpus's first
     shape.
 
-    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training. Also raises it if the
-    default shape has several frames and the caller cannot write clips (`clips`).
+    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training, and for a default shape
+    of several frames if the caller cannot write clips (`clips` is false).
     """
     frames, height, width, channels = run.corpus.shapes.latents
     if size is None:
@@ -81,7 +81,8 @@ def image_size(run: Run, wanted: Wanted) -> tuple[int, int]:
 def what_made_them(
     run: Run, step: int, wanted: Wanted, shape: tuple[int, ...], images: tuple[int, int] | None = None
 ) -> dict:
-    """The facts for the JSON file beside images. For a folder, `images` is (prompts, images of each prompt).
+    """Returns the facts for the JSON file beside images. For a folder, `images` is (number of prompts, images of each
+    prompt).
 
     Settings that differ from the run's are part of the sampler's name, so that their scores have different records.
     """

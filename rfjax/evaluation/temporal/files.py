@@ -62,13 +62,14 @@ def score_files(
 ) -> dict:
     """Scores a file of clips (`options`: a `TemporalOptions`), and returns the summary.
 
-    With `world`, the name of the world whose speeds the prompts ask for, the summary also has the velocity error.
+    `world` names the world whose speeds the prompts ask for. If it is given, the summary also has the velocity error.
     `truth_path` is a file of detections in ground-truth clips of the same prompts; the velocity error of these clips is
     the detector's own error.
 
-    Writes a line for each clip to `out_path`, with every clause of its prompt, and the summary beside it. Each prompt
-    must have as many clips as the largest sample in the file plus one. Missing clips are an error; with `allow_missing`
-    they are left out and listed in the summary. Raises `ConfigError`, which names file, line and remedy.
+    Writes a line for each clip to `out_path`, with every clause of the clip's prompt, and the summary to a file beside
+    it. The number of clips that each prompt must have is one more than the largest sample number in the file. Missing
+    clips are an error; with `allow_missing` they are left out and listed in the summary. Raises `ConfigError`, naming
+    file, line and remedy, for anything that cannot be used as given.
     """
     from rfjax.data.motion_worlds import WORLDS
     from rfjax.evaluation.temporal.rules import TemporalOptions, judge
@@ -130,7 +131,8 @@ def score_files(
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line."""
+    """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line, for a row of another
+    form."""
     from rfjax.data.motion_worlds import TASKS
 
     rows = []
@@ -173,7 +175,8 @@ def _check_events(place, name, item):
 
 def read_clips(path: str | os.PathLike, metadata: Sequence[Mapping]) -> dict[tuple[int, int], tuple[list, float]]:
     """Reads a file of detections in clips. Returns {(prompt index, sample): (`Detections` of each frame, the frames'
-    side)}. Raises `ConfigError`, naming the line, for a line of another form or one that contradicts the metadata."""
+    side)}. Raises `ConfigError`, naming the line, for a line of another form, and for one that contradicts the
+    metadata."""
     from rfjax.evaluation.geneval.rules import Detections
 
     named = {item[key] for row in metadata for item in row["include"] for key in ("color", "becomes") if key in item}

@@ -1,10 +1,11 @@
 """Floors: scores that a model gets without doing the task. Only a score above its floors shows that the model can do
 the task.
 
-There are three sorts: the model's clips with their frames in another order, its clips judged by another prompt, and
-clips made without a caption. For example, if clips are judged correct as often backwards as forwards, they do not show
-that the model can do a task about order. The table `FLOORS` lists the floors of each task. It leaves out orders that
-change nothing: a still clip is the same in any order, and a bounce is the same backwards.
+There are three sorts of floors: the scores of the model's clips with their frames in another order, of its clips judged
+by another prompt, and of clips made without a caption. For example, if clips are judged correct as often backwards as
+forwards, they do not show that the model can do a task about order. The table `FLOORS` lists the floors of each task.
+It leaves out orders that change nothing: a clip without motion is the same in any order, and a bounce is the same
+backwards.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from rfjax.data.motion_worlds import AT_REST, TASKS
 
 
 def _shuffled(frames: int, clip: int) -> np.ndarray:
-    """A permutation of the frames that depends on the clip's number, and is neither the original order nor its reverse.
-    With two frames only the reverse is left, and is returned."""
+    """Returns a permutation of the frames that depends on the clip's number, and is neither the original order nor its
+    reverse. For two frames the reverse is returned, because no other permutation is left."""
     for again in range(100):
         order = np.argsort(hashing.uniforms(hashing.key("shuffled", clip, again), np.arange(frames), 1)[:, 0])
         if frames > 2 and not (np.all(np.diff(order) == 1) or np.all(np.diff(order) == -1)):
@@ -54,13 +55,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def order_of(floor: str, frames: int, clip: int) -> Int[np.ndarray, " frames"]:
-    """The order in which a floor shows the frames of a clip, as frame numbers. `clip` is the clip's number."""
+    """Returns the numbers of a clip's frames in the order in which a floor shows them. `clip` is the clip's number."""
     return ORDERS[floor](frames, clip)
 
 
 def other_prompts(rows: Sequence[dict]) -> list[int | None]:
-    """For each row, the next row of its task that has a different prompt; after the last row the search goes on from
-    the first. None if the task has only one prompt."""
+    """Returns for each row the index of the next row of its task that has a different prompt, or None if the task has
+    only one prompt. After the last row the search goes on from the first."""
     result = []
     for index, row in enumerate(rows):
         following = (*range(index + 1, len(rows)), *range(index))

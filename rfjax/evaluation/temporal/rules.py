@@ -2,9 +2,9 @@
 
 A prompt is a row of `data.motion_captions`: a row of GenEval's with more fields, which say what happens. Each field
 asks for clauses (the table `CLAUSES`), and a clip is correct if all of them hold. So every failure has a name, such as
-"direction" or "color". The rules see only boxes, from any detector. Tolerances are shares of an object's own size, as
-in GenEval's relations (Ghosh et al. 2023). Only the bins of speed and the distance from the wall of a bounce are shares
-of the picture's side.
+"direction" or "color". The rules see only boxes and colours, from any detector. Tolerances of positions are shares of
+an object's own size, as in GenEval's relations (Ghosh et al. 2023). Only the bins of speed, and the distance from the
+wall at a bounce, are shares of the picture's side.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEFAULT = TemporalOptions()
 
 @dataclass(frozen=True)
 class ClipResult:
-    """The judgement of one clip: for each clause that its prompt asks for, whether it holds for all objects."""
+    """The judgement of one clip: for each clause that the clip's prompt asks for, whether the clause holds."""
 
     metadata: Mapping[str, object]
     clauses: Mapping[str, bool]
@@ -89,8 +89,8 @@ class Track:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """The frames in which the object's position counts: those in which it was found. If the object passes behind a
-        screen, frames in which the screen hides a large part of it do not count."""
+        """The frames in which the object's position counts: the frames in which the object was found. If the object
+        passes behind a screen, frames in which the screen hides a large part of the object do not count."""
         return np.flatnonzero(self.found & (self.areas >= self.options.whole if "behind" in self.item else True))
 
     @cached_property
@@ -156,8 +156,9 @@ def _goes_on(track: Track) -> bool:
 
 
 def _is_steady(track: Track) -> bool:
-    """Whether the object's path has no jump. Each position is compared with the position interpolated in time between
-    those before and after it. The distance may be as large as the object's typical move in a frame, plus `allowed`."""
+    """Whether the object's path has no jump. Each position is compared with the interpolation, in time, between the
+    position before and the position after. Their distance may be as large as the object's typical move in a frame, plus
+    `allowed`."""
     times, centres = track.times, track.centres
     share = ((times[1:-1] - times[:-2]) / (times[2:] - times[:-2]))[:, None]
     off = np.linalg.norm(centres[1:-1] - (1 - share) * centres[:-2] - share * centres[2:], axis=1)
@@ -238,8 +239,9 @@ RELATIONS_ASKED = ("position", "relation_change")  # clauses on two tracks
 def tracks_of(
     frames: Sequence[Detections], side: float | int, row: Mapping[str, object], options: TemporalOptions = DEFAULT
 ) -> list[Track]:
-    """Returns a track for each `include` item of a prompt's row. In each frame it has the box of the most confident
-    object of the item's class; objects in the item's colour come before all others."""
+    """Returns a track for each `include` item of a prompt's row. In each frame the track has the box of the most
+    confident object of the item's class; objects in one of the item's colours come before all others. Raises
+    `ConfigError` for a class that has boxes but no colours if the prompt asks for its colour."""
     kept = [keep(found, "motion", _geneval(options)) for found in frames]
     tracks = []
     for item in row["include"]:

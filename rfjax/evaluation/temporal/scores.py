@@ -1,4 +1,4 @@
-"""Every score of a model's clips: strict tasks and soft measures, each with its floors on the same clips.
+"""Every score of a model's clips: strict tasks and soft measures, each with its floors.
 
 A floor is the score of the same clips with their frames in another order or judged by another prompt, or the score of
 clips of the null condition (`floors.FLOORS`). All intervals are clustered by prompt.
@@ -87,9 +87,9 @@ def clip_scores(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> list[Measured]:
-    """All values of a record of clips. `own[i]` is the index of clip i's row, and `null` has one clip of the null
-    condition for each row. A metric or an item that no clip's prompt asks for is left out. The velocity error needs
-    `world`, which has the speeds; without it this error is left out, too."""
+    """Computes all values of a record of clips. `own[i]` is the index in `rows` of the row of clip i's prompt. `null`
+    has one clip of the null condition for each row. A metric or an item that no clip's prompt asks for is left out. The
+    velocity error needs `world`, which has the speeds; without `world` this error is left out, too."""
     scorer = _Scorer(seed, replicates, world)
     values = _values_of_parts(scorer, seen, own, rows)
     for floor in ALL_FLOORS:
@@ -128,8 +128,8 @@ def detector_errors(truth: Iterable[Mapping]) -> list[Measured]:
 
 
 def _values_of_parts(scorer, seen, own, rows):
-    """The scores and errors over all clips; if some prompts name held-out triples, also those over the clips of these
-    prompts and over the others (`PARTS`)."""
+    """Computes the scores and errors over all clips. If some prompts name held-out triples, also computes them over the
+    clips of these prompts, and over the clips of all other prompts (`PARTS`)."""
     mine = [rows[index] for index in own]
     judged, soft = judge_all(seen, mine), [scorer.soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
     values = scorer.values(METRIC, judged, soft, mine)
@@ -141,8 +141,8 @@ def _values_of_parts(scorer, seen, own, rows):
 
 
 def _floor_values(scorer, floor, seen, own, rows, null):
-    """The scores of clips under one floor, such as frames in reverse order, for the tasks that `FLOORS` gives this
-    floor."""
+    """Computes the scores of clips under one floor, such as frames in reverse order. Only the clips of tasks to which
+    `FLOORS` gives this floor are scored."""
     others, asked = other_prompts(rows), []
     clips = list(enumerate(seen)) if floor != NOTHING else [(None, clip) for clip in null]
     owners = own if floor != NOTHING else range(len(null))
@@ -183,7 +183,7 @@ class _Scorer:
     def soft(self, clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
         """Returns the soft measures and the velocity error of a clip. `row` is the metadata of the clip's own prompt.
 
-        If `by` is given, the row of another prompt, the clip is judged by `by`. For "frames_right" the classes and
+        `by`, if given, is the row of another prompt, by which the clip is judged. For "frames_right" the classes and
         colours come from `by`. For all other measures only the motion comes from `by`, and the class and colour of the
         object that is followed come from `row`: a colour that the clip lacks would score below chance."""
         by = row if by is None else by
@@ -231,8 +231,8 @@ def _measured(metric, item, value, stderr, low, high, n):
 def clustered_mean(
     values: Float[np.ndarray, " n"], clusters: np.ndarray, rng: np.random.Generator, replicates: int
 ) -> tuple[float, float, float, float, int]:
-    """(mean, standard error, low, high, n) of values whose clusters are independent, by the method of
-    `geneval.rules.score`. The standard error is nan if there is only one cluster."""
+    """Returns (mean, standard error, low and high end of the 95 % interval, number) of values whose clusters are
+    independent, by the method of `geneval.rules.score`. The standard error is nan if there is only one cluster."""
     groups = np.unique(clusters, return_inverse=True)[1]
     pairs = np.stack([np.bincount(groups, values), np.bincount(groups)], axis=1)
     mean, many = float(values.mean()), len(pairs)

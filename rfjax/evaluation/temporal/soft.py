@@ -23,8 +23,8 @@ LEAST = 4.0  # pixels of ink in a frame, below which a colour is not there
 
 
 def all_centroids(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n colors 2"]:
-    """The centroid (x, y), in pixels, of each colour's area in each image; nan if that area is below `LEAST`. Colours
-    are in the vocabulary's order."""
+    """Returns the centroid (x, y), in pixels, of each colour's area in each image; nan if that area is below `LEAST`.
+    Colours are in the vocabulary's order."""
     alpha, residual = unmix(images, np.array(VOCABULARY.palette), estimate_background(images)[0])
     mine = np.argmin(residual, axis=-1)[..., None] == np.arange(len(VOCABULARY.colors))
     ink = np.where(mine & (alpha > INK), alpha, 0.0)
@@ -35,15 +35,15 @@ def all_centroids(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 
 
 
 def centroids(clip: Float[np.ndarray, "frames h w 3"], color: str) -> Float[np.ndarray, "frames 2"]:
-    """The centroid (x, y), in pixels, of one colour's area in each frame; nan if that area is below `LEAST`."""
+    """Returns the centroid (x, y), in pixels, of one colour's area in each frame; nan if that area is below `LEAST`."""
     return all_centroids(clip)[:, VOCABULARY.colors.index(color)]
 
 
 def soft_measures(
     clip: Float[np.ndarray, "frames h w 3"], frames: Sequence[Detections], row: Mapping[str, object]
 ) -> dict[str, float]:
-    """The soft measures of one clip: "frames_right" and, if the prompt asks for motion in a direction, those that
-    `motion_measures` returns. `row` says what the prompt asks for."""
+    """Computes the soft measures of one clip: "frames_right" and, if the prompt asks for motion in a direction, the
+    measures of `motion_measures`. `row` says what the prompt asks for."""
     return {"frames_right": frames_right(frames, row), **motion_measures(all_centroids(clip), row)}
 
 
@@ -56,13 +56,13 @@ def frames_right(frames: Sequence[Detections], row: Mapping[str, object]) -> flo
 
 
 def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[str, object]) -> dict[str, float]:
-    """The soft measures of a clip's motion, from the centroids of colours (`all_centroids`); an empty dict if the
-    prompt asks for no motion.
+    """Computes the soft measures of a clip's motion from the centroids of colours (`all_centroids`); returns an empty
+    dict if the prompt asks for no motion.
 
     "direction_right": share of the moving objects whose colour's centroid moves mostly in the asked direction, from its
     first place to its last (for a bounce: to its furthest). "pixels_a_frame": the mean over these objects of how far
-    the centroid moves in that direction per frame, negative for the other way. A colour that is in fewer than two
-    frames counts as not moved.
+    the centroid moves in that direction per frame; a move in the opposite direction is negative. A colour that is in
+    fewer than two frames counts as not moved.
     """
     right, pixels = [], []
     for item in row["include"]:

@@ -28,12 +28,12 @@ def summarize(
     seed: int = 0,
     replicates: int = 10_000,
 ) -> dict:
-    """The scores of clips as plain values for JSON. `rows` are the prompts, and `prompts[i]` is the index in `rows` of
-    clip i's prompt.
+    """Returns the scores of clips as plain values for JSON. `rows` are the prompts' metadata rows, and `prompts[i]` is
+    the index in `rows` of clip i's prompt.
 
-    "groups": `geneval.files.score_summary` of the moving and of the still tasks, with intervals clustered by prompt.
-    "clauses": for each task, the share of clips that meet each clause. "floors": for each task, the score of the same
-    clips in another order of frames, or judged by another prompt, as `FLOORS` lists them.
+    "groups" has `geneval.files.score_summary` of the moving tasks, and of the still tasks, with intervals clustered by
+    prompt. "clauses" has, for each task, the share of clips that meet each clause. "floors" has, for each task, the
+    scores of the same clips with their frames in another order, or judged by another prompt (`floor_scores`).
     """
     judged = [judge(*clip, rows[index], options) for clip, index in zip(clips, prompts, strict=True)]
     groups = {}
@@ -54,12 +54,14 @@ def velocity_summary(
     seed: int = 0,
     replicates: int = 10_000,
 ) -> dict[str, dict]:
-    """The velocity error of all clips ("all"), and of clips whose prompt has a held-out triple or has none ("held_out",
-    "seen"), as plain values for JSON. The keys of `clips` are (index of the clip's prompt in `rows`, sample).
+    """Returns the velocity error as plain values for JSON, in three entries: "all" for all clips, "held_out" for the
+    clips whose prompt has a held-out triple, and "seen" for all other clips. The keys of `clips` are (index of the
+    clip's prompt in `rows`, sample).
 
-    Each of these entries has "error", an estimate in pixels a frame (None if no clip has an error); "asked", the number
-    of clips whose prompt determines a velocity; and "not_found", the number of these clips that have no error because
-    an object was not found. "held_out" and "seen" are left out if one of them would have no clip.
+    Each entry has "error", an estimate in pixels a frame (None if no clip has an error); "asked", the number of clips
+    whose prompt determines a velocity; and "not_found", the number of these clips that have no error because an object
+    was not found. "held_out" and "seen" are both left out if one of them would have no clip. Returns {} if no prompt
+    determines a velocity.
     """
     found = {place: velocity_measures(*clip, rows[place[0]], world, options) for place, clip in sorted(clips.items())}
     found = {place: measures for place, measures in found.items() if measures}

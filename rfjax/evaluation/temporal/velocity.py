@@ -1,10 +1,10 @@
-"""The velocity error of clips: how far objects move from the velocity that their prompt asks for, as in PhyWorld.
+"""The velocity error of clips: how far the objects' velocity is from the velocity that the prompt asks for.
 
 PhyWorld (Kang et al. 2024, arXiv:2411.02385) averages |v - v'| over frames, where v is the simulator's velocity and v'
 the velocity that a parser finds in the generated frames. For comparison it gives the parser's own error, on frames of
 the simulator. Here a prompt determines a direction, and a world determines the speeds that an object may have
-(`World.speeds`). These are intervals, so an object at any speed of an interval has the error 0. If the prompt names no
-speed, all intervals of its task are allowed.
+(`World.speeds`). A world gives intervals of speed, so an object at any speed of an interval has the error 0. If the
+prompt names no speed, all intervals of its task are allowed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def velocity_measures(
     world: World,
     options: TemporalOptions = DEFAULT,
 ) -> dict[str, float]:
-    """Whether a clip's moving objects are found, and how far they are from the velocity that the prompt asks for, in
-    pixels a frame; {} if the prompt determines no velocity.
+    """Measures whether a clip's moving objects are found, and how far their velocity is from the velocity that the
+    prompt asks for, in pixels a frame. Returns {} if the prompt determines no velocity.
 
     "velocity_found" is 1 if every moving object is found, with its colour, in two frames or more, and else 0.
     "velocity_error" is the mean of the function `velocity_error` over these objects; it is missing if "velocity_found"
@@ -49,7 +49,8 @@ def velocity_measures(
 
 
 def velocity_error(track: Track, speeds: Sequence[tuple[float, float]]) -> float:
-    """The mean over time of |v - v'| for one object, in pixels a frame; nan if it is found in fewer than two frames.
+    """Computes the mean over time of |v - v'| for one object, in pixels a frame. Returns nan if the object is found, in
+    its colour, in fewer than two frames.
 
     v' is the velocity from each frame in which the object is found to the next such frame. v is the same in all frames
     and has the asked direction. The speed of v is the speed in the intervals `speeds` (pixels a frame) that is nearest
