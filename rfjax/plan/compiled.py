@@ -79,7 +79,7 @@ class Compiler:
 class Compiled:
     """Facts about a compiled program, per device.
 
-    If the program does not fit, `peak_bytes` is the memory that it would need, and the other sizes are None.
+    If the program does not fit, `peak_bytes` is the memory that it would need, and every field that may be None is.
     """
 
     fits: bool
@@ -145,10 +145,10 @@ def child_command(module: str) -> list[str]:
 def compile_step(
     config: Config, target: Target | None, compiler: Compiler = Compiler(), *, cpu_devices: int = 0
 ) -> Compiled:
-    """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
+    """Compiles a config's train step for a target; if `target` is None, for `cpu_devices` simulated CPU devices.
 
-    Raises `ConfigError` if the compiler is missing. Raises `RfjaxError`, with the compiler's message, if it fails for
-    another reason than lack of memory.
+    Raises `ConfigError` if the compiler is missing. Raises `RfjaxError`, with the compiler's message, if compiling
+    fails for another reason than lack of memory.
     """
     return _compile(config, target, compiler, cpu_devices=cpu_devices)
 
