@@ -265,8 +265,8 @@ def _slopes(link, theta, x):
 
 
 def _polish(link, theta, x, scores, weights=1.0, iterations=100):
-    """Moves the parameters `theta` [b, k], each row the best of a grid, to the minimum of the squared errors within the
-    link's bounds. Returns the parameters there.
+    """Moves the parameters `theta` [b, k] from a start near the minimum of the squared errors to this minimum, within
+    the link's bounds. Returns the parameters there.
 
     Steps are Levenberg and Marquardt's. A parameter at a bound stays there if a step downhill would cross the bound.
     Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid. `weights` [b, n]

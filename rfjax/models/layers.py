@@ -80,7 +80,7 @@ class RMSNorm(nn.Module):
 
 
 def layer_norm(x: Float[Array, "... size"]) -> Float[Array, "... size"]:
-    """Layer norm without parameters, in float32: adaLN supplies the scale and the shift."""
+    """Applies layer norm without parameters, computed in float32. adaLN supplies the scale and the shift."""
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + NORM_EPSILON)
@@ -137,8 +137,8 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
 
 
 class ConditionMLP(nn.Module):
-    """Linear, activation (SiLU by default), linear: embeds the timestep, the pooled text and, in CrossDiT, the
-    context."""
+    """Applies a linear map, an activation (SiLU by default) and a second linear map. Embeds the timestep, the pooled
+    text and, in CrossDiT, the context."""
 
     source: int
     width: int
@@ -208,7 +208,7 @@ def patch_tokens(
     config: ModelConfig,
     dtype: jnp.dtype,
 ) -> Float[Array, "batch tokens hidden"]:
-    """Embedded patches plus their positions. The embedding is named `patch_embed` in the calling module."""
+    """Returns the embedded patches plus `positions`, if given. The embedding is named `patch_embed` in the caller."""
     patches = patchify(z, config.patch)
     image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
     return image if positions is None else image + positions.astype(dtype)

@@ -82,8 +82,8 @@ def matrix_shape(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixShape:
 
 
 def rank_of(shape: MatrixShape, rank: int) -> int:
-    """The rank of a kernel's factors: `rank`, but at most half the smaller side. Beyond that, factors would hold as
-    many numbers as the kernel."""
+    """Returns the rank of a kernel's factors: `rank`, but at most half the smaller side, and at least 1. With a rank
+    above half its side, the factors of a square kernel would hold more numbers than the kernel."""
     return max(1, min(rank, min(shape.sides) // 2))
 
 

@@ -91,7 +91,7 @@ class StreamBlock(nn.Module):
         return self._queries_keys_values(self.qkv, modulate(x, chunks[0], chunks[1]), *norms, rotation)
 
     def second_attention(self, x, chunks, rotation):
-        """The image-only attention; it reads the same `x` as the joint attention."""
+        """Returns the update by the image-only attention, which reads the same `x` as the joint attention."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms, rotation)
         return chunks[8][:, None] * checkpoint_name(self.proj2(attend(self, q, k, v)), "proj")

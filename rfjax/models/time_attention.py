@@ -25,8 +25,8 @@ from rfjax.models.watching import attend
 
 
 class Places(NamedTuple):
-    """The positions for the attention over time: vectors to add, or the rotation of the whole grid; the other is
-    None."""
+    """The positions for the attention over time: either vectors to add, or the rotation of the whole grid. The field
+    that is not used is None."""
 
     added: Float[Array, "times hidden"] | None
     rotation: Rotation | None

@@ -94,7 +94,7 @@ class Compiled:
 
     @property
     def settings(self) -> str:
-        """The level and whose flags were in force, for messages."""
+        """Says the optimisation level, and whose XLA flags were in force, for messages."""
         whose = [name for name, who in {"rfjax's": "rfjax", "your": "user"}.items() if self.xla_flags[who]]
         return f"level {self.optimisation}, {' and '.join(whose) or 'no'} XLA flags"
 
@@ -110,7 +110,7 @@ COMPILERS = {"tpu": ("libtpu", "tpu-plan"), "cuda": ("jax_cuda13_plugin", "gpu-p
 
 
 def why_not_compiled(chip: Chip) -> str | None:
-    """Says why no program can be compiled ahead of time for a chip; None if one can."""
+    """Says why no program can be compiled ahead of time for a chip. Returns None if programs can be compiled."""
     if chip.kind not in COMPILERS:
         return f"rfjax has no compiler that runs without a GPU for {chip.kind}"
     if chip.kind == "cuda" and chip.name not in DESCRIPTIONS:

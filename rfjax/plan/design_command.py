@@ -1,4 +1,4 @@
-"""`rfjax design`: chooses the trunks and branches to train next, so that a law predicts best at a larger budget."""
+"""`rfjax design`: chooses the trunks and branches to train next, so that a law predicts the loss at `--target` best."""
 
 from __future__ import annotations
 
