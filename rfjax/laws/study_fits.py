@@ -133,8 +133,7 @@ def usable_ends(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows whose role (`limits.ROLES`) is one that laws, correlations and rankings use: "run" or "branch".
-    """
+    """Returns the rows whose role (`limits.ROLES`) laws, correlations and rankings use: "run" and "branch"."""
     return rows[~rows["role"].isin([role for role, reason in ROLES.items() if reason])]
 
 

@@ -39,8 +39,7 @@ class Scatter:
 
     @property
     def scales(self) -> dict[str, dict[str, float]]:
-        """Returns the median ("value") and the ends ("low", "high") of the 95 % interval, of `between` and of `within`.
-        """
+        """Returns {"between" and "within": {"low", "value", "high"}}: the ends of the 95 % interval, and the median."""
         ends = {name: map(float, np.quantile(getattr(self, name), SHOWN)) for name in ("between", "within")}
         return {name: dict(zip(("low", "value", "high"), each, strict=True)) for name, each in ends.items()}
 
