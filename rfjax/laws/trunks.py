@@ -39,7 +39,8 @@ class Scatter:
 
     @property
     def scales(self) -> dict[str, dict[str, float]]:
-        """Returns {"between" and "within": {"low", "value", "high"}}: the ends of the 95 % interval, and the median."""
+        """Returns {"between": each, "within": each}. `each` has the ends of the 95 % interval ("low", "high") and the
+        median ("value")."""
         ends = {name: map(float, np.quantile(getattr(self, name), SHOWN)) for name in ("between", "within")}
         return {name: dict(zip(("low", "value", "high"), each, strict=True)) for name, each in ends.items()}
 

@@ -119,7 +119,7 @@ _low_precision_gelu.defvjp(lambda x: (_gelu_in_float32(x), x), _gelu_backward)
 
 def unstack(x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*slice"]]:
     """Returns the slices along an axis, for example queries, keys and values. The backward pass stacks their gradients
-    along this axis, in the layout of `x`. With `jnp.moveaxis` here, it would have to transpose the stacked gradient."""
+    along this axis, in the layout of `x`. After a `jnp.moveaxis`, the stacked gradient would have to be transposed."""
     return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
 
 
@@ -208,7 +208,7 @@ def patch_tokens(
     config: ModelConfig,
     dtype: jnp.dtype,
 ) -> Float[Array, "batch tokens hidden"]:
-    """Returns the embedded patches plus `positions`, if given. The embedding is named `patch_embed` in the caller."""
+    """Returns embedded patches plus `positions`, if given. The embedding is `patch_embed` in the calling module."""
     patches = patchify(z, config.patch)
     image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
     return image if positions is None else image + positions.astype(dtype)

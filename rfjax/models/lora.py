@@ -88,7 +88,8 @@ def rank_of(shape: MatrixShape, rank: int) -> int:
 
 
 def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
-    """Returns a new adapter, with factors for every kernel in `params` that `MATRICES` lists. It uses only the shapes.
+    """Returns a new adapter, with factors for every kernel in `params` that `MATRICES` lists. Of `params` only the
+    paths and shapes matter.
 
     `a` [maps..., inputs, rank] is uniform in +-1/sqrt(inputs), and `b` [maps..., rank, outputs] is zero. The numbers in
     `a` depend on `key` and on the kernel's path and shape, not on the other kernels.

@@ -53,7 +53,7 @@ def frames_apart(
 
 class TimeAttention(nn.Module):
     """Computes gate · Attn(LN(x)(1 + scale) + shift + time), an attention over the tokens of all frames. If positions
-    are rotary, queries and keys are rotated instead of adding the time."""
+    are rotary, no time is added, and queries and keys are rotated."""
 
     config: ModelConfig
     dtype: jnp.dtype

@@ -79,7 +79,8 @@ class Compiler:
 class Compiled:
     """Facts about a compiled program, per device.
 
-    If the program does not fit, `peak_bytes` is the memory that it would need, and every field that may be None is.
+    If the program does not fit, `peak_bytes` is the memory that it would need, and `argument_bytes`, `temporary_bytes`
+    and `counts` are None.
     """
 
     fits: bool
