@@ -1,7 +1,7 @@
 """What each field of a config may be: names and ranges, as tables. `config_rules.check` checks a config against them.
 
 No JAX here, and no import of the things that the names stand for. So the names in the tables of schedules, samplers and
-so on are repeated here, and tests/test_limits.py checks that both agree.
+so on are repeated here, and tests/test_limits.py checks that both lists of names agree.
 """
 
 from __future__ import annotations
@@ -206,5 +206,5 @@ def check_choice(field: str, value: str | int, allowed: Sequence[str | int] | No
 
 
 def format_number(value: float | int) -> str:
-    """A number as a message shows it."""
+    """Writes a number for a message. For a number of more than 80 characters, writes only how many digits it has."""
     return str(value) if len(str(value)) <= 80 else f"a number of {len(str(value))} digits"

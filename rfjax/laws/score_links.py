@@ -4,12 +4,12 @@
     logistic      score = 1 / (1 + exp((loss - middle) / width))
 
 Fits are by least squares in units of the score. Both links fall with the loss. An isotonic fit (any falling curve)
-shows the scatter that no falling curve can follow. Intervals of a predicted score are parametric: normal noise of the
-residual scatter, which is itself drawn with its n - k degrees of freedom (n runs, k parameters), is added to the fitted
-scores. Branches of one trunk are not independent, so where runs share trunks the noise has two parts, between trunks
-and within (`rfjax.laws.trunks`). With few runs, the link is refitted to each draw of noisy scores. With many
-(`rfjax.results.many_runs`), the parameters of a draw come from the link linearised about its fit, and runs are left out
-in folds.
+shows the scatter that no falling curve can follow. Intervals of a predicted score come from simulated scores: the
+fitted scores plus normal noise. The noise has the residuals' standard deviation, which is drawn anew for each
+simulation, with n - k degrees of freedom (n runs, k parameters). Branches of one trunk are not independent, so where
+runs share trunks the noise has two parts, between trunks and within (`rfjax.laws.trunks`). With few runs, the link is
+refitted to each draw of noisy scores. With many runs (`rfjax.results.many_runs`), the parameters of a draw come from
+the link linearised about its fit, and runs are left out in folds.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A curve of score against loss. Its functions take x, the loss rescaled: 0 is the lowest loss, 1 the highest. Its
-    inner parameters are those of the curve in x."""
+    """A curve of score against loss. `curve` and `solve` take x, the loss rescaled: 0 is the lowest loss, 1 the
+    highest. The inner parameters are those of the curve as a function of x."""
 
     name: str
     formula: str
@@ -151,14 +151,14 @@ class LinkFit:
     span: float = 1.0  # largest loss - smallest loss
 
     def predict(self, loss: ArrayLike) -> Float[np.ndarray, " m"]:
-        """The score at these losses, within [0, 1]. Raises `ConfigError` if there is no fit."""
+        """Returns the link's score at each loss, cut to [0, 1]. Raises `ConfigError` if there is no fit."""
         if self.inner is None:
             raise ConfigError(f"the {self.link.name} link was not fitted ({self.reason}); it cannot predict")
         return np.clip(self.link.curve(self.inner, self._scale(loss)), 0, 1)
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """The ends of the 95 % interval at each loss, cut to [0, 1]: the interval of the curve or, with `new_run`, of a
-        new run's score."""
+        """Returns the low ends and the high ends of the 95 % intervals at each loss, cut to [0, 1]. They are intervals
+        of the curve or, with `new_run`, of a new run's score. Raises `ConfigError` without a fit or without draws."""
         self.predict(loss)
         if self.draws is None:
             raise ConfigError(
@@ -199,8 +199,8 @@ def fit_link(
     """Fits `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
 
     `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`); without them runs are taken as independent.
-    Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs, or if all
-    losses or all scores are equal, the result has no fit, and its `reason` says why.
+    Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs, if all losses
+    or all scores are equal, or if the score does not fall with the loss, the result has no fit; its `reason` says why.
     """
     loss, score = check_pairs(loss, score)
     n, k = len(loss), len(link.parameters)
@@ -244,8 +244,8 @@ def _noise(rng, link, inner, x, residuals, rms, trunks, resamples):
 
 
 def _linear_draws(link, inner, x, score, noise):
-    """The parameters [b, k] that are fitted, to first order, if `noise` [b, n] is added to the scores. A parameter at
-    its bound stays there."""
+    """Returns, to first order, the parameters [b, k] that fits would give if each row of `noise` [b, n] were added to
+    the scores. A parameter at its bound stays there if the squared error falls only beyond the bound."""
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     slopes = _slopes(link, inner[None], x)[0]
     gradient = slopes.T @ (link.curve(inner, x) - score)
@@ -258,14 +258,15 @@ def _linear_draws(link, inner, x, score, noise):
 
 
 def _slopes(link, theta, x):
-    """The curve's derivatives [b, n, k] by a complex step (Squire and Trapp 1998), exact to rounding."""
+    """Returns the curve's derivatives by its parameters, [b, n, k]. They are computed by a complex step (Squire and
+    Trapp 1998), which is exact to rounding."""
     unit = np.eye(theta.shape[1])
     return np.stack([link.curve(theta + 1e-30j * row, x).imag / 1e-30 for row in unit], axis=2)
 
 
 def _polish(link, theta, x, scores, weights=1.0, iterations=100):
-    """Moves the parameters `theta` [b, k], each row the best of a grid, to the minimum of the squared errors within the
-    link's bounds. Returns the parameters there.
+    """Moves the parameters `theta` [b, k] from a start near the minimum of the squared errors to this minimum, within
+    the link's bounds. Returns the parameters there.
 
     Steps are Levenberg and Marquardt's. A parameter at a bound stays there if a step downhill would cross the bound.
     Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid. `weights` [b, n]
@@ -299,7 +300,7 @@ def _polish(link, theta, x, scores, weights=1.0, iterations=100):
 
 
 def _isotonic_rms(loss, score):
-    """The root mean square residual of the least-squares curve among all that never rise with the loss."""
+    """Returns the root mean square residual of the least-squares fit by any curve that never rises with the loss."""
     order = np.argsort(loss, kind="stable")
     fitted = optimize.isotonic_regression(score[order], increasing=False).x
     return float(np.sqrt(((fitted - score[order]) ** 2).mean()))
@@ -308,7 +309,7 @@ def _isotonic_rms(loss, score):
 @dataclass(frozen=True, kw_only=True)
 class ScorePrediction:
     """The largest run's score, predicted from its loss by a link (a curve from loss to score) that was fitted to the
-    other runs."""
+    `n` runs of other trunks."""
 
     link: str
     run: str
@@ -334,12 +335,12 @@ def predict_largest(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[ScorePrediction, ...]:
-    """The score of the run of largest `size` as each link predicts it from the runs of other trunks.
+    """Predicts the score of the run of largest `size` by each link, fitted to the runs of other trunks.
 
-    If several runs have that size, the one with the most `flops` is taken; if several of these have equal `flops`, the
-    last by name. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): a branch shares most of its
-    training with the other branches of its trunk, so those are left out, too. Raises `ConfigError` for a size that is
-    not finite: it could be the largest.
+    Returns one prediction for each link. If several runs have the largest size, the run with the most `flops` is
+    predicted; if several of these have equal `flops`, the last by name. `trunks` are the numbers of the runs' trunks
+    (`rfjax.laws.trunks`): a branch shares most of its training with the other branches of its trunk, so the fit leaves
+    them out, too. Raises `ConfigError` for a size that is not finite: it could be the largest.
     """
     loss, score, size = (np.asarray(values, float) for values in (loss, score, size))
     if not len(loss):
@@ -368,7 +369,7 @@ def predict_largest(
 
 def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, **options) -> dict:
     """Fits every link (curve from loss to score) to all runs, and predicts the largest run's score by each link fitted
-    to the other runs. Returns both as JSON.
+    to the runs of other trunks. Returns fits and predictions as JSON.
 
     `options` are those of `predict_largest`.
     """
@@ -382,8 +383,8 @@ def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: A
 def left_out_rms(
     loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"], trunks: ArrayLike | None = None
 ) -> float | None:
-    """The root mean square error of predicting each run's score from the runs of other trunks or, if there are many
-    runs, of other folds. None if there are too few runs."""
+    """Returns the root mean square error of predicting each run's score from the runs of other trunks or, if there are
+    many runs, of other folds. Returns None if the link cannot be fitted, for example to too few runs."""
     loss, score = np.asarray(loss, float), np.asarray(score, float)
     trunks = np.arange(len(loss)) if trunks is None else np.asarray(trunks)
     if are_many(len(loss)):
@@ -399,8 +400,8 @@ def left_out_rms(
 
 
 def _folds_rms(loss, score, link, trunks):
-    """The root mean square error of predicting each run's score, for many runs: the runs of a fold are predicted by a
-    refit without them, which starts from the fit to all runs."""
+    """Returns the root mean square error of predicting each run's score; None if the link cannot be fitted. The runs of
+    a fold are predicted by a fit to the other folds. This fit starts from the fit to all runs."""
     fitted = fit_link(loss, score, link, resamples=0)
     if fitted.reason:
         return None

@@ -1,5 +1,5 @@
-"""Tests claims about the compute-optimal size: its power of compute, its tokens per parameter, the bowl of loss about
-it.
+"""Tests claims about the compute-optimal size N*: the power of compute with which N* grows, the tokens per parameter at
+N*, and how much the loss rises at other sizes of equal FLOPs (the bowl).
 
 Each public function takes the numbers that a claim states, and returns the claim's test: a pure function of `Evidence`.
 """
@@ -24,7 +24,7 @@ _BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 51
 
 
 def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
-    """Tests whether the optimal size grows as the power of compute in `law`, and not as the power in its rival.
+    """Tests whether the optimal size grows as the power of compute in `law`, and not as the power in `rival`.
 
     The table's power comes from the parametric law, with C counted as in the paper of `law`. The parabolas of approach
     2, corrected for their bias, give a second estimate, with the table's own FLOPs as C. If the second estimate
@@ -66,7 +66,8 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
 
 
 def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
-    """Tests whether the optimum sees this many image tokens per parameter, at the geometric mean of the runs' FLOPs."""
+    """Tests whether the optimum sees a number of image tokens per parameter in the range `claimed`, at the geometric
+    mean of the runs' FLOPs."""
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.image)) is not None:
@@ -80,7 +81,8 @@ def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
 def tokens_follow(law: PublishedLaw) -> Test:
     """Tests whether the optimum has as many tokens per parameter as `law` says.
 
-    Both are taken at the geometric mean of the runs' FLOPs. Compute and tokens are counted as in the law's paper.
+    Optimum and law are compared at the geometric mean of the runs' FLOPs. If that is further than a factor `FAR`
+    outside the law's range, the claim is not tested. Compute and tokens are counted as in the law's paper.
     """
 
     def test(evidence):
@@ -198,7 +200,8 @@ def under_training_is_worse(factor: float) -> Test:
 
 
 def _judge_bowl(evidence, found, bound, *, above, quantity, notes=()):
-    """Judges a claim about the cost of missing the optimum, which assumes the parametric law and FLOPs = κ·N^η·D."""
+    """Judges a claim about the cost of missing the optimum. The cost is computed from the parametric law and
+    FLOPs = κ·N^η·D; a note is added if the runs' FLOPs deviate from that by more than 10 %."""
     fitted, worst = evidence.fits[PARAMETRIC.name], evidence.frontier.cost.worst
     off = (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
     said = {"quantity": quantity, "method": f"parametric law of {fitted.n} runs", "notes": (*notes, *off)}

@@ -25,8 +25,8 @@ RESAMPLES = 2000
 class StepCount:
     """The scores of a run that was sampled with one number of steps. Values that were not measured are nan.
 
-    `drop` is 1 - (score at `steps`) / (score at `reference` steps, the most); None if the two were not sampled
-    for the same prompts, or if the reference's score is 0.
+    `drop` is 1 - (score at `steps`) / (score at `reference` steps, the most). It is None if the two numbers of steps
+    were not sampled for the same prompts, or if the reference's score is 0.
     """
 
     run: str
@@ -89,7 +89,7 @@ def step_counts(
 
 def _drop(prompts, step, seed_of_images, sampler, reference, resamples, seed):
     """Returns (drop, low, high): 1 - (the overall score) / (the reference's), with the ends of its interval. All are
-    None if no prompts match or the reference's score is 0."""
+    None if the prompts are not the same for both, or if the reference's score is 0."""
     own = rows_where(prompts, step=step, evaluation_seed=seed_of_images)
     counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
     if counts[0].empty or not counts[0].index.equals(counts[1].index):

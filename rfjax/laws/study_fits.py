@@ -117,8 +117,8 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run or branch whose loss, FLOPs, parameters and images are positive numbers, with the
-    columns `frontier` and `best_rate`.
+    """Returns one row for each finished run or branch whose loss, FLOPs, parameters and images are positive numbers,
+    with the added columns `frontier` and `best_rate`.
 
     `rfjax.laws.left_out` names the other finished runs.
     """
@@ -126,14 +126,14 @@ def final_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def usable_ends(rows: pd.DataFrame) -> pd.DataFrame:
-    """The final checkpoints whose loss, FLOPs, parameters and images are positive numbers."""
+    """Returns the rows of final checkpoints whose loss, FLOPs, parameters and images are positive numbers."""
     numbers = rows[list(POSITIVE)].astype(float).to_numpy()
     usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
     return rows[(rows["final"] == 1) & usable].reset_index(drop=True)
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows that laws, correlations and rankings use by their role: runs and branches (`limits.ROLES`)."""
+    """Returns the rows whose role (`limits.ROLES`) laws, correlations and rankings use: "run" and "branch"."""
     return rows[~rows["role"].isin([role for role, reason in ROLES.items() if reason])]
 
 
@@ -166,11 +166,11 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
-    """The covariance matrix of these runs' mean losses. None if `pairs` has too few of the covariances.
+    """Returns the covariance matrix of these runs' mean losses; None if `pairs` has too few of the covariances.
 
-    If there are many runs, pairs.csv has each run's variance, but covariances only with a few runs, the anchors. The
-    covariance of two other runs is then approximated by what the anchors explain of both (Nystroem's approximation).
-    The variances are exact.
+    If there are many runs, pairs.csv has each run's variance, but its covariances only with a few runs, the anchors.
+    The covariance of two runs that are not anchors is then computed from their covariances with the anchors (Nystroem's
+    approximation). The variances are exact.
     """
     if pairs is None or not len(runs):
         return None
@@ -190,8 +190,8 @@ def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Floa
 
 
 def _known_covariances(pairs, runs, others):
-    """The covariances of the mean losses of `runs` (rows) with those of `others` (columns), from the rows of pairs.csv;
-    NaN where it has no such pair."""
+    """Returns the covariances of the mean losses of `runs` (rows) with the mean losses of `others` (columns), from the
+    rows of pairs.csv. A pair that pairs.csv lacks is NaN."""
     places, columns = ({run: place for place, run in enumerate(names)} for names in (runs, others))
     matrix = np.full((len(places), len(columns)), np.nan)
     for one, other in (("run", "other_run"), ("other_run", "run")):
@@ -214,8 +214,8 @@ def analyse(
     Laws of compute are fitted to the runs on the compute frontier. Laws of parameters and images are fitted to the runs
     whose learning rate was the best of those tried (`best_rate`). The headline is the saturating law. If the points do
     not determine it, the headline is the pure power law, and the reason is kept. `pairs` (the rows of pairs.csv) adds
-    standard errors over validation examples; `profiles` adds profile likelihoods of the laws of compute. `changes`
-    replace options of every fit.
+    standard errors over validation examples. `profiles` adds profile likelihoods of the laws of compute, unless runs
+    share trunks. `changes` replace fields of `options`.
     """
     options = replace(options, **changes)
 
@@ -255,7 +255,7 @@ def analyse(
 
 def _plan_budget(parametric, rows):
     """Divides a budget of ten times the largest run's FLOPs between parameters and images. Returns (the allocation,
-    ""), or (None, the reason). The design with fixed images has as many as the run of most images."""
+    ""), or (None, the reason). The allocation's `fixed_images` is the largest number of images of any run."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
     open_ends = undecided(parametric)

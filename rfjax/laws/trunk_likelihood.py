@@ -41,8 +41,8 @@ LARGEST_SHARE = 0.999  # E is at most this share of the smallest loss
 def relative_covariance(
     ratio: Float[np.ndarray, "*ratios"], trunks: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "*ratios n n"]:
-    """The covariance S / within² of the runs' noise, for each ratio of between to within. The factor within² does not
-    change the estimates of generalised least squares."""
+    """Returns the matrix S / within² for each ratio of between to within, where S is the covariance of the runs' noise.
+    The factor within² does not change the estimates of generalised least squares."""
     return np.eye(len(trunks)) + np.asarray(ratio)[..., None, None] ** 2 * (trunks[:, None] == trunks)
 
 
@@ -56,9 +56,9 @@ def generalised_refits(
     scatter: Scatter,
 ) -> Minimum:
     """Fits the law again to simulated data, once for each draw of the two scales of noise, between and within trunks.
-    For each draw, the law is first fitted to the real data with the drawn scales. The simulated data are this law plus
-    noise of the drawn scales. `log_x` is centred; `parameters`, from which the search starts, belong to the centred
-    `log_x`.
+    The law is first fitted to the real data, once for each group of draws with similar ratios of the scales. The
+    simulated data of a draw are its group's law plus noise of the drawn scales. `log_x` is centred; `parameters`, from
+    which the search starts, belong to the centred `log_x`.
     """
     ratios, group = _ratios(scatter)
     precision = np.linalg.inv(relative_covariance(ratios, trunks))

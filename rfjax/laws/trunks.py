@@ -39,7 +39,8 @@ class Scatter:
 
     @property
     def scales(self) -> dict[str, dict[str, float]]:
-        """`between` and `within`, each with its median and its interval."""
+        """Returns {"between": each, "within": each}. `each` has the ends of the 95 % interval ("low", "high") and the
+        median ("value")."""
         ends = {name: map(float, np.quantile(getattr(self, name), SHOWN)) for name in ("between", "within")}
         return {name: dict(zip(("low", "value", "high"), each, strict=True)) for name, each in ends.items()}
 
@@ -85,7 +86,7 @@ def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
 def trunk_means(
     values: Float[np.ndarray, " n *rest"], trunks: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " trunks *rest"]:
-    """The mean over the runs of each trunk, in the order of the trunks' numbers."""
+    """Returns the mean of `values` over the runs of each trunk, in the order of the trunks' numbers."""
     members = np.eye(trunks.max() + 1)[trunks]
     return (members / members.sum(axis=0)).T @ values
 
@@ -108,8 +109,8 @@ def scatter(
 
     The residuals are projected onto the directions that the law's parameters cannot fit. They are then normal, with the
     covariance between² Z Zᵀ + within² I in the same projection, where Z assigns runs to trunks. One eigenvalue
-    decomposition gives the likelihood on a whole grid of `between` and `within`. `assumed` are the medians of their
-    priors.
+    decomposition gives the likelihood on a whole grid of `between` and `within`. `assumed` are the medians of the
+    priors of `between` and `within`. `log_x`, the law's variables, serves only to count the sizes with several seeds.
     """
     member = np.eye(trunks.max() + 1)[trunks]
     left, sizes, _ = np.linalg.svd(jacobian, full_matrices=True)

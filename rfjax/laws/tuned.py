@@ -1,10 +1,10 @@
-"""What tuning does to a law of pretraining: each measure before and after the tuning, over the sizes of a study.
+"""Estimates what tuning does to a law of pretraining, from measures of each size before and after the tuning.
 
 The law of pretraining is fitted without tuned runs (`limits.ROLES`). Here a line is fitted to a measure's changes
-(after minus before; for the validation loss, of its logarithm) against log10 of the pretraining FLOPs. It gives the
-mean change over the sizes, and a slope. If the slope's interval excludes zero, tuning changes the law's slope. If only
-the interval of the mean change excludes zero, the intercept alone is shown to move. If neither interval excludes zero,
-no change is shown. No JAX here.
+(after minus before) against log10 of the pretraining FLOPs; of the validation loss, the logarithm is taken. The line
+gives the mean change over the sizes, and a slope. If the slope's interval excludes zero, tuning changes the law's
+slope. If only the interval of the mean change excludes zero, the intercept alone is shown to move. If neither interval
+excludes zero, no change is shown. No JAX here.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def is_loss(measure: str) -> bool:
 
 
 def shifts(changes: Sequence[Change]) -> list[Shift]:
-    """The shift of each measure that two sizes or more have. The validation loss is taken as its logarithm, as in a
-    power law; scores are taken as they are."""
+    """Returns the shift of each measure that was taken at two sizes or more. Of the validation loss the logarithm is
+    taken, as in a power law; scores are taken as they are."""
     found = []
     for measure, rows in by_measure(changes).items():
         if len({row.flops for row in rows}) < 2:
@@ -101,7 +101,7 @@ def shifts(changes: Sequence[Change]) -> list[Shift]:
 
 
 def by_measure(changes: Sequence[Change]) -> dict[str, list[Change]]:
-    """The changes of each measure."""
+    """Groups the changes by their measure."""
     groups: dict[str, list[Change]] = {}
     for change in changes:
         groups.setdefault(change.measure, []).append(change)

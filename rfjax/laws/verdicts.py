@@ -65,10 +65,10 @@ def judge_value(
 ) -> Judgement:
     """Judges the claim that a quantity has a value: a number, or a range (low, high).
 
-    The table contradicts the claim if the interval of `found` does not overlap it. With a `rival` range, the table
-    agrees if the interval overlaps the claim and not the rival. Without a rival, it agrees if the interval overlaps the
-    claim and its width (high - low, or with `ratio` high / low) is at most `narrow`. In all other cases, and without an
-    interval, the claim is undecided.
+    The table contradicts the claim if the interval of `found` does not overlap `claimed`. With a `rival` range, the
+    table agrees if the interval overlaps the claim and not the rival. Without a rival, the table agrees if the interval
+    overlaps the claim and the interval's width (high - low, or with `ratio` high / low) is at most `narrow`. In all
+    other cases, and without an interval, the claim is undecided.
     """
     low, high = found.low, found.high
     if low is None or high is None:

@@ -100,8 +100,8 @@ def attention(
     values: Float[Array, "batch attended heads head_size"],
     implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, computed by the named implementation of the table. Every token attends to
-    every token.
+    """Returns softmax(q k^T / sqrt(head_size)) v, computed by the row of `IMPLEMENTATIONS` called `implementation`.
+    Every query attends to every key.
 
     Over a mesh each device computes its own examples and heads.
     """

@@ -71,7 +71,7 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """JAX's Pallas kernel for TPUs, on one device's examples and heads.
+    """Computes softmax attention by JAX's Pallas kernel for TPUs, on one device's examples and heads.
 
     Tokens are padded to whole blocks. The padding is a separate segment: no token attends to it, and it gets no
     gradient, so the result is the same as without padding. `interpret` runs the kernel step by step on any platform,
@@ -101,9 +101,9 @@ def cudnn_attention(
     keys: Float[Array, "batch attended heads head_size"],
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """cuDNN's fused attention, on one device's examples and heads, without padding.
+    """Computes softmax attention by cuDNN's fused kernel, on one device's examples and heads, without padding.
 
-    The residuals of its backward pass have no checkpoint name. Rematerialisation policies recognise them by the
-    primitive that makes them (`stack.CUDNN_FORWARD`).
+    The residuals that the forward pass keeps for the backward pass have no checkpoint name. Rematerialisation policies
+    recognise them by the primitive that makes them (`stack.CUDNN_FORWARD`).
     """
     return jax.nn.dot_product_attention(queries, keys, values, scale=scale(queries), implementation="cudnn")

@@ -29,7 +29,7 @@ def xla_attention(
     keys: Float[Array, "batch attended heads head_size"],
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token. Logits are float32.
+    """Returns softmax(q k^T / sqrt(head_size)) v, where every query attends to every key. Logits are float32.
 
     The forward pass keeps the output and the log-sum-exp; the backward pass recomputes the probabilities (Dao et al.
     2022, algorithm 4, in one tile). Storing the probabilities, a [tokens, tokens] array for each layer, would cost more
@@ -85,8 +85,8 @@ def _blocks_of(queries):
 def largest_logit(
     queries: Float[Array, "batch tokens heads head_size"], keys: Float[Array, "batch attended heads head_size"]
 ) -> Float[Array, ""]:
-    """The largest q k^T / sqrt(head_size) of all examples, heads, queries and keys, computed for a block of queries at
-    a time."""
+    """Returns the largest q k^T / sqrt(head_size) over all examples, heads, queries and keys. The logits are computed
+    for one block of queries at a time."""
     blocks, tokens = _blocks_of(queries)
 
     def largest(block, real):
@@ -102,7 +102,7 @@ def xla_blocks_attention(
     keys: Float[Array, "batch attended heads head_size"],
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """`xla_attention`, one block of queries at a time, so that memory holds the logits of one block, not of all tokens.
+    """Computes `xla_attention` for one block of queries at a time, so that memory holds the logits of one block only.
 
     The backward pass computes each block's forward pass again.
     """

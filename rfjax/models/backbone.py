@@ -6,8 +6,8 @@ that `make_backbone` gives, and has a static method `flops_by_part(model, shapes
 - The first prediction, before any training, is zero.
 - The prediction depends on t, on `pooled` and (`dit_class` excepted) on the context, but not on the order of the
   context's tokens.
-- The scanned stack is called `blocks`, and the program does not grow with the depth. Another stack needs a place in
-  `_STACKS` of `watching.py`.
+- The scanned stack is called `blocks`, and the program does not grow with the depth. A stack of another name needs an
+  entry in `_STACKS` of `watching.py`.
 - Every block calls `watching.attend` for its attention and `watching.note_streams` for its outputs. The diagnostics of
   `train.diagnostics_every` show only blocks that do.
 - A parameter called `kernel` has a rule in `sharding.py`, and no other parameter has one. The rule has a name or None
@@ -16,7 +16,7 @@ that `make_backbone` gives, and has a static method `flops_by_part(model, shapes
 - The backbone's row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by
   default); `results/tokens.py` counts tokens by this field.
 
-`tests/models` tests all but the last (kinds in `test_parametrization.py`). docs/README.md lists a new backbone's files.
+`tests/models` tests all of these points but the last. docs/README.md lists the files to change for a new backbone.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def make_backbone(
 ) -> Backbone:
     """Returns the network that `config` names, for batches of these shapes. A scan iteration has `unroll` blocks.
 
-    The other options are as in `config.train`; `platform` is where the network will run, by default that of JAX's first
-    device. Raises `ConfigError` for an attention that does not run there.
+    The other options are as in `config.train`; `platform` is where the network will run, by default the platform of
+    JAX's first device. Raises `ConfigError` for an attention that does not run there.
     """
     platform = platform or platform_of(jax.devices()[0])
     attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)
@@ -99,14 +99,14 @@ def make_backbone(
 
 
 def _activation(path: str) -> str:
-    """The name of a captured output: its module's path, or "prediction" for the network itself. Removed from `path` are
-    Flax's `__call__/0`, and the index 0 that the streams have in a block's result (streams, None)."""
+    """Returns the name of a captured output: its module's path, or "prediction" for the network itself. It is `path`
+    without Flax's `__call__/0`, and without the index 0 of the streams in a block's result (streams, None)."""
     name = re.sub(r"/?__call__/0(/0)?", "", path)
     return name or "prediction"
 
 
 def training_backbone(config: Config, shapes: BatchShapes, platform: str | None = None) -> Backbone:
-    """The network as a run of `config` computes it: with the config's precision, rematerialisation and attention."""
+    """Returns the network as a run of `config` computes it: with its precision, rematerialisation and attention."""
     train = config.train
     computed = {"compute_dtype": train.compute_dtype, "remat": train.remat, "attention": train.attention}
     computed["unroll"] = train.unroll or config.model.depth
@@ -115,7 +115,7 @@ def training_backbone(config: Config, shapes: BatchShapes, platform: str | None 
 
 @functools.lru_cache
 def parameter_count(backbone: Backbone) -> int:
-    """The number of trainable parameters, which leaves out stored positions. Nothing is allocated."""
+    """Returns the number of trainable parameters, without stored positions. No array is allocated."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     trained = {name: part for name, part in shapes.items() if name != POSITIONS}
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))

@@ -1,4 +1,4 @@
-"""CrossDiT: image tokens attend to themselves and, across, to the text (PixArt-alpha, Chen et al. 2023).
+"""CrossDiT: image tokens attend to each other and, in a second attention, to the text (PixArt-alpha, Chen et al. 2023).
 
 SD3 (section 5.2.3) names CrossDiT and gives no details. The network here has PixArt's block with one addition: the
 embedded pooled text is added to the embedded time, as in MM-DiT, so that all backbones get the same conditions. If the

@@ -63,8 +63,8 @@ def shared_blocks(
     attention: str,
     rotation: Rotation | None = None,
 ) -> Float[Array, "batch image_tokens width"]:
-    """Runs `config.depth` shared blocks over [text, image], named `blocks` and `last_block` in the calling module.
-    Returns the image's tokens. `rotation` is that of the image's tokens."""
+    """Runs `config.depth` shared blocks over the sequence [text, image]. Returns the image's tokens. In the calling
+    module the blocks are named `blocks` and `last_block`. `rotation` holds the positions of the image's tokens."""
     given = condition, rotation and rotation.after(text.shape[1])
     tokens = jnp.concatenate([text, image], axis=1)
     if config.depth > 1:
@@ -111,9 +111,9 @@ class DiT(nn.Module):
 class ClassDiT(nn.Module):
     """The original DiT: `pooled` is the class, `context` is not read.
 
-    A batch has no class, so the embedding table is a linear map of `pooled`. A one-hot `pooled` gives its class's
-    embedding: a row plus the bias. Zeros, which condition dropout makes, give the null class's embedding: the bias. Any
-    other vector is embedded linearly. The learnt variance is left out: the network returns its prediction only.
+    A batch has no class labels, so the embedding table is a linear map of `pooled`. A one-hot `pooled` gives its
+    class's embedding: a row plus the bias. Zeros, which condition dropout makes, give the null class's embedding: the
+    bias. The map takes other vectors, too. The original's learnt variance is left out.
     """
 
     config: ModelConfig

@@ -87,6 +87,6 @@ def training_flops(model: ModelConfig, shapes: BatchShapes) -> int:
 
 
 def recompute_flops(model: ModelConfig, shapes: BatchShapes, remat: str) -> int:
-    """Operations of one example's training step that repeat the forward pass."""
+    """Counts the operations of one example's forward pass that the backward pass repeats under the policy `remat`."""
     parts = flops_by_part(model, shapes)
     return sum(parts.get(name, 0) for name in RECOMPUTED[remat])

@@ -32,7 +32,7 @@ def xavier_uniform(inputs: int) -> Callable:
 
 
 class Linear(nn.Module):
-    """x W + b from the last axes of `x` (shape `source`) to axes of shape `target`.
+    """Computes x W + b. The last axes of `x`, of shape `source`, become axes of shape `target`.
 
     Kernels keep their axes apart, for example [hidden, 3, heads, head_size] for queries, keys and values, so that a
     sharding can name the heads. Parameters are float32; products run in `dtype`.
@@ -67,7 +67,7 @@ def rounded_kernels(params, dtype: str | jnp.dtype):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, in float32: the paper's QK normalisation."""
+    """Computes x / rms(x) * scale in float32, with the rms over the last axis: the paper's QK normalisation."""
 
     size: int
 
@@ -80,7 +80,7 @@ class RMSNorm(nn.Module):
 
 
 def layer_norm(x: Float[Array, "... size"]) -> Float[Array, "... size"]:
-    """Layer norm without parameters, in float32: adaLN supplies the scale and the shift."""
+    """Applies layer norm without parameters, computed in float32. adaLN supplies the scale and the shift."""
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + NORM_EPSILON)
@@ -95,7 +95,7 @@ def modulate(
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x Phi(x) by the tanh formula (Hendrycks & Gimpel 2016, arXiv 1606.08415). For bfloat16 input it is computed in
+    """Returns x Phi(x) by the tanh formula (Hendrycks & Gimpel 2016, arXiv 1606.08415). bfloat16 input is computed in
     float32 and rounded once, as in PyTorch; then only `x` is kept for the backward pass, which computes tanh again."""
     return nn.gelu(x, approximate=True) if x.dtype == jnp.float32 else _low_precision_gelu(x)
 
@@ -118,13 +118,13 @@ _low_precision_gelu.defvjp(lambda x: (_gelu_in_float32(x), x), _gelu_backward)
 
 
 def unstack(x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*slice"]]:
-    """The slices along an axis, for example queries, keys and values. The backward pass stacks their gradients along
-    the same axis, in the layout of `x`. After `jnp.moveaxis` it would have to transpose the stacked gradient."""
+    """Returns the slices along an axis, for example queries, keys and values. The backward pass stacks their gradients
+    along this axis, in the layout of `x`. After a `jnp.moveaxis`, the stacked gradient would have to be transposed."""
     return [part.squeeze(axis) for part in jnp.split(x, x.shape[axis], axis)]
 
 
 def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "batch size"]:
-    """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
+    """Returns [cos, sin] of 1000 t times frequencies that fall geometrically from 1 to nearly 1/10000, in float32.
 
     The frequencies are constants. Their exponents are rounded to float32, as in the PyTorch code that trained the
     released weights. Their exponentials are taken in float64, because 1000 t multiplies their errors.
@@ -137,8 +137,8 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
 
 
 class ConditionMLP(nn.Module):
-    """Linear, activation (SiLU by default), linear: embeds the timestep, the pooled text and, in CrossDiT, the
-    context."""
+    """Applies a linear map, an activation (SiLU by default) and a second linear map. Embeds the timestep, the pooled
+    text and, in CrossDiT, the context."""
 
     source: int
     width: int
@@ -208,7 +208,7 @@ def patch_tokens(
     config: ModelConfig,
     dtype: jnp.dtype,
 ) -> Float[Array, "batch tokens hidden"]:
-    """Embedded patches plus their positions. The embedding is named `patch_embed` in the calling module."""
+    """Returns embedded patches plus `positions`, if given. The embedding is `patch_embed` in the calling module."""
     patches = patchify(z, config.patch)
     image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
     return image if positions is None else image + positions.astype(dtype)

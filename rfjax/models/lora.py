@@ -82,13 +82,14 @@ def matrix_shape(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixShape:
 
 
 def rank_of(shape: MatrixShape, rank: int) -> int:
-    """The rank of a kernel's factors: `rank`, but at most half the smaller side. Beyond that, factors would hold as
-    many numbers as the kernel."""
+    """Returns the rank of a kernel's factors: `rank`, but at most half the smaller side, and at least 1. With a rank
+    above half its side, the factors of a square kernel would hold more numbers than the kernel."""
     return max(1, min(rank, min(shape.sides) // 2))
 
 
 def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
-    """A new adapter of every linear map of `params` but the patch embedding; only the shapes of `params` are used.
+    """Returns a new adapter, with factors for every kernel in `params` that `MATRICES` lists. Of `params` only the
+    paths and shapes matter.
 
     `a` [maps..., inputs, rank] is uniform in +-1/sqrt(inputs), and `b` [maps..., rank, outputs] is zero. The numbers in
     `a` depend on `key` and on the kernel's path and shape, not on the other kernels.
@@ -115,7 +116,7 @@ def init_adapter(key: Array, params: Params, rank: int) -> Adapter:
 def product(
     factors: Mapping[str, Float[Array | np.ndarray, " ..."]], path: str, shape: tuple[int, ...]
 ) -> Float[Array | np.ndarray, " ..."]:
-    """The product a b of a kernel's factors, in the kernel's shape."""
+    """Returns the product a b of the factors of the kernel at `path`, in the kernel's `shape`."""
     axes = matrix_axes(path)
     parts = matrix_shape(shape, axes)
     delta = jnp.matmul(factors["a"], factors["b"], precision="highest")
@@ -127,7 +128,7 @@ def product(
 
 
 def merge(params: Params, adapter: Adapter, scale: Float[Array, ""] | float) -> Params:
-    """The parameters W + scale * (a b); leaves without factors are those of `params`."""
+    """Returns the parameters W + scale * (a b). Leaves for which `adapter` has no factors stay as in `params`."""
 
     def merged(path, leaf):
         node = adapter

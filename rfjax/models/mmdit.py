@@ -1,6 +1,6 @@
 """MM-DiT: text and image tokens in streams with their own weights, joined in attention (SD3 section 4 and figure 2;
-dual attention as in SD3.5-Medium). For clips the attention joins the tokens of all frames. With
-`temporal_attention="factorised"` each temporal position is an image of the batch, and `time_attention` joins them.
+dual attention as in SD3.5-Medium). For clips the attention joins the tokens of all frames. But with
+`temporal_attention="factorised"` each temporal position is an image of the batch; `time_attention` joins the positions.
 
 Stacked blocks run under a scan, so that compile time does not grow with the depth. The last block is apart: its context
 streams feed the attention and end there.
@@ -36,7 +36,7 @@ from rfjax.models.watching import attend, note_streams
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
-    """{name of a text stream: its slice of the context's tokens}. Two streams for 3 weight sets (SD3 section 5.2.3)."""
+    """Returns {text stream: its slice of the context's tokens}; two streams for 3 weight sets (SD3 section 5.2.3)."""
     if config.weight_sets == 2:
         return {"context": slice(0, context_tokens)}
     return {
@@ -77,7 +77,7 @@ class StreamBlock(nn.Module):
             self.mlp_out = Linear((mlp,), (width,), self.dtype)
 
     def modulations(self, condition):
-        """[chunks, batch, width]: shift, scale, gate of attention, MLP, second attention; the first 2 if `final`."""
+        """Returns [chunks, batch, width]: shift, scale, gate of attention, MLP, second attention; 2 if `final`."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):
@@ -91,7 +91,7 @@ class StreamBlock(nn.Module):
         return self._queries_keys_values(self.qkv, modulate(x, chunks[0], chunks[1]), *norms, rotation)
 
     def second_attention(self, x, chunks, rotation):
-        """The image-only attention; it reads the same `x` as the joint attention."""
+        """Returns the update by the image-only attention, which reads the same `x` as the joint attention."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms, rotation)
         return chunks[8][:, None] * checkpoint_name(self.proj2(attend(self, q, k, v)), "proj")

@@ -69,24 +69,24 @@ KINDS: dict[str, Kind] = {
 # Factors on a leaf's standard initial value, from the leaf's shape and v. After multiplication, the standard deviation
 # of a hidden kernel falls as v^(-1/2), and that of every other leaf does not depend on the width.
 def _as_wanted(shape, v):
-    """For leaves whose standard initial value already moves with the width in this way: factor 1."""
+    """Returns 1: the standard deviation of the initial value already moves with the width as it should."""
     return 1.0
 
 
 def _xavier_input(shape, v):
-    """The factor on the initial value of a network input's kernel. It replaces the width in Glorot's variance, 2 /
-    (inputs + outputs), by the balanced width."""
+    """Returns the factor on the initial value of the kernel of a network input. The factor replaces the width in
+    Glorot's variance, 2 / (inputs + outputs), by the balanced width."""
     source, target = shape[-2:]
     return math.sqrt((source + target) / (source + target / v))
 
 
 def _fixed_hidden(shape, v):
-    """For hidden kernels whose standard deviation is fixed: normal(0.02)."""
+    """Returns v^(-1/2), for hidden kernels whose standard initial value is normal(0.02) at every width."""
     return v**-0.5
 
 
 def _falling_table(shape, v):
-    """For tables whose standard deviation falls as v^(-1/2): normal(1 / sqrt(width))."""
+    """Returns v^(1/2), for tables whose standard initial value, normal(1 / sqrt(width)), falls as v^(-1/2)."""
     return v**0.5
 
 
@@ -121,8 +121,8 @@ class Factors(NamedTuple):
 
 
 def leaf_rule(path: str, use: str) -> Leaf:
-    """The row of `LEAVES` for a parameter's path. Raises `ConfigError` for a parameter without a row; `use` is the
-    setting that needs the row, for the message."""
+    """Returns the row of `LEAVES` for a parameter's path. Raises `ConfigError` for a parameter without a row; the
+    message begins with `use`, the setting that needs the row."""
     for row in LEAVES:
         if re.search(row[0], "/" + path):
             return row
@@ -158,7 +158,8 @@ def factors(model: ModelConfig, params):
 
 
 def scaled_init(model: ModelConfig, init: Callable) -> Callable:
-    """`init` with each leaf multiplied by its factor; `init` itself under `standard`."""
+    """Returns a function that calls `init` and multiplies each leaf by its factor `initial`. Returns `init` itself
+    under `standard`."""
     if model.parametrization == "standard":
         return init
 

@@ -25,8 +25,8 @@ def check_patches(latents: Sequence[int], patch: tuple[int, int, int]) -> None:
 def patchify(
     x: Float[Array, "batch frames height width channels"], patch: tuple[int, int, int]
 ) -> Float[Array, "batch tokens patch_values"]:
-    """Tokens in row-major order, frame by frame; inside a token the order is (frame, row, column, channel), channel
-    fastest.
+    """Cuts latents into tokens, one for each patch, in row-major order and frame by frame. Inside a token the order is
+    (frame, row, column, channel), channel fastest.
 
     A still's frame is repeated to fill the patch. Raises `ConfigError` for a side that `patch` does not divide.
     """

@@ -29,7 +29,8 @@ def sincos(positions: Float[np.ndarray, " n"], channels: int) -> Float[np.ndarra
 def cropped_positions(
     height: int, width: int, *, grid: int, tokens: int, span: float, channels: int
 ) -> Float[np.ndarray, "tokens channels"]:
-    """The positions of an image of height x width tokens: the centre of the grid, row-major.
+    """Returns the position vectors of an image of height x width tokens, in row-major order. The image lies in the
+    centre of a grid of `grid` x `grid` tokens.
 
     The first half of the channels encodes the column, the second the row.
     """
@@ -49,8 +50,8 @@ def centre_crop(
 
 
 def time_positions(times: int, channels: int) -> Float[np.ndarray, "times channels"]:
-    """sincos(k) - sincos(0) for the temporal positions k = 0, 1, ..., to be added to an image's positions. For k = 0 it
-    is zero, so one frame has the positions of an image."""
+    """Returns sincos(k) - sincos(0) for the temporal positions k = 0, 1, ..., to be added to an image's positions. The
+    vector of k = 0 is zero, so one frame has the positions of an image."""
     return (sincos(np.arange(times, dtype=np.float64), channels) - sincos(np.zeros(1), channels)).astype(np.float32)
 
 

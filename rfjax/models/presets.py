@@ -28,7 +28,7 @@ IMAGENET = BatchShapes(latents=(32, 32, 4), context=(1, 1), pooled=1000, encoder
 
 
 def dit_class(name: str) -> ModelConfig:
-    """The original DiT by its published name, such as `XL/2`, with the positions of a 32x32 latent.
+    """Returns the config of the original DiT with a published name, such as `XL/2`, for latents of 32x32.
 
     Raises `KeyError` for an unknown size or patch.
     """

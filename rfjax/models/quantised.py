@@ -72,5 +72,6 @@ def store(params, weights: str):
 
 @functools.lru_cache(maxsize=32)
 def stored_shapes(init, weights: str):
-    """Shapes and dtypes of the stored parameters of a backbone's `init`; nothing is allocated."""
+    """Returns the shapes and dtypes that the parameters made by a backbone's `init` have when they are stored in the
+    form `weights`. No array is allocated."""
     return jax.eval_shape(lambda key: store(init(key), weights), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The mesh axis that splits each dimension, of every parameter and of a layer's activations.
+"""Says which mesh axis splits each dimension of the parameters and of the layers' activations.
 
 There are two tables. `RULES` names the dimensions of a parameter by its path, and `mesh_axes.py` gives the mesh axis of
 a name. `data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and
@@ -146,7 +146,7 @@ def convolution(
     kernel: Float[Array, "rows columns channels targets"],
     names: tuple[str | None, ...],
 ) -> Float[Array, "batch height width targets"]:
-    """Convolves `x` with a parameter's `kernel`, with zeros around the edges. `tensor` does not split it."""
+    """Convolves `x` with a parameter's `kernel`, with zeros around the edges. Nothing is split over `tensor`."""
     layout = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(by_example(x, ()), gather(kernel, names), (1, 1), "SAME", dimension_numbers=layout)
     return by_example(y, ())

@@ -15,8 +15,8 @@ CUDNN_FORWARD = "dot_product_attention_fwd"
 
 
 def _saves(*names: str) -> Callable[..., bool]:
-    """The rematerialisation policy that saves the values with these checkpoint names; with `attention` also what
-    cuDNN's attention kernel returns."""
+    """Returns the rematerialisation policy that saves the values with these checkpoint names. If "attention" is among
+    the names, the policy also saves what cuDNN's attention kernel returns."""
     named = jax.checkpoint_policies.save_only_these_names(*names)
 
     def policy(primitive, *args, **params):
@@ -62,7 +62,7 @@ def single_block(block: type[nn.Module], *, remat: str) -> type[nn.Module]:
 
 
 def loop_advice(config: Config, platform: str) -> str | None:
-    """A sentence for a run that would be faster without a loop over blocks; else None. `platform` is one of
+    """Returns a sentence of advice if a run may be faster without a loop over blocks; else None. `platform` is one of
     `attention.ALL_PLATFORMS`."""
     if platform != "cuda" or config.train.unroll != 1 or config.model.depth == 1:
         return None

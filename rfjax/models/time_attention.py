@@ -1,8 +1,8 @@
 """An attention over the tokens of all frames, for blocks that see each frame as an image (SD3 section 5.3.3).
 
-SD3 starts its video study from the weights of images. The axis of frames is folded into the batch, and in each block a
-full attention over all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The
-paper says no more.
+SD3 starts its video study from weights trained on images. The axis of frames is folded into the batch, and in each
+block a full attention over all spatio-temporal tokens is added between the attention inside a frame and the
+feed-forward. The paper says no more.
 Chosen here: the new attention joins visual tokens only; it has its own queries, keys, values, output, QK-norm and
 modulation, whose gate is zero at the start; every frame has its own copy of the text; and a token's position in time
 enters the new attention alone.
@@ -25,8 +25,8 @@ from rfjax.models.watching import attend
 
 
 class Places(NamedTuple):
-    """The positions for the attention over time: vectors to add, or the rotation of the whole grid; the other is
-    None."""
+    """The positions for the attention over time: either vectors to add, or the rotation of the whole grid. The field
+    that is not used is None."""
 
     added: Float[Array, "times hidden"] | None
     rotation: Rotation | None
@@ -52,7 +52,8 @@ def frames_apart(
 
 
 class TimeAttention(nn.Module):
-    """gate · Attn(LN(x)(1 + scale) + shift + time) over the tokens of all frames."""
+    """Computes gate · Attn(LN(x)(1 + scale) + shift + time), an attention over the tokens of all frames. If positions
+    are rotary, no time is added, and queries and keys are rotated."""
 
     config: ModelConfig
     dtype: jnp.dtype

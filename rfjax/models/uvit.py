@@ -70,9 +70,11 @@ class GroupNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift)), modulated by the condition.
+    """Computes x + conv(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift)). A linear map of the condition gives shift
+    and scale.
 
-    With a partner's output `skip` the input is (x + skip) / sqrt(2), which keeps the variance.
+    If `skip`, the output of a block on the way down, is given, x is replaced by (x + skip) / sqrt(2), which keeps the
+    variance.
     """
 
     channels: int

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Plans the points of a study. Returns 1 if some point fits in no layout, else 0."""
+    """Plans the training of a study's points or, with `--sample`, their sampling. Returns 1 if something that was
+    planned does not fit the target, else 0."""
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with

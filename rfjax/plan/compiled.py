@@ -79,7 +79,8 @@ class Compiler:
 class Compiled:
     """Facts about a compiled program, per device.
 
-    If the program does not fit, `peak_bytes` is the memory that it would need, and the other sizes are None.
+    If the program does not fit, `peak_bytes` is the memory that it would need, and `argument_bytes`, `temporary_bytes`
+    and `counts` are None.
     """
 
     fits: bool
@@ -94,7 +95,7 @@ class Compiled:
 
     @property
     def settings(self) -> str:
-        """The level and whose flags were in force, for messages."""
+        """Says the optimisation level, and whose XLA flags were in force, for messages."""
         whose = [name for name, who in {"rfjax's": "rfjax", "your": "user"}.items() if self.xla_flags[who]]
         return f"level {self.optimisation}, {' and '.join(whose) or 'no'} XLA flags"
 
@@ -110,7 +111,7 @@ COMPILERS = {"tpu": ("libtpu", "tpu-plan"), "cuda": ("jax_cuda13_plugin", "gpu-p
 
 
 def why_not_compiled(chip: Chip) -> str | None:
-    """Says why no program can be compiled ahead of time for a chip; None if one can."""
+    """Says why no program can be compiled ahead of time for a chip. Returns None if programs can be compiled."""
     if chip.kind not in COMPILERS:
         return f"rfjax has no compiler that runs without a GPU for {chip.kind}"
     if chip.kind == "cuda" and chip.name not in DESCRIPTIONS:
@@ -145,10 +146,10 @@ def child_command(module: str) -> list[str]:
 def compile_step(
     config: Config, target: Target | None, compiler: Compiler = Compiler(), *, cpu_devices: int = 0
 ) -> Compiled:
-    """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
+    """Compiles a config's train step for a target; if `target` is None, for `cpu_devices` simulated CPU devices.
 
-    Raises `ConfigError` if the compiler is missing. Raises `RfjaxError`, with the compiler's message, if it fails for
-    another reason than lack of memory.
+    Raises `ConfigError` if the compiler is missing. Raises `RfjaxError`, with the compiler's message, if compiling
+    fails for another reason than lack of memory.
     """
     return _compile(config, target, compiler, cpu_devices=cpu_devices)
 

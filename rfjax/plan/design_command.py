@@ -1,4 +1,4 @@
-"""`rfjax design`: chooses the trunks and branches to train next, so that a law predicts best at a larger budget."""
+"""`rfjax design`: chooses the trunks and branches to train next, so that a law predicts the loss at `--target` best."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Prints the design, and writes the config that trains it."""
+    """Prints the design. With `--out`, also writes the config of the study that trains it. Returns the exit status."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here
     from rfjax.files import write_whole
     from rfjax.laws.design import Information, Rules, best_log_grid, design, next_trunks
@@ -116,7 +116,7 @@ def _check(args) -> None:
 
 
 def _command(args, overrides) -> str:
-    """The command line that made a design."""
+    """Returns the options of the `rfjax design` command that made a design, as one line of shell text."""
     names = ("config", "budget", "target", "given", "law", "lengths", "seeds", "between", "within")
     given = {name: getattr(args, name) for name in names} | {f"config.{key}": value for key, value in overrides.items()}
     shown = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}

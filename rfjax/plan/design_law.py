@@ -29,8 +29,8 @@ _SMALLEST_EXPONENT = 0.01  # below it more images or parameters do nothing, and 
 
 @dataclass(frozen=True, kw_only=True)
 class SoFar:
-    """The law with its uncertainty, and the noise, that a design starts from: fitted to a study's results, or given on
-    the command line."""
+    """What a design starts from: a law with its uncertainty, the noise, and the trunks trained so far. The law was
+    fitted to a study's results, or was given on the command line."""
 
     said: str  # the law and where it comes from, in words
     noise_said: str  # where the noise comes from, in words
@@ -71,8 +71,8 @@ class SoFar:
 
 
 def of_typed_law(text: str, between: float | None, within: float | None) -> SoFar:
-    """Reads a law from the text "E,A,ALPHA,B,BETA". A noise that is None is assumed. Raises `ConfigError` for any other
-    text."""
+    """Reads a law from the text "E,A,ALPHA,B,BETA". `between` and `within` are standard deviations of the noise; None
+    stands for an assumed value. Raises `ConfigError` for a text of another form."""
     try:
         typed = tuple(float(part) for part in text.split(","))
         if len(typed) != 5 or not all(0 <= number < float("inf") for number in typed):
@@ -88,8 +88,8 @@ def of_typed_law(text: str, between: float | None, within: float | None) -> SoFa
 
 
 def of_results(path: Path, sizes: Sequence[Size], between: float | None, within: float | None) -> SoFar:
-    """Fits the parametric law to a study's results or to a table, and finds the trunks that were trained. A noise that
-    is None is estimated from the results.
+    """Fits the parametric law to a study's results or to a table, and finds the trunks that were trained. `between` and
+    `within` are standard deviations of the noise; None stands for an estimate from the results.
 
     Raises `ConfigError` if the results cannot be read or do not determine the law.
     """
@@ -140,7 +140,8 @@ def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
 def _known(
     rows: pd.DataFrame, sizes: Sequence[Size], path: Path
 ) -> tuple[tuple[Known, ...], dict[int, tuple[int, ...]], list[str]]:
-    """Matches the rows to the config's sizes. Returns (the trunks trained so far, {size: its seeds so far}, notes).
+    """Matches the rows to the config's sizes. Returns (the trunks trained so far, {number of a size: the seeds that it
+    was trained on}, notes).
 
     Raises `ConfigError` if FLOPs, parameters and images do not fit the sizes of the config.
     """
@@ -181,7 +182,7 @@ def _count(trunks: int) -> str:
 
 
 def _seed(of_trunk) -> int | None:
-    """The trunk's seed; None if the table has none or if it is not a whole number."""
+    """Returns the trunk's seed; None if the table has no column `seed`, or if the seed is not a whole number."""
     if "seed" not in of_trunk:
         return None
     seed = pd.to_numeric(of_trunk["seed"], errors="coerce").iloc[0]

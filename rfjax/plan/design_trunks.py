@@ -67,11 +67,11 @@ def sizes_of(study: Study) -> list[Size]:
 
 
 def lengths_of(sizes: Sequence[Size], given: Sequence[int] | None) -> list[int]:
-    """The lengths of branches to choose from, in steps.
+    """Returns the lengths of branches to choose from, in steps: `given`, or by default a choice made here.
 
-    By default they are an eighth, a quarter, half and all of the most steps of any size, without lengths whose branch
-    would leave its trunk before the warm-up ends. Raises `ConfigError` if the warm-up is a share of the steps, because
-    branches of different trunks would then have different warm-ups.
+    By default they are an eighth, a quarter, half and all of the steps of the longest run. Of these, a length is left
+    out if its branch would leave its trunk before the warm-up ends. Raises `ConfigError` if the warm-up is a share of
+    the steps, because branches of different trunks would then have different warm-ups.
     """
     share = next((size for size in sizes if size.config.train.warmup_steps == -1), None)
     if share is not None:

@@ -1,4 +1,5 @@
-"""Estimates by formula what a step takes on one device, without compiling it. A search is ordered by these estimates.
+"""Estimates by formula what a step takes on one device, without compiling it. A search tries layouts in the order of
+these estimates.
 
 Operations and state are exact. Working memory and memory traffic are estimates, with constants fitted to compiled
 programs of the paper's depths (docs/plan.md). If the step is compiled, the compiled program's numbers replace them.
@@ -54,8 +55,8 @@ class StepEstimate:
 
 
 def _without_layout(config: Config) -> Config:
-    """Returns `config` with one fixed mesh, rematerialisation policy and number of microbatches, so that the hundreds
-    of these layouts in a search share one cached state."""
+    """Returns `config` with one fixed mesh, rematerialisation policy and number of microbatches. So the hundreds of
+    layouts in a search share one cached state."""
     train = dataclasses.replace(config.train, remat="none", accumulate=1)
     return dataclasses.replace(config, mesh=MeshConfig(), train=train)
 
@@ -128,7 +129,8 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 def _collectives(sizes, slices, train, weights, activations) -> tuple[Collective, ...]:
     """Lists a step's exchanges between devices.
 
-    Over `fsdp`, weights are gathered for each pass, and gradients are reduce-scattered. Over `data`, gradients are
+    Over `fsdp`, weights are gathered (twice for each microbatch, or once if the gathered weights are kept), and
+    gradients are reduce-scattered (all-reduced, if `fsdp` is above `WIDEST_SCATTER`). Over `data`, gradients are
     all-reduced within each slice; then each device all-reduces its share of the result between slices. Over `tensor`,
     activations are all-reduced.
     """

@@ -58,8 +58,8 @@ class Description:
 _HOPPER = {"capability": (9, 0), "cores": 132, "clock": 1.98, "cache_bytes": 50 * 2**20, "shared_bytes": 228 * 2**10}
 
 # Keys are the chips' names in `training/chips.py`. XLA publishes a100_sxm_80, h100_sxm, h200, b200 and gb200 (.txtpb,
-# in its target_config/specs). That of the RTX 4090 is written by hand, from NVIDIA's white paper on Ada and the limits
-# of compute capability 8.9 in the CUDA C++ programming guide.
+# in its target_config/specs). The description of the RTX 4090 is written by hand, from NVIDIA's white paper on Ada and
+# the limits of compute capability 8.9 in the CUDA C++ programming guide.
 DESCRIPTIONS: Mapping[str, Description] = {
     "a100": Description(
         device="NVIDIA A100-SXM4-80GB",

@@ -197,8 +197,8 @@ def _convolution_flops(instruction, computation):
 
 
 def _library_flops(instruction, computation):
-    """Counts the FLOPs of a call of cuBLAS, a GPU's matrix product whose dimensions are given as JSON; 0 for other
-    calls."""
+    """Counts the operations of a call of cuBLAS, which computes a matrix product on a GPU. The call gives the
+    contracted dimensions as JSON. Returns 0 for a call of anything else."""
     if "__cublas$" not in instruction.attributes:
         return 0
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)[1]
@@ -218,7 +218,7 @@ _PALLAS = 'custom_call_target="tpu_custom_call"'
 def _kernel_flops(instruction, computation) -> int | None:
     """Computes a Pallas kernel's operations from its name and the shapes of its queries and keys; None if unknown.
 
-    Queries and keys are its first two floating-point operands, [..., tokens, head_size].
+    Queries and keys are the kernel's first two floating-point operands of three axes or more, [..., tokens, head_size].
     """
     products = next((count for start, count in _KERNELS.items() if instruction.name.startswith(start)), None)
     arrays = [computation[name].outputs[0] for name in instruction.operands if name in computation]

@@ -22,7 +22,7 @@ MARKS = {"compute": (BLUE, "o"), "memory": (ORANGE, "s"), "links": (VERMILION, "
 
 
 def _draw(content: Mapping) -> Figure:
-    """Draws each point's step time by each limit, and its memory against a device's."""
+    """Draws each point's step time by each limit, and compares the memory that the point needs with a device's."""
     points = content["points"]
     names, places = [point["point"] for point in points], range(len(points))
     marks = {name: MARKS[name] for name in limits_of(content["slices"])}

@@ -24,8 +24,8 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class PointPlan:
-    """The plan of a point on a target: memory, time and cost. `config` has the planned layout: the point's own, or one
-    that a search found (`searched`)."""
+    """The plan of a point on a target: memory, time and cost. `config` has the planned layout: one that a search found
+    or, if there was no search or it found none, the point's own."""
 
     point: str
     config: Config
@@ -61,11 +61,13 @@ def plan_point(
     attempts: int = 4,
     say: Callable[[str], None] = print,
 ) -> PointPlan:
-    """Plans a point in its own layout. If that does not fit, or with `search`, in the cheapest layout that fits.
+    """Plans a point in its own layout. If that does not fit, or with `search`, searches for the cheapest layout that
+    fits and plans the point in it. If no layout fits, returns the plan of the point's own layout, which does not fit.
 
     With a `compiler`, memory, operations and exchanges are the compiled program's; with None they are estimates. A
     search tries only layouts that should fit, given the largest ratio so far of a program's memory to its estimate.
-    The search ends after `attempts` layouts that did not fit. `price` is that of a chip-hour.
+    The search ends after `attempts` layouts that did not fit. `price` is the price of a chip-hour. Raises `ConfigError`
+    if the target cannot run the config's attention.
     """
     size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
     attention = attention_of(point.config, target)  # raises now, before compiling, if the chip cannot run it
@@ -106,7 +108,8 @@ def plan_point(
 
 
 class _Attempt(NamedTuple):
-    """A layout that was tried. `estimate` is None if the layout does not divide or was not tried."""
+    """A layout that was tried. `estimate` is None if the batch or the parameters do not divide over the layout's mesh,
+    or if the point's own layout was left out because of `search`."""
 
     config: Config
     estimate: StepEstimate | None

@@ -82,7 +82,7 @@ class RunCost:
 
 
 def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> RunCost:
-    """Computes the cost of `steps` steps. `price` is that of a chip-hour."""
+    """Computes the cost of `steps` steps. `price` is the price of a chip-hour, or None if it is not known."""
     hours = step_seconds * steps / 3600.0
     chip_hours = hours * target.chips
     return RunCost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)

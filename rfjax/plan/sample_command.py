@@ -25,8 +25,8 @@ HEADER = (
 
 
 def plan_samples(args, study: Study, points: Sequence[Point], target: Target, say: Callable[[str], None]) -> int:
-    """Plans the sampling of points, prints the plan, and writes it to --out; returns 1 if something does not fit, else
-    0."""
+    """Plans the sampling of points, prints the plan and, if `--out` is given, writes it there. Returns 1 if some plan
+    does not fit, else 0."""
     size, weights = read_sample_options(args)
     compiler = None
     if not args.no_compile and why_not_compiled(target.chip) is None:

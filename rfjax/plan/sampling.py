@@ -131,7 +131,8 @@ def evaluations_of(config: Config, latents: tuple[int, ...]) -> int:
 def estimate_sampling(config: Config, target: Target, request: Request) -> SampleEstimate:
     """Estimates what a batch of images takes on each of the target's devices.
 
-    Raises `ConfigError` for a mesh or a batch that does not divide over the devices.
+    Raises `ConfigError` for a mesh or a batch that does not divide over the devices, for weights or an attention that
+    cannot be used there, and for a sampler guided by a second network.
     """
     sizes = mesh_sizes(config.mesh, target.devices, target.shown_slices)
     mesh, model, sampler = AbstractMesh(tuple(sizes.values()), AXES), config.model, config.evaluation.sampler

@@ -65,8 +65,8 @@ class Target:
 
     @property
     def closed(self) -> tuple[bool, ...]:
-        """Which sides of a TPU slice's torus close into rings. A 3D slice closes all its sides if each is a multiple of
-        the chip's `torus_side`, else none; a 2D slice closes each such side."""
+        """Says for each side of a TPU slice's torus whether the side closes into a ring. A 3D slice closes all sides if
+        each is a multiple of the chip's `torus_side`, else none. A 2D slice closes each side that is a multiple."""
         sides = [side % self.chip.torus_side == 0 for side in self.shape]
         return tuple(sides) if len(self.shape) == 2 else (all(sides),) * len(sides)
 
@@ -151,7 +151,7 @@ def parse_target(name: str, option: str = "--target") -> Target:
 
 
 def _name(chip, size=None):
-    """Returns the vendor's name of a slice. By default its size is one to show as an example."""
+    """Returns the vendor's name of a slice of this size. Without a size, returns the name of a slice as an example."""
     usual = size or (256 if chip.kind == "tpu" else min(64, math.prod(chip.shapes[-1])))
     return f"{chip.name}{'-' if chip.kind == 'tpu' or chip.name.endswith('x') else 'x'}{usual}"
 

@@ -12,7 +12,7 @@ from rfjax.plan.gpu_description import DESCRIPTIONS, text_proto
 
 
 def topology_devices(target):
-    """Returns abstract devices that stand for those of the target's slice or nodes."""
+    """Returns abstract devices that stand for the devices of the target's slices or nodes."""
     from jax.experimental import topologies
 
     if target.chip.kind == "cuda":
@@ -47,7 +47,8 @@ def lower(config, devices, platform: str):
 
 
 def lower_sampler(config, devices, platform: str, weights: str, batch: int, latents):
-    """Lowers a config's sampler of a batch on a mesh over `devices`, with weights stored in the type `weights`."""
+    """Lowers the program by which a config's sampler makes `batch` images, on a mesh over `devices`. Weights are stored
+    in the type `weights`; `platform` is a name in `models/attention.py`."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding

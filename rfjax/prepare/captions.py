@@ -45,8 +45,8 @@ class CaptionColumns:
 
 
 def column(metadata: Mapping[str, object], name: str) -> object:
-    """Returns a column's value, or None. `captions.text` is `text` in `captions`; if `captions` is a list, `text` in
-    each of its items."""
+    """Returns a column's value; None if the record lacks the column. The name `captions.text` means `text` in the
+    column `captions` or, if that is a list, the list of `text` in each of its items."""
     if name in metadata:
         return metadata[name]
     value: object = metadata

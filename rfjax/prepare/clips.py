@@ -80,8 +80,8 @@ def describe_rule(rule: Mapping) -> str:
 
 
 def check_same_rule(theirs: Mapping, rule: ClipRule | None, option: str) -> None:
-    """Raises `ConfigError` if the file that `option` names was made for clips cut by another rule than `rule`: by the
-    rule `theirs`, which has the fields of a `ClipRule` ({} stands for images).
+    """Raises `ConfigError` if the rules `theirs` and `rule` differ. `theirs` has the fields of the `ClipRule` for which
+    the file named by `option` was made; {} stands for images, and so does None as `rule`.
 
     A clip's key holds only its number in the file, so under another rule the same key would mean other frames.
     """
@@ -157,7 +157,7 @@ def frames_shown(rule: ClipRule, count: int) -> list[int]:
 
 
 def pick(file: bytes | Path, rule: ClipRule, places: Sequence[int], crop: str) -> list[Frames]:
-    """Returns the frames at `places` of each clip that `cut` finds in a file, not resized.
+    """Returns, without resizing them, the frames numbered `places` of each clip that `cut` finds in a file.
 
     Each frame is cut to its centred square unless `crop` is "none". Raises what `cut` raises.
     """

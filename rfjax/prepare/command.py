@@ -68,7 +68,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Makes the missing shards and then, unless the command is one task of several, the manifest."""
+    """Makes the missing shards and then, unless the command is one task of several, the manifest. With `--estimate`,
+    only prints what the corpus takes on disk. Returns the exit status."""
     from rfjax.data.prepared.text_encoders import parse_settings
     from rfjax.prepare import given_keys, part, shard, storage, work
     from rfjax.prepare.reading import Reading, fields_given, open_captioned, read_keys
@@ -182,7 +183,8 @@ def _given_keys(args, source, ours) -> dict:
 
 
 def _check_keys(args, source, given, unmet) -> None:
-    """Raises `ConfigError`, before any work, if the source knows its keys and has none of those of an option."""
+    """Raises `ConfigError`, before any work, if the source knows its keys and has none of the keys that the user gave
+    with an option. `unmet` has the keys of each option that the source lacks."""
     messages = {
         "--drop-keys": _no_key_to_drop,
         "--validation-keys": _no_key_to_validate,
@@ -214,7 +216,8 @@ _OTHER_KEYS = "give keys as rfjax inspect shows them, and another --out if shard
 
 def _check_keys_known(args, shards, ours, location) -> None:
     """Raises `RfjaxError` if the shards have no caption of --synthetic-captions or no image of --validation-keys, or if
-    --drop-keys left out no image. Prints how many images --drop-keys left out."""
+    --drop-keys left out no image. Prints how many images --drop-keys left out, and notes a --synthetic-column without a
+    caption and a --drop-keys without keys."""
     from rfjax.prepare.part import listed
 
     if args.synthetic_captions is not None and not any(

@@ -91,8 +91,8 @@ def known_after(
 def captions_known_after(source: Source) -> tuple[str, ...]:
     """Returns the keys of joined captions that no image has.
 
-    The result is empty in three cases: the source knew its keys before it was read, another command read some of its
-    parts, or the captions were written for exactly this source.
+    The result is empty in four cases: the source has no joined captions, it knew its keys before it was read, another
+    command read some of its parts, or the captions were written for exactly this source.
     """
     if not isinstance(source, JoinedSource) or source.keys is not None:
         return ()
@@ -102,7 +102,7 @@ def captions_known_after(source: Source) -> tuple[str, ...]:
 
 
 def say_unmet(unmet: Mapping[str, Collection[str]]) -> None:
-    """Prints a line for each option with keys that name no image: their number and the first of them."""
+    """Prints a line for each option with keys that name no image: the number of such keys, and the first five."""
     for line in describe({_REASON.format(option): keys for option, keys in unmet.items() if keys}, most=5):
         say(f"noticed: {line}")
 

@@ -1,11 +1,12 @@
 """Decodes images to 8-bit RGB of a bucket's size, and makes a small JPEG of each to look at.
 
-An image that PIL cannot decode completely is an error. All others become RGB. Transparency, also a transparent colour,
-is laid over white. 16-bit grey keeps its high byte; 32-bit integers count as 8 bits if none is above 255. CMYK and
-palettes are converted by PIL, without colour profiles. The first picture of an animation is used. The camera's
-orientation is applied. An image goes to the bucket of the nearest aspect. Its largest centred part of that aspect is
-resized by PIL's Lanczos or bicubic filter, which does not alias: its support widens with the reduction. Nothing is
-random: the paper's pretraining crops the centre, too.
+An image that PIL cannot decode completely is an error, and so are floating-point values and integers beyond 16 bits.
+All other images become RGB. Transparency, also a transparent colour, is laid over white. 16-bit grey keeps its high
+byte; 32-bit integers count as 8 bits if none is above 255, else as 16. CMYK and palettes are converted by PIL, without
+colour profiles. The first picture of an animation is used. The camera's orientation is applied. An image goes to the
+bucket of the nearest aspect. Its largest centred part of that aspect is resized by PIL's Lanczos or bicubic filter. The
+filter does not alias, because its support widens with the reduction. Nothing is random: the paper's pretraining crops
+the centre, too.
 """
 
 from __future__ import annotations
@@ -195,8 +196,8 @@ def to_rgb(image, of_png):
 
 
 def _rgb_of_integers(image, declared):
-    """Converts grey of 16 or 32 bits to RGB. If `declared`, the file is known to have 16 bits, so 255 is nearly
-    black."""
+    """Converts grey of 16 or 32 bits to RGB. Returns the image and the names of the conversions. If `declared`, the
+    file is known to have 16 bits, so 255 is nearly black. Raises `CorruptImage` for values that 16 bits do not hold."""
     values = np.asarray(image).astype(np.int64)
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:
