@@ -58,7 +58,7 @@ def looks(depths):
 
 
 def ends(found, value="value"):
-    """Returns (value, low, high) from a mapping, as `point` takes them."""
+    """Returns the entries with the keys `value`, "low" and "high" of a mapping, in the order in which `point` takes them."""
     return found[value], found["low"], found["high"]
 
 

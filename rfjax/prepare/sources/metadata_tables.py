@@ -49,7 +49,8 @@ def read_tables(
     """Reads the columns of `images` from `tables`; both are paths inside the folder `root`.
 
     If two tables have a row for an image, the table nearer to the image overrides the other, and metadata.jsonl
-    overrides metadata.csv. Raises `ConfigError` for a table that is not text.
+    overrides metadata.csv. A table that has neither `caption_column` nor a column of `CAPTION_COLUMNS` is noticed.
+    Raises `ConfigError` for a table that is not text.
     """
     columns: dict[str, dict[str, object]] = {}
     owners: dict[str, str] = {}
@@ -76,7 +77,7 @@ def read_tables(
 
 
 def read_table(text: str, table: str, images: Collection[str]) -> Table:
-    """Reads a table's text. `table` and `images` are paths inside the folder of images."""
+    """Reads the `text` of the table at the path `table`. This path and `images` are inside the folder of images."""
     folder = PurePosixPath(table).parent
     rows = _csv_rows(text, folder, images) if table.endswith(".csv") else _json_rows(text)
     found: dict[str, dict[str, object]] = {}
@@ -134,7 +135,7 @@ def _csv_rows(text: str, folder: PurePosixPath, images: Collection[str]) -> Iter
 
 
 def _cells(text: str, folder: PurePosixPath, images: Collection[str]) -> Iterator[tuple[int, list[str] | None]]:
-    """Yields (line, cells) of each row that is not blank; cells are None if a quote is not closed.
+    """Yields (number of its first line, cells) for each row that is not blank; cells are None if a quote is not closed.
 
     After an unclosed quote reading goes on at the next line, so that the quote swallows no rows.
     """
