@@ -1,4 +1,4 @@
-"""Options that `prepare`, `recaption` and `duplicates` share, and checks of values; without numpy, so --help is quick."""
+"""Options that `prepare`, `recaption` and `duplicates` share, and checks of values. No numpy: --help is quick."""
 
 from __future__ import annotations
 

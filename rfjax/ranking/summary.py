@@ -79,8 +79,8 @@ def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
     over the variants that both have.
 
     Spearman's and Kendall's coefficients have 95 % intervals from the resamples of prompts. `p` is the permutation test
-    of Spearman's coefficient. If fewer than `MIN_COMMON` variants are common, or if their ranks in `column` are all equal,
-    `spearman`, `kendall` and `p` are None and `reason` says why.
+    of Spearman's coefficient. `spearman`, `kendall` and `p` are None, and `reason` says why, if fewer than `MIN_COMMON`
+    variants are common, or if their ranks in `column` are all equal.
     """
     rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
     theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])

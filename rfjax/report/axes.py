@@ -58,7 +58,7 @@ def looks(depths):
 
 
 def ends(found, value="value"):
-    """Returns the entries with the keys `value`, "low" and "high" of a mapping, in the order in which `point` takes them."""
+    """Returns a mapping's entries under the keys `value`, "low" and "high", in the order that `point` takes."""
     return found[value], found["low"], found["high"]
 
 

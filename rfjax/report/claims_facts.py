@@ -54,8 +54,8 @@ def verdict_fact(verdict: Mapping) -> list[str]:
 
 
 def facts(board: Mapping) -> list[Fact]:
-    """Puts the board (all claims with their verdicts) into lines for the console, without the table of laws: a summary,
-    the claims, grouped by verdict, and the conventions."""
+    """Puts the board (all claims with their verdicts) into lines for the console, without the table of laws: a
+    summary, the claims, grouped by verdict, and the conventions."""
     ordered = sorted(board["verdicts"], key=lambda verdict: VERDICTS.index(verdict["verdict"]))
     rules = list(board["which_runs"].values())
     reason = [f"no optimal size of this table: {board['own_reason']}"] if board["own_reason"] else []

@@ -82,7 +82,7 @@ def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], 
 
 
 def shown_sheets(numbers: Mapping) -> list[Mapping]:
-    """Returns the sample sheets that the page shows: those of each depth's best run, and others, spread over compute."""
+    """Returns the sample sheets that the page shows: those of each depth's best run, then others by compute."""
     rows = numbers["samples"]["rows"]
     others = spread([row for row in rows if not row["best_of_depth"]], SHEETS, lambda row: row["flops"] or 0.0)
     kept = {row["png"] for row in [*others, *(row for row in rows if row["best_of_depth"])]}

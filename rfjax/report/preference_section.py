@@ -57,8 +57,8 @@ def _draw_panel(axis, found, against, question, look):
 
 
 def preference_section(numbers, page):
-    """The HTML of the section on human preference against the validation loss and GenEval; "" if nobody voted on
-    finished runs."""
+    """Returns the HTML of the section on human preference against the validation loss and GenEval; "" if nobody voted
+    on finished runs."""
     found = numbers["preference"]
     if not found:
         return ""

@@ -11,8 +11,8 @@ NAMED = 5  # a line names this many controls or variants, and counts the rest
 
 
 def ranking_section(numbers, page):
-    """The HTML of the section: the ranks, their figures, and the runs that were not ranked; "" if fewer than two
-    variants were measured."""
+    """Returns the HTML of the section: the ranks, their figures, and the runs that were not ranked; "" if fewer than
+    two variants were measured."""
     ranking = numbers["ranking"]
     if not ranking:
         return ""
@@ -71,7 +71,7 @@ def ranking_lines(ranking) -> list[str]:
 
 
 def unranked_lines(ranking):
-    """Lines on the runs that were not ranked and the controls that do not count.
+    """Returns lines on the runs that were not ranked and the controls that do not count.
 
     Controls that lack the same variants share a line.
     """
