@@ -23,7 +23,8 @@ def require(module: str, need: str, extra: str = "prepare"):
 
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Returns {library: version} of those `libraries` that are installed. Another version of PIL or PyTorch may round differently."""
+    """Returns {library: version} of those `libraries` that are installed. They are recorded because another version of
+    PIL or PyTorch may round differently."""
     found = {}
     for name in libraries:
         with contextlib.suppress(PackageNotFoundError):  # not needed, or rfjax run from its source

@@ -63,7 +63,7 @@ def facts(board: Mapping) -> list[Fact]:
 
 
 def law_rows(board: Mapping) -> list[tuple[str, ...]]:
-    """Returns the rows under `LAW_HEADER`: first the exponents of the user's own table, then those of each published law."""
+    """Returns the rows under `LAW_HEADER`: the user's own table (a row for each count of C), then published laws."""
     rows = [
         (
             "this table",

@@ -25,7 +25,7 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """Returns the HTML of a numbered table. Cells are safe HTML. The columns whose indices are in `words` hold words;
+        """Returns the HTML of a numbered table. Cells are safe HTML. Columns whose indices are in `words` hold words;
         the other columns hold numbers.
 
         Rows beyond `crowds.ROWS` are folded.

@@ -320,8 +320,8 @@ def _levels(points, settings):
 
 
 def _other_settings(results, ends):
-    """Returns the final losses of the runs under every combination of weights, grid and validation seed that the table has.
-    Averages made after training have a section of their own."""
+    """Returns the final losses of the runs under every combination of weights, grid and validation seed that the table
+    has, except for averages made after training, which have a section of their own."""
     rows = rows_where(results.long, metric="loss", item="mean", final=1)
     of_points = ends.set_index("run")["corpus"]  # a run that is no point: the first corpus it was evaluated on
     rows = rows[

@@ -167,7 +167,7 @@ def _levels_table(levels, page):
 
 
 def steps_section(numbers, page):
-    """Returns the HTML of the section on scores at few sampling steps, as in SD3's table 6; "" if none were measured."""
+    """Returns the HTML of the section on scores at few sampling steps, as in SD3's table 6; "" if there are none."""
     counts = numbers["sampling_steps"]
     if not counts:
         return ""
@@ -193,8 +193,8 @@ def steps_section(numbers, page):
 
 
 def _drops_table(numbers, page):
-    """Returns the HTML of a table like SD3's table 6, of the drop of the score with fewer sampling steps: a row for each
-    run, a column for each number of steps."""
+    """Returns the HTML of a table like SD3's table 6, the drop of the score with fewer sampling steps: a row for each
+    run under one sampler, a column for each number of steps."""
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
     lines: dict[tuple, dict] = {}
     for found in numbers["sampling_steps"]:
@@ -261,8 +261,8 @@ def sheet_of(prompts, rows, labels, sheets):
 
 
 def _strip(row, sheets):
-    """Returns the HTML of one row of a sample sheet. A row of clips has an animation for the screen, and a still picture for
-    print."""
+    """Returns the HTML of one row of a sample sheet. A row of clips has an animation for the screen, and a still
+    picture for print."""
     alt, playing = f"samples of {row['run']}", row.get("webp")
     if playing not in sheets:
         return picture(sheets[row["png"]], "image/png", alt)

@@ -39,7 +39,7 @@ def item_title(item: str) -> str:
 
 
 def drawn_items(temporal) -> list[str]:
-    """Returns the measures in the order of panels and columns. A mean over tasks is omitted if there is only one task."""
+    """Returns the measures in the order of panels and columns, without a mean over tasks if there is only one task."""
     items = [item for item in temporal["items"] if item not in NOT_DRAWN]
     run = temporal["runs"][0]["scores"]
     tasks = [item for item in items if item not in TITLES]

@@ -74,8 +74,8 @@ def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
 
 
 def _ceiling(rows, sampler) -> dict[str, dict]:
-    """Returns the scores of ground-truth clips, measured with as many prompts as the name `sampler` says; if there are none,
-    with any number of prompts."""
+    """Returns the scores of ground-truth clips, measured with as many prompts as the name `sampler` says; if there are
+    none, with any number of prompts."""
     found = ceiling_of_prompts(rows_where(rows, evaluation=CEILING, metric=METRIC), sampler)
     return by_item(found.drop_duplicates("item"))
 
