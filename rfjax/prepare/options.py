@@ -1,4 +1,4 @@
-"""Options that `prepare`, `recaption` and `duplicates` share, and checks of values. No numpy: --help is quick."""
+"""Options of `prepare`, `recaption` and `duplicates`, and checks of values. Imports no numpy, so --help is quick."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class LeftOut:
         return dict(sorted(self.counts.items()))
 
     def write_with(self, facts: Mapping, folder: Path) -> None:
-        """Writes the part's NAME.dropped.jsonl, and `facts` with a seal as its NAME.json."""
+        """Writes NAME.dropped.jsonl, which lists the images left out, and NAME.json, which holds `facts` and a seal."""
         rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
         (folder / f"{self.name}.dropped.jsonl").write_text(rows, encoding="utf-8")
         (folder / f"{self.name}.json").write_text(json.dumps(seals.seal(facts), indent=1) + "\n")

@@ -89,13 +89,13 @@ class Recipe:
         return "validation" if draw < self.validation_share else "train"
 
     def precision_of(self, name: str) -> str:
-        """Returns the type in which an array of a record is stored, by the array's name."""
+        """Returns the type in which the array called `name` of a record is stored."""
         if name.endswith(".pooled"):
             return self.pooled_precision
         return self.precision if name == "latents" else self.text_precision or self.precision
 
     def facts(self) -> dict:
-        """Returns the recipe for JSON, with a hash in place of class names and of each list of keys: some are long."""
+        """Returns the recipe for JSON, with hashes in place of class names and lists of keys, which may be long."""
         facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}, validation_keys=frozenset()))
         for name in WRITTEN_WHERE_SET:
             if not facts[name]:

@@ -109,8 +109,8 @@ def run(job: Job, task: Task) -> int:
 
 
 def located(facts: Mapping, source: Source) -> dict:
-    """Returns what a finished manifest or captions.json says about its source: `facts` (`source_facts`), where the
-    source is, and how much of it was not read or may be a mistake."""
+    """Returns what a finished manifest or captions.json says about its source: `facts` (from `source_facts`), where
+    the source is, and how much of it was not read or may be a mistake."""
     counted = {name: counts for name in ("passed_over", "noticed") if (counts := counted_names(source, name))}
     return {**facts, "location": source.location, **counted}
 

@@ -58,7 +58,7 @@ def looks(depths):
 
 
 def ends(found, value="value"):
-    """Returns a mapping's entries under the keys `value`, "low" and "high", in the order that `point` takes."""
+    """Returns (`found[value]`, `found["low"]`, `found["high"]`), in the order in which `point` takes them."""
     return found[value], found["low"], found["high"]
 
 

@@ -91,7 +91,7 @@ def _depths_sentences(numbers):
 
 
 def _rates_sentences(numbers):
-    """Returns sentences on the best learning rate of each size, and on whether the sizes agree in it."""
+    """Returns sentences on the best learning rate of each size, and on whether the sizes agree on the best rate."""
     points = [
         f"The best learning rate of {text(rates.name_of(each))} is {text(rates.shown(each))}."
         for each in numbers["learning_rates"]

@@ -122,7 +122,7 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
 
 
 def optimal_frontier_facts(found: Mapping) -> list[Fact]:
-    """States the compute-optimal frontier, given the JSON under `optimal_frontier`, or the reason why there is none."""
+    """States the compute-optimal frontier in `found["optimal_frontier"]`, or the reason why there is none."""
     frontier = found["optimal_frontier"]
     if frontier is None:
         return [[f"no compute-optimal frontier of the parametric law: {found['optimal_frontier_reason']}"]]
@@ -192,8 +192,8 @@ def _held_out_fact(held, predictions):
 
 
 def allocation_fact(found: Mapping) -> list[str]:
-    """States how to divide a budget, given `Allocation.to_json()`: the optimum, the design with fixed images, the
-    cost, and warnings."""
+    """States how to divide a budget, given `Allocation.to_json()`: the optimum, the design that trains every size
+    on the same number of images, the cost, and warnings."""
     best, fixed, cost, beyond = found["optimal"], found["fixed_steps"], found["cost"], found["beyond"]
     return [
         f"budget {power(found['budget_flops'])} FLOPs: {estimate(best['params'], count)} parameters, "

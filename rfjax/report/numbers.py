@@ -177,7 +177,8 @@ def _environment(runs):
 def _lagging_averages(results):
     """Returns a row for each run whose average lags behind the raw weights.
 
-    At the last step and under the same settings, the average's validation loss is higher by more than the share `LAG`.
+    At the last step and under the same settings, the average's validation loss exceeds that of the raw weights by more
+    than the share `LAG`.
     """
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1)
     settings = [name for name in ("run", "corpus", "sampler", "grid", "evaluation_seed") if name in rows]
@@ -335,8 +336,8 @@ def _other_settings(results, ends):
 
 
 def _not_shown(results, shown, steps, settings):
-    """Returns a row for each of two sections, on samples and on sampling steps, that omits runs which have them: the
-    section's name, the runs and the reason."""
+    """Returns rows (section, runs, reason) on runs that the page omits although they have sample sheets, or scores at
+    several numbers of sampling steps."""
     sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
     stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
     found = (

@@ -1,4 +1,4 @@
-"""The report's section on human preference: its figure, after SD3's figure 8, and its tables."""
+"""Makes the report's section on human preference: its figure, after SD3's figure 8, and its tables."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
     """Returns for each score its highest floor, and whether the score's interval lies above the intervals of all its
-    floors. For an error it is the lowest floor, and whether the error's interval lies below all those intervals."""
+    floors. For an error, returns the lowest floor, and whether the error's interval lies below those of all floors."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}

@@ -73,8 +73,8 @@ def write_report(
 
 
 def check_report_folder(out: Path) -> None:
-    """Raises `ConfigError` if a report must not be written into `out`: if the folder has the results of another command,
-    except a results table, or files with a report's names that no report of ours wrote."""
+    """Raises `ConfigError` if a report must not be written into `out`: if the folder has the results of another
+    command, except a results table, or files with a report's names that no report of ours wrote."""
     figures = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
     made_here = is_json_with("table_sha256", "runs")
     check_output_folder(
