@@ -78,7 +78,8 @@ def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
 
 
 def run(job: Job, task: Task) -> int:
-    """Makes the task's missing parts and then, unless --task is given, merges all parts and prints lines; returns 0.
+    """Makes the task's missing parts. Then, unless --task is given, merges all parts and prints the lines that
+    `job.merge` returns. Returns 0.
 
     Raises `ConfigError` if the folder has another recipe, and `RfjaxError` if a part to merge is missing.
     """

@@ -54,7 +54,8 @@ def _variants_sentences(numbers):
 
 
 def _sizes_sentences(numbers):
-    """Returns sentences on loss and score by size, on the law of compute, and on its prediction errors."""
+    """Returns sentences on loss and score by size, on the law of compute and its prediction errors and, if there are
+    any, on clips, tuned runs and ranked variants."""
     analysis = numbers["analysis"]
     points = _depths_sentences(numbers) + [as_prose(headline_fact(analysis)), *map(as_prose, held_out_facts(analysis))]
     points += [

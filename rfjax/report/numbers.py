@@ -1,4 +1,4 @@
-"""Computes every number of the report from the results table alone.
+"""Computes every number of the report from the results table and, for tuned runs, from changes that the caller gives.
 
 `report_numbers` returns the whole content of report.json. The figures and the page are made from these numbers; only
 the pictures of the sample sheets are read from the results folder.

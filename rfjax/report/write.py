@@ -1,4 +1,4 @@
-"""Writes the report from a results folder alone: one HTML page, its figures, and a JSON of every number.
+"""Writes the report of a results folder: one HTML page, its figures, and a JSON of every number.
 
 <out>/index.html        self-contained: no request leaves it
 <out>/report.json       `rfjax.report.numbers`

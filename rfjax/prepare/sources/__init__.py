@@ -50,8 +50,8 @@ class Source(Protocol):
     # A source that knows its images' keys before it is read also has the attribute `keys`.
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        """Yields the images of a part, and a `Drop` for each image that is left out. Raises `RfjaxError` for a file
-        that cannot be read at all."""
+        """Yields the images of a part, and a `Drop` for each image that is left out. May raise `RfjaxError` for a
+        file of the source that cannot be read; some sources yield a `Drop` instead."""
 
 
 IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
