@@ -131,7 +131,7 @@ def _table_fits(args, source, options):
 
 
 def _approach(args, source):
-    """Runs approach 1 or 2. Returns (facts, JSON) of the fitted line, and of the size that this gives each budget."""
+    """Runs approach 1 or 2. Returns (facts, JSON) of the fitted line and of the size that it gives for each budget."""
     if args.law == "approach1":
         found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
     else:

@@ -1,6 +1,6 @@
 """A folder of images and its subfolders, with sidecar files beside each image: `cat.jpg`, `cat.txt` and `cat.json`.
 
-The .txt or .caption is the caption. The .json holds columns; its `caption` counts if there is neither of these. A
+A .txt or .caption holds the caption. A .json holds columns, and the caption if there is neither .txt nor .caption. A
 metadata.jsonl or metadata.csv holds columns of the images in its folder, by `file_name`. Each image also has the
 column `folder`, its folder's name, which is a class if images are sorted by class.
 """
