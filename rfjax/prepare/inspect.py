@@ -20,7 +20,7 @@ MADE_BY = "rfjax inspect"  # stored in the PNG, so that the command recognises i
 
 
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
-    """Draws images from a split, the same number from each bucket that has enough.
+    """Draws `count` images from a split: from each bucket equally many, to within one, or all if the bucket has fewer.
 
     Returns for each image a row (bucket's name, the image's index in split and bucket, the record's facts, {index of a
     caption's record: caption}, the thumbnail's JPEG, the stored latent).

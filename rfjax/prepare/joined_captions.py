@@ -35,8 +35,8 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of images by the images' keys, in one file or in a file for each part. `facts` identify the captions in
-    recipe and manifest."""
+    """Captions of images, stored under the images' keys in one file, or in one file for each part of a source. `facts`
+    identify the captions in the recipe and in the manifest."""
 
     facts: Mapping
     listing: str | None  # hash of the source that they were written for, if known
@@ -63,8 +63,8 @@ class Captions:
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """A source whose records have more columns: the captions that belong to the record's key and, if several clips are
-    cut from a file, those that belong to the clips' keys."""
+    """A source with columns of captions added to its records: `JOINED` has the captions of the record's key and, if
+    several clips are cut from a file, `JOINED_OF_CLIPS` has the captions of the clips' keys."""
 
     source: Source
     captions: Captions
@@ -102,7 +102,7 @@ class JoinedSource:
 
 
 def _by_file(found: Mapping[str, tuple[str, ...]], rule: ClipRule | None) -> dict[str, dict[int, tuple[str, ...]]]:
-    """Returns {key of a file: {number of a clip: its captions}}; empty unless a rule cuts several clips of a file."""
+    """Returns {key of a file: {number of a clip: its captions}}; empty unless `rule` allows several clips."""
     files: dict[str, dict[int, tuple[str, ...]]] = {}
     for key, captions in found.items() if rule is not None and rule.most > 1 else ():
         if (clip := file_of(key, rule)) is not None:

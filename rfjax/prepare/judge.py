@@ -44,8 +44,8 @@ class Kept:
 def decoded(record: Record, decode: Callable[[bytes | Path], Decoded], *, of_clips: bool = False) -> Decoded | Drop:
     """Returns what `decode` makes of a record's image or file, or a `Drop` with the reason why it cannot be used.
 
-    An `OSError` is raised for an image, which the source has already read. For a file of clips (`of_clips`), which may
-    be read only now, it gives a `Drop`.
+    If `decode` raises `OSError`, the error is raised again for an image, whose bytes the source has already read. With
+    `of_clips` the function returns a `Drop`, because a file of clips may be read only now.
     """
     try:
         return decode(record.image)
@@ -60,8 +60,8 @@ def decoded(record: Record, decode: Callable[[bytes | Path], Decoded], *, of_cli
 
 
 def judge(record: Record | Drop, recipe: Recipe) -> Sequence[Kept | Drop]:
-    """Decodes a record. Returns one `Kept` for an image or, if the recipe has a rule for clips, one for each clip, and
-    a `Drop` with the reason in place of whatever is left out. The cheapest checks come first."""
+    """Decodes a record. Returns one `Kept` for an image or, if the recipe has a rule for clips, one for each clip. A
+    `Drop` with the reason replaces each image, clip or file that is left out. The cheapest checks come first."""
     if isinstance(record, Drop):
         return [record]
     if record.key in recipe.dropped_keys:

@@ -1,4 +1,4 @@
-"""Imports the libraries of `prepare` and `video`, with a remedy if one is missing, and lists their versions."""
+"""Imports libraries of rfjax's extras, or says how to install them; lists the versions of libraries."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "
 
 
 def require(module: str, need: str, extra: str = "prepare"):
-    """Imports a module. If it is missing, raises `ConfigError`, whose message has the clause `need` and the command
-    that installs rfjax's extra `extra`."""
+    """Imports and returns a module. If it is missing, raises `ConfigError`, whose message has the clause `need` and the
+    command that installs rfjax's extra `extra`."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -23,7 +23,8 @@ def require(module: str, need: str, extra: str = "prepare"):
 
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Returns {library: version} of those installed. Another version of PIL or PyTorch may round differently."""
+    """Returns {library: version} of those `libraries` that are installed. They are recorded because another version of
+    PIL or PyTorch may round differently."""
     found = {}
     for name in libraries:
         with contextlib.suppress(PackageNotFoundError):  # not needed, or rfjax run from its source

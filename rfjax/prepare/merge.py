@@ -128,8 +128,8 @@ def _count(units) -> dict[str, int]:
 
 
 def _has_sums(sums: Mapping, channels: int) -> bool:
-    """Whether the sums over the latents of a shard's split and bucket have a number for each channel, and give a finite
-    mean and deviation."""
+    """Returns whether `sums`, over a shard's latents of one split and bucket, have a number for each channel, and give
+    a finite mean and standard deviation."""
     whole = all(len(sums[name]) == channels for name in ("sum", "squares"))
     return whole and sums["values"] > 0 and max(map(abs, (*sums["sum"], *sums["squares"]))) < LARGEST_SUM
 

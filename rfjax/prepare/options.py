@@ -1,4 +1,4 @@
-"""Options that `prepare`, `recaption` and `duplicates` share, and checks of values. No numpy, so --help is quick."""
+"""Options of `prepare`, `recaption` and `duplicates`, and checks of values. Imports no numpy, so --help is quick."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def source_text(text: str, option: str = "SOURCE") -> str:
-    """Checks a source, `KIND:WHERE` or a path of this machine, for `prepare.sources.open_source`, and returns it."""
+    """Checks a source, `KIND:WHERE` or a path of this machine, for `open_source`; returns it with `~` expanded."""
     kind, colon, where = text.partition(":")
     return f"{kind}:{local_text(where, option)}" if kind in SOURCES and colon else local_text(text, option)
 
 
 def source_paths(text: str) -> list[Path]:
-    """Returns the file or folder that a source names, in a list; [] for a TFDS data set or a pattern."""
+    """Returns the file or folder that a source names, in a list; [] if there is none, as for a TFDS data set."""
     kind, colon, where = text.partition(":")
     path = Path(where if kind in SOURCES and colon else text)
     return [path] if path.exists() else []
@@ -80,7 +80,7 @@ OPTIONS = {
 
 
 def add_options(parser, *names: str) -> None:
-    """Adds the named options of the table to a parser or to one of its groups."""
+    """Adds the named options of `OPTIONS` to a parser or to one of its groups."""
     for name in names:
         parser.add_argument(name, **OPTIONS[name])
 

@@ -39,11 +39,11 @@ def part_name(stem: str, part: int, parts: int) -> str:
 def read_finished(
     path: Path, recipe_hash: str, *, shape: type, sizes: Callable[[Mapping], Mapping[str, int]]
 ) -> dict | None:
-    """Reads the .json of a finished part. It must have the form of the TypedDict `shape`; `sizes` takes the .json's
-    content and returns {file name: number of bytes}.
+    """Reads PATH.json, which describes a finished part, and returns its content. The .json must have the form of the
+    TypedDict `shape`; `sizes` takes the content and returns {file name: number of bytes}.
 
-    Returns None, so that the part is made again, if the .json was changed or damaged, if it has another name or recipe,
-    or if a file does not have the size that `sizes` gives.
+    Returns None, so that the part is made again, if the .json is missing, changed or damaged, if it has another name or
+    recipe, or if a file does not have the size that `sizes` gives.
     """
     try:
         facts = read_json(path.with_name(f"{path.name}.json"), shape)
@@ -58,7 +58,7 @@ def read_finished(
 def map_in_order(
     pool: Executor, look: Callable[[Record | Drop], Looked], records: Iterable[Record | Drop], window: int
 ) -> Iterator[Looked]:
-    """Applies the function `look` to each record in the threads of `pool`, with at most `window` records under way, and
+    """Applies the function `look` to each record in the threads of `pool`, with at most `window` records in progress;
     yields the results in the order of the records."""
     pending = deque()
     for record in records:
@@ -87,13 +87,13 @@ class LeftOut:
     def sift(
         self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0, of_files: bool = False
     ) -> Iterator[Looked]:
-        """Yields everything but the drops, which are recorded here; calls `tell` after each image.
+        """Yields the items that are no `Drop`, and records each `Drop` in this object; calls `tell` after each item.
 
         With `of_files` the limit is a share of the files, not of the clips cut from them. Consecutive items with equal
         `done` come from one file.
 
-        Raises `RfjaxError` if the corrupt images are more than `SPARED` and more than the share `corrupt_limit` of all
-        images. This is checked at each drop from the hundredth image on, and at the end.
+        Raises `RfjaxError` if the corrupt images are more than `SPARED` and more than the share `corrupt_limit` of the
+        images seen so far. This is checked at each drop from the hundredth image on, and at the end.
         """
         last = None
         for item in looked:
@@ -122,7 +122,7 @@ class LeftOut:
         return dict(sorted(self.counts.items()))
 
     def write_with(self, facts: Mapping, folder: Path) -> None:
-        """Writes the part's NAME.dropped.jsonl, and `facts` with a seal as its NAME.json."""
+        """Writes NAME.dropped.jsonl, which lists the images left out, and NAME.json, which holds `facts` and a seal."""
         rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
         (folder / f"{self.name}.dropped.jsonl").write_text(rows, encoding="utf-8")
         (folder / f"{self.name}.json").write_text(json.dumps(seals.seal(facts), indent=1) + "\n")

@@ -29,7 +29,7 @@ class ShardProgress:
 
     @contextlib.contextmanager
     def of(self, name: str, size: float | int) -> Iterator[None]:
-        """A context in which one part, of this name and size, is made. It prints a line when the part is done."""
+        """Returns a context in which one part is made, with `size` in the unit of `total`. Prints a line at the end."""
         self._name, self._part = name, (0.0, 0, 0)
         yield
         _, kept, dropped = self._part

@@ -24,7 +24,7 @@ from rfjax.prepare.sources import CAPTION_COLUMNS, CLIPS, IMAGES, Source, open_s
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The values of the command-line options with these names, as given."""
+    """Values from a command line, as given. A field has the name of its command-line argument."""
 
     source: str
     shard_size: int
@@ -41,7 +41,7 @@ class Reading:
     clips: int | None = None
 
     def clip_rule(self) -> ClipRule | None:
-        """How clips are cut from files; None for images."""
+        """Returns the rule by which clips are cut from files, or None if images are read."""
         return parse_rule(self.frames, self.fps, self.clips)
 
     def require_video(self) -> None:
@@ -54,7 +54,8 @@ class Reading:
         return tuple(parse_filter(text) for text in self.filter)
 
     def dropped_keys(self) -> dict[str, str]:
-        """Reads {key: reason} from the file of --drop-keys: a key on each line, and perhaps a reason after a tab."""
+        """Reads {key: reason} from the file of --drop-keys: a key on each line, and perhaps a reason after a tab.
+        Returns {} without the option. Raises `ConfigError` as `check_drop_list` does."""
         if self.drop_keys is None:
             return {}
         check_drop_list(Path(self.drop_keys), self.clip_rule())
@@ -66,7 +67,7 @@ class Reading:
 
 
 class DropList(TypedDict, total=False):
-    """The one key that is read of the .json beside `rfjax duplicates`' list of keys: how clips were cut."""
+    """What is read of the .json that `rfjax duplicates` writes beside its list of keys: how clips were cut."""
 
     clips: dict[str, object]
 
@@ -81,7 +82,8 @@ def check_drop_list(path: Path, rule: ClipRule | None) -> None:
 
 
 def read_keys(path: str | Path | None, option: str) -> frozenset[str]:
-    """Reads the keys in the file of an option, one on each line. Raises `ConfigError` if it has none."""
+    """Reads the keys in the file of an option, one on each line. If `path` is None, there are none. Raises
+    `ConfigError` for a file without keys."""
     if path is None:
         return frozenset()
     keys = frozenset(filter(None, read_text(path, option).split("\n")))  # not splitlines: a key may have other breaks
@@ -108,7 +110,10 @@ def check_template(template: str) -> None:
 
 
 def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
-    """Opens the source, and finds the columns that captions come from. Checks all options before loading anything."""
+    """Opens the source, joins the captions of --synthetic-captions, and finds the columns that captions come from.
+
+    Raises `ConfigError` for options that contradict the source or each other.
+    """
     check_range(reading, ("shard_size",), 1)
     check_template(reading.template)
     suffixes = IMAGES if reading.frames is None else CLIPS
@@ -140,7 +145,7 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
 
 
 def _check_columns(reading, source) -> None:
-    """Raises `ConfigError` for a column that the source lacks, if the source knows its columns."""
+    """Raises `ConfigError` if an option names a column that a source of Parquet files or TFDS lacks."""
     if source.kind not in ("tfds", "parquet"):
         return
     for option in ("caption_column", "synthetic_column", "label_column"):
@@ -151,7 +156,8 @@ def _check_columns(reading, source) -> None:
 
 
 def _default_column(reading, source, label):
-    """Returns the column of captions to use if --caption-column is not given."""
+    """Returns the column of captions to use if --caption-column is not given. Raises `ConfigError` for a TFDS data set
+    without captions, unless an option says where they come from."""
     if source.kind not in ("tfds", "parquet"):
         return "caption"
     found = next((name for name in CAPTION_COLUMNS if name in source.columns), None)

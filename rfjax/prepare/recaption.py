@@ -59,7 +59,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Writes the missing parts and then, unless the command is one task of several, captions.json."""
+    """Writes the missing parts (none with --merge) and then, unless --task is given, captions.json; returns 0."""
     from rfjax.prepare import caption_files, captioner, given_keys, libraries, part, recipe, work
     from rfjax.prepare.caption_files import Showing
     from rfjax.prepare.clips import frames_shown

@@ -81,21 +81,21 @@ class Recipe:
         return tuple((*frames, *bucket) for bucket in self.buckets)
 
     def split_of(self, key: str) -> str:
-        """Returns "train" or "validation". Only the record's key decides, so an image stays in its split if the source
-        grows."""
+        """Returns the split of the record `key`, "train" or "validation". The source's other records do not affect it,
+        so an image stays in its split if the source grows."""
         if self.validation_keys:
             return "validation" if key in self.validation_keys else "train"
         draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]
         return "validation" if draw < self.validation_share else "train"
 
     def precision_of(self, name: str) -> str:
-        """Returns the type in which an array of a record is stored, by the array's name."""
+        """Returns the type in which the array called `name` of a record is stored."""
         if name.endswith(".pooled"):
             return self.pooled_precision
         return self.precision if name == "latents" else self.text_precision or self.precision
 
     def facts(self) -> dict:
-        """Returns the recipe for JSON, with a hash in place of class names and of each list of keys: some are long."""
+        """Returns the recipe for JSON, with hashes in place of class names and lists of keys, which may be long."""
         facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}, validation_keys=frozenset()))
         for name in WRITTEN_WHERE_SET:
             if not facts[name]:
@@ -127,7 +127,7 @@ def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
-    """Raises `ConfigError` for sides below 8 pixels or above the limit, and for two buckets of the same aspect."""
+    """Raises `ConfigError` for sides below 8 pixels or above `SIDE_END`, and for two buckets of the same aspect."""
     names = [bucket_name(bucket) for bucket in buckets]
     for number, (height, width) in enumerate(buckets):
         if max(height, width) > SIDE_END:
@@ -143,11 +143,12 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
 
 
 def claim(folder: Path, facts: Mapping) -> str:
-    """Writes `facts` as the folder's recipe.json, or compares them with an existing one; returns the file's hash.
+    """Writes `facts` as the folder's recipe.json, or compares them with an existing one. Returns a hash of
+    the file's content.
 
     Values in `DECIDE_NO_BYTES` may differ. Then recipe.json keeps its own, so that the hash in the parts stays valid.
 
-    Raises `ConfigError` with the differences: shards of two recipes must not be in one folder.
+    Raises `ConfigError` with all other differences: shards of two recipes must not be in one folder.
     """
     path = folder / NAME
     facts = json.loads(json.dumps(facts))

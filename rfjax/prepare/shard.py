@@ -1,4 +1,4 @@
-"""Makes a shard from a part of a source: decodes, filters and encodes it, and writes it completely or not at all."""
+"""Makes a shard: decodes, filters and encodes a part of a source; writes the shard completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AHEAD = 4  # batches decoded ahead of the models
 
 @runtime_checkable
 class Models(Protocol):
-    """The part of `frozen.FrozenModels` that a shard needs."""
+    """What `make_shard` uses of `frozen.FrozenModels`."""
 
     encoders: tuple[StoredEncoder, ...]
 
@@ -65,7 +65,7 @@ class ShardJson(TypedDict):
 
 
 def sizes(facts: Mapping) -> dict[str, int]:
-    """Returns {file name: bytes}, from a shard's .json."""
+    """Returns {file name: number of bytes} of a shard's files, from the content of the shard's .json."""
     return {file["name"]: file["bytes"] for unit in facts["units"] for file in unit["files"].values()}
 
 
@@ -198,7 +198,7 @@ class _UnitWriter:
     def _round(self, name, values, owner):
         """Returns the arrays, by name, that store `values` in the recipe's precision.
 
-        Raises `RfjaxError` if they do not fit or are not finite.
+        Raises `RfjaxError`, naming `owner`, if the values do not fit or are not finite.
         """
         precision, whole = self._recipe.precision_of(name), bool(np.isfinite(values).all())
         stored = to_stored(name, values, precision) if whole else {}

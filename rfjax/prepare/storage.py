@@ -1,5 +1,5 @@
-"""Estimates what a prepared corpus will take on disk, before any work: bytes for each type of its features, and the
-number of shards."""
+"""Estimates, before any work, the disk space of a prepared corpus in each type that can store its features, and
+counts its shards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_RECORDS = ("folder", "parquet", "tfds")  # kinds of sources whose sizes are n
 
 
 def caption_bytes(encoders: Sequence[StoredEncoder], context: str, pooled: str) -> int:
-    """Returns the bytes of a caption's record, with contexts in the type `context` and pooled vectors in `pooled`."""
+    """Returns the bytes of a caption's record, with contexts of type `context` and pooled vectors of type `pooled`."""
     arrays = {}
     for encoder in encoders:
         zeros = np.zeros((encoder.tokens, encoder.channels), np.float32)

@@ -11,8 +11,8 @@ from rfjax.prepare.part import list_counts
 
 
 def rarity_note(images: int, total: int) -> str:
-    """Returns a note if a bucket has fewer than 1/`CYCLE` of all images, so that training sees its images more often
-    than others; else ""."""
+    """Returns a note if a bucket has images, but fewer than 1/`CYCLE` of the `total`, so that training sees its images
+    more often than the others; else ""."""
     return f"; fewer than 1/{CYCLE}, which training sees oftener than the others" if 0 < images * CYCLE < total else ""
 
 

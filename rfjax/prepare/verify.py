@@ -41,7 +41,7 @@ def damaged_files(found: Manifest, say: Say = lambda text: None) -> Iterator[str
 
 
 def strangers(found: Manifest) -> list[str]:
-    """Returns a line if the manifest was edited, and one for each file of records that the manifest lacks."""
+    """Returns a line if the manifest was edited, and a line for each file of records that it does not name."""
     lines = [f"{NAME} was changed after it was written"] if seals.is_broken(found.facts) else []
     known = {file["name"] for file in found.every_file()}
     there = sorted(path.name for path in found.folder.glob("*.array_record"))

@@ -46,7 +46,8 @@ class Job:
 
 
 def parse_task(text: str | None, merge: bool = False) -> Task:
-    """Reads --task=I/N and --merge; without both, the task is all parts. Raises `ConfigError` for any other value."""
+    """Reads the values of --task=I/N and --merge; if neither is given, the task is all parts. Raises `ConfigError` for
+    any other form of --task, and if both are given."""
     if text is None:
         return Task(merges_only=merge)
     if merge:
@@ -77,7 +78,8 @@ def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
 
 
 def run(job: Job, task: Task) -> int:
-    """Makes the missing parts and then, unless the command is one task of several, merges all parts; returns 0.
+    """Makes the task's missing parts. Then, unless --task is given, merges all parts and prints the lines that
+    `job.merge` returns. Returns 0.
 
     Raises `ConfigError` if the folder has another recipe, and `RfjaxError` if a part to merge is missing.
     """
@@ -108,8 +110,8 @@ def run(job: Job, task: Task) -> int:
 
 
 def located(facts: Mapping, source: Source) -> dict:
-    """Returns what a finished manifest or captions.json says about its source: the recipe's facts, where the source is,
-    and how much of it was not read."""
+    """Returns what a finished manifest or captions.json says about its source: `facts` (from `source_facts`), where
+    the source is, and how much of it was not read or may be a mistake."""
     counted = {name: counts for name in ("passed_over", "noticed") if (counts := counted_names(source, name))}
     return {**facts, "location": source.location, **counted}
 

@@ -61,8 +61,8 @@ class Measures:
     """Alignment (GenEval, more is better) and distance (Fréchet, less is better) of each variant under each control;
     nan for a variant that diverged.
 
-    `present` is true if there is a record, or the run diverged. The `ends` are those of 95 % intervals. The last axis
-    of the replicates is the resample of prompts, the same for all variants under a control.
+    `present` is true if there is a record, or the run diverged. The `ends` are the ends of 95 % intervals. The last
+    axis of the replicates counts resamples of prompts, which are the same for all variants under a control.
     """
 
     variants: tuple[str, ...]
@@ -88,13 +88,14 @@ def family_of(variant: str) -> str:
 
 
 def measures_of(results: Results) -> Measures | None:
-    """Reads the measures in the table; None if there are fewer than two variants, or no run was measured.
+    """Reads the measures in the table; returns None if there are fewer than two variants, or no run was measured.
 
     A run that diverged and has no record counts as a variant, too. Its measures are nan under all controls of its
     corpus (and of its training seed, where controls have one). If a run was measured at several steps, the last is
     used.
 
-    Raises `ConfigError` if two variants' resamples, features, reference images or prompts differ under one control.
+    Raises `ConfigError` if records differ in their numbers of resamples, if a record lacks a measure, and if two runs
+    under one control differ in features, reference images or prompts.
     """
     rows = rows_where(results.long, evaluation=EVALUATION, item="overall")
     long, notes = _last_steps(counted(of_trained(rows)))

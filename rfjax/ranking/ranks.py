@@ -122,7 +122,7 @@ def _column(name, measures, chosen, ranks, resampled):
 def rank_interval(
     value: Float[np.ndarray, " variants"], resampled: Float[np.ndarray, "variants resamples"]
 ) -> tuple[Float[np.ndarray, " variants"], Float[np.ndarray, " variants"]]:
-    """Computes 95 % intervals of average ranks from their resamples.
+    """Returns the low ends and the high ends of 95 % intervals of average ranks, from the ranks' resamples.
 
     A resample adds noise to measures that are already noisy, and noise biases ranks: it separates ties and fronts, and
     worsens the best ranks. So the interval from the 2.5 to the 97.5 percentile of the resamples is biased. In simulated

@@ -78,9 +78,9 @@ def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
     """Computes the rank correlations between a column's average ranks and those in column `place` of the paper's table,
     over the variants that both have.
 
-    Spearman's and Kendall's coefficients have 95 % intervals from the resamples of prompts. `p` is the permutation test
-    of Spearman's coefficient. If fewer than `MIN_COMMON` variants are common, or all have one rank, the three are None
-    and `reason` says why.
+    Spearman's and Kendall's coefficients have 95 % intervals from the resamples of prompts. `p` is the p-value of
+    Spearman's coefficient by permutations. `spearman`, `kendall` and `p` are None, and `reason` says why, if fewer than
+    `MIN_COMMON` variants are common, or if their ranks in `column` are all equal.
     """
     rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
     theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])

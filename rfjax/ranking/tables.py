@@ -41,8 +41,8 @@ def ranking_files(numbers: Mapping) -> dict[str, str]:
 
 
 def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
-    """Writes a CSV row for each variant: for each column the average rank, its interval and the share of resamples
-    in which the variant came first; then the paper's ranks."""
+    """Returns a CSV table with a row for each variant: for each column of ranks the average rank, its interval and the
+    share of resamples in which the variant came first; then the paper's ranks."""
     facts = {fact["variant"]: fact for fact in numbers["variants"]}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

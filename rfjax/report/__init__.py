@@ -1,1 +1,1 @@
-"""The report: one HTML page, its figures, and a JSON of every number, made from a results folder alone."""
+"""The report: one HTML page, its figures, and a JSON of every number, made from a results folder."""

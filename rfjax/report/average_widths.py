@@ -17,12 +17,12 @@ from rfjax.weight_names import width_of
 
 
 def average_widths(results: Results, points: pd.DataFrame, settings: Settings) -> list[dict]:
-    """Returns a row for each run of which two or more widths were measured: the validation losses of the run's averages
-    at its final checkpoint.
+    """Returns a row for each run that was measured with two or more widths.
 
-    A row has the loss of each width, of the ordinary average (`ema`) and of the raw weights (None if not measured).
-    `best` is the width of lowest loss, and `edge` says whether it is the smallest or largest measured ("" if neither).
-    `optimum` is the vertex of the parabola in log width through `best` and its two neighbours; at an edge it is `best`.
+    A row has validation losses at the run's final checkpoint: the loss of each width (`losses`), of the ordinary
+    average (`ema`) and of the raw weights (`raw`). The last two are None if they were not measured. `best` is the width
+    of lowest loss, and `edge` says whether it is the smallest or largest measured ("" if neither). `optimum` is the
+    vertex of the parabola in log width through `best` and its two neighbours; at an edge it is `best`.
     """
     wanted = {"corpus": settings.corpus, "grid": settings.grid, "evaluation_seed": settings.grid_seed}
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1, **wanted)

@@ -1,7 +1,8 @@
 """Common parts of the report's figures: style, colours and markers of depths, points, logarithmic axes.
 
-Each depth has its own marker, and a colour from an ordered, colour-blind-safe scale (viridis without its pale end).
-Kinds of lines have the colours of Okabe and Ito. Hollow markers are points that a fit leaves out.
+Each depth has a marker, and a colour from an ordered, colour-blind-safe scale (viridis without its pale end). The
+markers repeat after ten depths. Kinds of lines have the colours of Okabe and Ito. The legend of each figure says what
+a hollow marker means.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def looks(depths):
 
 
 def ends(found, value="value"):
-    """Returns (value, low, high) from a mapping, as `point` takes them."""
+    """Returns (`found[value]`, `found["low"]`, `found["high"]`), in the order in which `point` takes them."""
     return found[value], found["low"], found["high"]
 
 

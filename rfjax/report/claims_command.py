@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Runs `rfjax claims`: prints the verdicts, the laws and the conventions, and writes them to `--out`.
 
-    Raises `ConfigError` for a table that is damaged or has a bad value, and for options that contradict each other.
+    Raises `ConfigError` for a table that is damaged or has a bad value, and for options that are out of range or
+    contradict each other.
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole

@@ -1,4 +1,4 @@
-"""Puts the board of claims into words, from its JSON: lines for the console, rows for the page."""
+"""Puts the board (the JSON of all claims with their verdicts) into words: lines for the console, rows for the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAW_HEADER = ("law", "N* ~ C^a", "D* ~ C^b", "L ~ C^c", "floor", "C of its runs"
 
 
 def summary(board: Mapping) -> str:
-    """The number of claims with each verdict, in one line."""
+    """Returns one line with the number of claims that have each verdict."""
     verdicts = [verdict["verdict"] for verdict in board["verdicts"]]
     counts = {name: verdicts.count(name) for name in VERDICTS}
     shown = ", ".join(f"{name}: {number}" for name, number in counts.items())
@@ -21,7 +21,7 @@ def summary(board: Mapping) -> str:
 
 
 def found_words(verdict: Mapping) -> str:
-    """The quantity that a verdict rests on, with value, interval and method; "" if nothing was measured."""
+    """Returns the quantity that a verdict rests on, with value, interval and method; "" if nothing was measured."""
     found = verdict["found"]
     if not found:
         return ""
@@ -30,31 +30,32 @@ def found_words(verdict: Mapping) -> str:
 
 
 def decide_words(verdict: Mapping) -> str:
-    """What would decide an undecided claim, or what the test of an untested claim needs; "" for a decided claim."""
+    """Returns what would decide an undecided claim, or what the test of an untested claim needs; "" for a decided
+    claim."""
     if not verdict["decide"]:
         return ""
     return f"{'it needs' if verdict['verdict'] == VERDICTS[-1] else 'would decide it'}: {verdict['decide']}"
 
 
 def number(value: float) -> str:
-    """Formats a number of a verdict: from 0.05 to 100 with three decimals, otherwise with three significant digits; a
-    number below `NOTHING` is 0."""
+    """Formats a number of a verdict: from 0.05 to 100 with three decimals, otherwise with three significant digits. A
+    number whose absolute value is below `NOTHING` is written as 0."""
     if abs(value) < NOTHING:
         return "0"
     return minus(f"{value:.3f}") if 0.05 <= abs(value) < 100 else power(value)
 
 
 def verdict_fact(verdict: Mapping) -> list[str]:
-    """States one claim as a fact: its verdict, who makes it, what was found, the rule of the verdict, and what would
-    decide an undecided claim."""
+    """Returns the lines on one claim: verdict and claim, who makes the claim, what was found, what would decide an
+    undecided claim, the rule of the verdict, and notes. A line without content is left out."""
     lines = [f"{verdict['verdict']}: {verdict['claim']}", verdict["source"], found_words(verdict)]
     lines += [decide_words(verdict), f"rule: {verdict['rule']}", *verdict["notes"]]
     return [line for line in lines if line]
 
 
 def facts(board: Mapping) -> list[Fact]:
-    """Puts the board (all claims with their verdicts) into lines for the console, without the table of laws: the
-    claims, grouped by verdict, then the conventions."""
+    """Puts the board (all claims with their verdicts) into lines for the console, without the table of laws: a
+    summary, the claims, grouped by verdict, and the conventions."""
     ordered = sorted(board["verdicts"], key=lambda verdict: VERDICTS.index(verdict["verdict"]))
     rules = list(board["which_runs"].values())
     reason = [f"no optimal size of this table: {board['own_reason']}"] if board["own_reason"] else []
@@ -62,7 +63,7 @@ def facts(board: Mapping) -> list[Fact]:
 
 
 def law_rows(board: Mapping) -> list[tuple[str, ...]]:
-    """The rows under `LAW_HEADER`: first the exponents of the user's own table, then those of each published law."""
+    """Returns the rows under `LAW_HEADER`: the user's own table (a row for each count of C), then published laws."""
     rows = [
         (
             "this table",

@@ -17,8 +17,8 @@ def claimed_laws(numbers, look):
     """Draws published laws of the optimal size N*(C) and the table's own law: their exponents, and N* against compute
     C.
 
-    Each law is drawn over the range of its own runs, with C counted as in its paper. The table's runs are points. If
-    the table does not determine an optimal size, it has no line.
+    Each law is drawn over the range of its own runs, with its own count of C. The table's runs are points. If the table
+    does not determine an optimal size, no line is drawn for it.
     """
     laws = numbers["claims"]["laws"]
     own, published = laws["own"], laws["published"]

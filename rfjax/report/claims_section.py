@@ -9,8 +9,8 @@ from rfjax.report.html_parts import warning
 
 
 def claims_section(numbers, page):
-    """The HTML of the section: the table of claims, the figure and the table of laws, and how each law counts C and
-    D."""
+    """Returns the HTML of the section: the table of claims, two figures, the table of laws, and how each law counts C
+    and D."""
     board = numbers["claims"]
     rows = [
         [

@@ -44,15 +44,15 @@ def names(found: Sequence[object], where: str = "report.json", between: str = ",
 
 
 def drawn_curves(numbers: Mapping) -> list[Mapping]:
-    """The runs whose curves are drawn, spread over their compute."""
+    """Returns the runs whose curves are drawn, spread over their compute."""
     return spread(
         numbers["curves"], LINES, lambda curve: max([*curve["validation"]["flops"], *curve["train"]["flops"], 0])
     )
 
 
 def drawn_levels(numbers: Mapping) -> list[Mapping]:
-    """The runs whose losses at each level are drawn: each depth's run of most compute, the run of least compute, and a
-    selection of the others."""
+    """Returns the runs whose losses at each level are drawn: each depth's run of most compute, the run of least
+    compute, and a selection of the other runs."""
     runs = numbers["levels"]["runs"]
     best = {run["depth"]: run["run"] for run in sorted(runs, key=lambda run: -run["flops"])[::-1]}.values()
     first = min((run["run"] for run in runs), key={run["run"]: run["flops"] for run in runs}.get, default=None)
@@ -63,12 +63,12 @@ def drawn_levels(numbers: Mapping) -> list[Mapping]:
 
 
 def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
-    """The sweeps of the learning rate that are drawn, spread over their numbers of images."""
+    """Returns the sweeps of the learning rate that are drawn, spread over their numbers of images."""
     return spread(numbers["learning_rates"], LINES, lambda sweep: sweep["images"])
 
 
 def drawn_averages(numbers: Mapping) -> list[Mapping]:
-    """The runs whose losses against the width of their averages are drawn, spread over their depths."""
+    """Returns the runs whose losses against the width of their averages are drawn, spread over their depths."""
     return spread(numbers["average_widths"], LINES, lambda run: run["depth"])
 
 
@@ -82,7 +82,7 @@ def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], 
 
 
 def shown_sheets(numbers: Mapping) -> list[Mapping]:
-    """The sample sheets that the page shows: the best run's of each depth, then others, spread over compute."""
+    """Returns the sample sheets that the page shows: those of each depth's best run, then others by compute."""
     rows = numbers["samples"]["rows"]
     others = spread([row for row in rows if not row["best_of_depth"]], SHEETS, lambda row: row["flops"] or 0.0)
     kept = {row["png"] for row in [*others, *(row for row in rows if row["best_of_depth"])]}

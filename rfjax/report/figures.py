@@ -93,7 +93,7 @@ def loss_against_compute(numbers, look):
 
 
 def _marker(held, prediction):
-    """The marker with which a held-out prediction is drawn: a diamond for the law of compute, a square for the
+    """Returns the marker with which a held-out prediction is drawn: a diamond for the law of compute, a square for the
     parametric law."""
     return "D" if prediction["law"] == held["fit"]["law"] else "s"
 

@@ -16,7 +16,7 @@ from rfjax.report.tuned_section import tuned_sentences
 
 
 def subtitle(numbers: Mapping) -> str:
-    """A line on the runs, their devices and their cost, as HTML."""
+    """Returns a line of HTML on the runs, their devices and their cost."""
     totals, environment = numbers["totals"], numbers["environment"]
     corpora = environment["train_corpus"] or [numbers["settings"]["corpus"]]
     kinds = ", ".join(map(str, environment["device_kind"]))
@@ -33,14 +33,14 @@ def subtitle(numbers: Mapping) -> str:
 
 
 def findings(numbers: Mapping, page: object) -> str:
-    """The list of findings and warnings, as HTML."""
+    """Returns the list of findings and warnings, as HTML."""
     points = SENTENCES[numbers["compares"]](numbers)
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
     return bullets(points, "findings")
 
 
 def _variants_sentences(numbers):
-    """Sentences on the best variant, and on the run of lowest loss on each corpus."""
+    """Returns sentences on the best variant, and on the run of lowest loss on each corpus."""
     points = [ranking_sentence(numbers["ranking"])]
     for corpus in numbers["environment"]["train_corpus"]:
         ended = [run for run in numbers["runs"] if run["corpus"] == corpus and run["loss"] is not None]
@@ -54,7 +54,8 @@ def _variants_sentences(numbers):
 
 
 def _sizes_sentences(numbers):
-    """Sentences on loss and score by size, on the law of compute, and on its prediction errors."""
+    """Returns sentences on loss and score by size, on the law of compute and its prediction errors and, if there are
+    any, on clips, tuned runs and ranked variants."""
     analysis = numbers["analysis"]
     points = _depths_sentences(numbers) + [as_prose(headline_fact(analysis)), *map(as_prose, held_out_facts(analysis))]
     points += [
@@ -68,7 +69,7 @@ def _sizes_sentences(numbers):
 
 
 def _depths_sentences(numbers):
-    """Sentences on loss and score at the smallest and the largest depth."""
+    """Returns sentences on loss and score at the smallest and the largest depth."""
     depths, trends = numbers["depths"], numbers["trends"]
     if not depths:
         return []
@@ -91,7 +92,7 @@ def _depths_sentences(numbers):
 
 
 def _rates_sentences(numbers):
-    """Sentences on the best learning rate of each size, and on whether sizes agree."""
+    """Returns sentences on the best learning rate of each size, and on whether the sizes agree on the best rate."""
     points = [
         f"The best learning rate of {text(rates.name_of(each))} is {text(rates.shown(each))}."
         for each in numbers["learning_rates"]
@@ -104,7 +105,7 @@ SENTENCES = {"sizes": _sizes_sentences, "variants": _variants_sentences, "rates"
 
 
 def warnings(numbers: Mapping) -> list[str]:
-    """Warnings that a reader needs before trusting the numbers, as plain sentences."""
+    """Returns warnings that a reader needs before trusting the numbers, as plain sentences."""
     lines = [
         f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the {sweep['edge']} of "
         f"its grid, {sweep['best']:g}: widen the grid."
@@ -143,7 +144,7 @@ def _coefficient(value):
 
 
 def _floors_sentence(numbers):
-    """A sentence on whether the largest depth's score lies above both floors."""
+    """Returns a sentence on whether the score of the largest depth lies above both floors."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     if not runs:
         return ""
@@ -159,7 +160,7 @@ def _floors_sentence(numbers):
 
 
 def _pairs_sentences(numbers):
-    """Sentences on the largest depth's score on pairs that it was never trained on."""
+    """Returns a sentence on the score of the largest depth on (colour, shape) pairs that it was never trained on."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     new, others = (runs[-1][kind].get("overall") for kind in ("held_out", "seen")) if runs else (None, None)
     if any(pair is None or pair["value"] is None for pair in (new, others)):

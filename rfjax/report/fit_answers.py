@@ -131,7 +131,7 @@ def _table_fits(args, source, options):
 
 
 def _approach(args, source):
-    """Runs approach 1 or 2. Returns (facts, JSON) of its line and of the line's answer to each budget."""
+    """Runs approach 1 or 2. Returns (facts, JSON) of the fitted line and of the size that it gives for each budget."""
     if args.law == "approach1":
         found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
     else:
@@ -148,8 +148,8 @@ def _approach(args, source):
 def _budget(args, source, fits, budget, *, required):
     """Returns (fact, JSON) pairs for a budget: how the parametric law divides it, and the loss that other laws predict.
 
-    The JSON is None if the parametric law cannot divide the budget. If the budget is `required` and there is no other
-    law, `ConfigError` is raised instead.
+    The JSON is None if the parametric law cannot divide the budget. If there is no other law, `ConfigError` is
+    raised instead, provided that an answer is `required`.
     """
     found, parametric = [], fits.get("parametric")
     if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
@@ -171,7 +171,7 @@ def _budget(args, source, fits, budget, *, required):
 
 
 def _scores(source, metric):
-    """Returns the rows that have this score, with the score in the column `score`."""
+    """Returns the rows that have the score `metric`, with this score in the column `score`."""
     column = metric if metric in source.final else score_column(metric)
     if column not in source.final:
         have = ", ".join(map(str, source.final.columns))

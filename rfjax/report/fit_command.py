@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Runs `rfjax fit`: prints what the fits found, and writes it to `--out`.
 
     Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, if the user asked for a law
-    that the runs cannot decide, and for options that contradict each other.
+    that the runs cannot decide, and for options that are out of range or contradict each other.
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole

@@ -33,13 +33,13 @@ def as_lines(facts: Iterable[Fact]) -> list[str]:
 
 
 def as_prose(fact: Fact) -> str:
-    """A fact as sentences with capital and full stop, safe for HTML."""
+    """Returns a fact as sentences with capital and full stop, safe for HTML."""
     return " ".join(map(sentence, fact))
 
 
 def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
-    """States a fit, given as `Fit.to_json()`: the law and its parameters, the `rule` that chose its runs, and its
-    prediction errors."""
+    """States a fit, given as `Fit.to_json()`: the law and its parameters, the `rule` that chose its runs, its errors
+    and its warnings. If there is no fit, says why."""
     if not fit["identifiable"]:
         return [f"{fit['law']} law: not fitted: {fit['reason']}"]
     parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
@@ -57,7 +57,7 @@ def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
 
 
 def _scatter_sentence(scatter):
-    """The noise between and within trunks, and how it was estimated."""
+    """States the noise between trunks and within a trunk, and how this noise was estimated."""
     parts = ", ".join(
         f"{name} {interval(100 * found['value'], 100 * found['low'], 100 * found['high'], '.1f')} %"
         for name, found in ((name, scatter[name]) for name in ("between", "within"))
@@ -103,8 +103,8 @@ def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
 
 
 def comparison_facts(comparison: Mapping) -> list[Fact]:
-    """States which law predicts held-out runs best, over the runs that all laws were fitted to; empty for a single
-    law."""
+    """States which law predicts held-out runs best, over the runs that all laws were fitted to, or why laws are not
+    compared; empty for a single law."""
     laws, best, runs = comparison["laws"], comparison["preferred"], len(comparison["shared_runs"])
     if len(laws) < 2:
         return []
@@ -122,7 +122,7 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
 
 
 def optimal_frontier_facts(found: Mapping) -> list[Fact]:
-    """States the compute-optimal frontier, given the JSON under `optimal_frontier`, or the reason why there is none."""
+    """States the compute-optimal frontier in `found["optimal_frontier"]`, or the reason why there is none."""
     frontier = found["optimal_frontier"]
     if frontier is None:
         return [[f"no compute-optimal frontier of the parametric law: {found['optimal_frontier_reason']}"]]
@@ -192,8 +192,8 @@ def _held_out_fact(held, predictions):
 
 
 def allocation_fact(found: Mapping) -> list[str]:
-    """States how to divide a budget, given `Allocation.to_json()`: the optimum, the design with fixed images, the
-    cost, and warnings."""
+    """States how to divide a budget, given `Allocation.to_json()`: the optimum, the design that trains every size
+    on the same number of images, the cost, and warnings."""
     best, fixed, cost, beyond = found["optimal"], found["fixed_steps"], found["cost"], found["beyond"]
     return [
         f"budget {power(found['budget_flops'])} FLOPs: {estimate(best['params'], count)} parameters, "
@@ -229,7 +229,8 @@ def budget_fact(found: Mapping) -> list[str]:
 
 
 def approach_fact(found: Mapping) -> list[str]:
-    """States the line of approach 1 or 2, given `Line.to_json()`: its exponents, its bias, and the budgets left out."""
+    """States the line of optimal sizes of approach 1 or 2, given `Line.to_json()`: its exponents, its bias, and notes
+    on what was left out. If there is no line, says why."""
     notes = [f"left out: {note}" for note in found["notes"]]
     if found["a"] is None:
         return [f"{found['approach']}: no line: {found['reason']}", *notes]

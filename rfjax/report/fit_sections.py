@@ -10,8 +10,8 @@ from rfjax.results.many_runs import ANCHORS, MANY_RUNS
 
 
 def compute_section(numbers, page):
-    """The HTML of the section: the figure of the laws of compute, the table of fits, the plan, and the predictions of
-    held-out runs."""
+    """Returns the HTML of the section: the figure of the laws of compute, the table of fits, the plan, the predictions
+    of held-out runs, and the compute-optimal frontier."""
     analysis = numbers["analysis"]
     caption = "Validation loss of final checkpoints against training compute."
     caption += shown_of(len(drawn_curves(numbers)), len(numbers["curves"]), "curves before annealing", "wide.csv")
@@ -47,7 +47,7 @@ def compute_section(numbers, page):
 
 
 def _optimal_part(analysis, page):
-    """The HTML on the compute-optimal frontier: its figure, if any, and its formulas, or why there is no frontier."""
+    """Returns the HTML on the compute-optimal frontier: figure and formulas, or why there is no frontier."""
     caption = (
         "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size "
         "and images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."
@@ -81,8 +81,8 @@ def _parameter(name, found, profile):
 
 
 def _held_out_table(analysis, page):
-    """The HTML table that compares predicted with actual losses for the largest depth, or the reason why nothing could
-    be predicted."""
+    """Returns the HTML table that compares predicted with actual losses for the largest depth, or the reason why
+    nothing could be predicted."""
     held = analysis["held_out"]
     if not held:
         return warning(held_out_facts(analysis)[0][0])

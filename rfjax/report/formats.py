@@ -14,7 +14,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def text(value: object) -> str:
-    """The value as text, escaped for HTML."""
+    """Returns the value as text, escaped for HTML."""
     return html.escape(str(value), quote=True)
 
 
@@ -24,7 +24,7 @@ def sentence(value: str) -> str:
 
 
 def formula(value: str) -> str:
-    """A text that contains a law, safe for HTML. Exponents are raised: `a·flops^-b` becomes a·flops<sup>−b</sup>."""
+    """Makes a text with a law safe for HTML, and raises exponents: `a·flops^-b` becomes a·flops<sup>−b</sup>."""
     return re.sub(r"\b(flops|params|images|C)\^(-?\w+(\.\d+)?)", _raise_exponent, text(value))
 
 
@@ -57,7 +57,7 @@ def count(value: float | int | None) -> str:
 
 
 def duration(seconds: float | int | None) -> str:
-    """A time as 12 s, 3 min 20 s, 2 h 05 min."""
+    """Formats a time as 12 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None:
         return NONE
     whole = round(seconds)
@@ -69,7 +69,7 @@ def duration(seconds: float | int | None) -> str:
 
 
 def loss(value: float | int | None, stderr: float | None = None) -> str:
-    """A loss with its standard error, as 0.0731 ± 0.0004."""
+    """Formats a loss with its standard error, as 0.0731 ± 0.0004."""
     if value is None:
         return NONE
     return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
@@ -100,7 +100,7 @@ _PARAMETER_FORMS = {"E": ".4f", "b": ".3f", "alpha": ".3f", "beta": ".3f", "c0":
 
 
 def parameter(name: str, found: Mapping) -> str:
-    """A law's parameter with its interval."""
+    """Formats the parameter `name` of a law with its interval."""
     return estimate(found, _PARAMETER_FORMS.get(name, power))
 
 
@@ -134,7 +134,7 @@ def amount(value: float, decimals: int = 0) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines with aligned columns."""
+    """Formats the rows of a table as lines with aligned columns."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -25,8 +25,8 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """The HTML of a numbered table. Cells are safe HTML. The columns whose indices are in `words` hold words, the
-        other columns numbers.
+        """Returns the HTML of a numbered table. Cells are safe HTML. Columns whose indices are in `words` hold words;
+        the other columns hold numbers.
 
         Rows beyond `crowds.ROWS` are folded.
         """
@@ -46,8 +46,8 @@ class Captions:
 
 
 def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: int) -> str:
-    """The HTML of the rows `rest` that a table or list does not show at once, folded until a reader clicks; "" if all
-    `total` rows are visible."""
+    """Returns the HTML of `rest`, the rows that a table or list of `total` rows does not show at once, folded until a
+    reader clicks; "" if there are none. `what` is the plural noun for rows."""
     if not rest:
         return ""
     summary = f"{len(rest):,} more of {total:,} {what}"
@@ -66,7 +66,7 @@ class Page(Captions):
         self.drawn, self.sheets = drawn, sheets
 
     def drawing(self, name: str, caption: str) -> str:
-        """The HTML of the figure called `name`, numbered and with its caption; "" if the report has no such figure."""
+        """Returns the HTML of the figure `name`, numbered and with its caption; "" if the report has no such figure."""
         return self.figure(self.drawn[name], caption) if name in self.drawn else ""
 
 
@@ -78,7 +78,7 @@ def figure_section(
 
 
 def bullets(items: Sequence[str], kind: str = "") -> str:
-    """An HTML list of the class `kind`; its items are safe HTML. Items beyond `crowds.ROWS` are folded."""
+    """Returns an HTML list of the class `kind`; its items are safe HTML. Items beyond `crowds.ROWS` are folded."""
 
     def listed(items):
         return f"<ul{kind and f' class={kind}'}>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
@@ -87,10 +87,10 @@ def bullets(items: Sequence[str], kind: str = "") -> str:
 
 
 def warning(content: str) -> str:
-    """The HTML of a warning, as a paragraph of its own; `content` is escaped and becomes a sentence."""
+    """Returns the HTML of a warning, as a paragraph of its own; `content` is escaped and becomes a sentence."""
     return f"<p class=warn>{sentence(content)}</p>"
 
 
 def picture(data: bytes, kind: str, alt: str, attributes: str = "") -> str:
-    """An image inside the page; `alt` is escaped."""
+    """Returns the HTML of an image inside the page. `kind` is its media type; `alt` is escaped."""
     return f'<img alt="{text(alt)}" src="data:{kind};base64,{base64.b64encode(data).decode()}"{attributes}>'

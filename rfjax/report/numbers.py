@@ -1,4 +1,4 @@
-"""Computes every number of the report from the results table alone.
+"""Computes every number of the report from the results table and, for tuned runs, from changes that the caller gives.
 
 `report_numbers` returns the whole content of report.json. The figures and the page are made from these numbers; only
 the pictures of the sample sheets are read from the results folder.
@@ -58,7 +58,7 @@ def report_numbers(
     """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays. `tuned` maps each method of
     tuning to the measures of the study's runs before and after tuning.
 
-    Raises `ConfigError` if the table has no run, or no run with a validation loss.
+    Raises `ConfigError` if the table has no run, no run with a validation loss, or none but tuned runs.
     """
     if results.runs.empty:
         raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
@@ -133,7 +133,7 @@ def report_numbers(
 
 
 def _claims(analysis, rows, results, settings, options):
-    """The claims of published laws with their verdicts on a study that compares sizes."""
+    """Returns the claims of published laws with their verdicts on a study that compares sizes."""
     curves = study_fits.counted(rows[rows["loss"].notna()])
     return claims.board(claim_evidence.of_study(analysis, curves, results, settings, options))
 
@@ -175,9 +175,10 @@ def _environment(runs):
 
 
 def _lagging_averages(results):
-    """The runs whose average lags behind the raw weights.
+    """Returns a row for each run whose average lags behind the raw weights.
 
-    At the last step and under the same settings, the average's validation loss is higher by more than the share `LAG`.
+    At the last step and under the same settings, the average's validation loss exceeds that of the raw weights by more
+    than the share `LAG`.
     """
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1)
     settings = [name for name in ("run", "corpus", "sampler", "grid", "evaluation_seed") if name in rows]
@@ -197,7 +198,7 @@ def _totals(table, runs):
 
 
 def _runs(table, ends, ids):
-    """One row per run, failed runs included. Loss and score are None for a run without a final checkpoint."""
+    """Returns one row per run, failed runs included. Loss and score are None for a run without a final checkpoint."""
     final = ends.set_index("run")
     rows = []
     for run in table.sort_values(["depth", "flops_per_image", "steps", "run"], kind="stable").to_dict("records"):
@@ -215,7 +216,7 @@ def _runs(table, ends, ids):
 
 
 def _depths(points):
-    """The run of lowest loss at each depth."""
+    """Returns a row for each depth: the run of lowest loss at this depth."""
     rows = []
     for _, group in points.groupby("depth"):
         best = group.loc[group["loss"].idxmin()]
@@ -228,8 +229,8 @@ def _depths(points):
 
 
 def _trends(points):
-    """Spearman's rank correlation of depth with loss and with score, over all final checkpoints and over the run of
-    lowest loss at each depth."""
+    """Computes Spearman's rank correlations of depth with loss and of depth with score, over all final checkpoints and
+    over the runs of lowest loss at each depth. None stands for a correlation that is not defined."""
     trends = {}
     for name, column in (("loss", "loss"), ("score", score_column())):
         have = points[points[column].notna()] if column in points else points[:0]
@@ -244,8 +245,8 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law and, under `held_out`, the law of compute fitted without the largest depth, each with intervals
-    over a range of compute. None if there is no headline."""
+    """Returns the headline law and, under `held_out`, the law of compute fitted without the largest depth, each with
+    intervals over a range of compute. Returns None if there is no headline."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
@@ -255,8 +256,8 @@ def _band(analysis: Analysis):
 
 
 def _optimal_band(analysis: Analysis):
-    """The compute-optimal frontier and its intervals, from the runs' least compute over `BAND_MARGIN` to `BEYOND` times
-    the most."""
+    """Returns the compute-optimal frontier and its intervals, from the least compute of a run divided by `BAND_MARGIN`
+    to the most compute times `BEYOND`. Returns None if there is no frontier."""
     frontier = analysis.optimal_frontier
     if frontier is None:
         return None
@@ -266,7 +267,7 @@ def _optimal_band(analysis: Analysis):
 
 
 def _curves(results, validation_by_run):
-    """Each run's training and validation loss against steps and FLOPs."""
+    """Returns each run's training and validation loss against steps and FLOPs."""
     curves = []
     train_by_run = _lists_by_run(results.curves, ["step", "train_loss"])
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable").to_dict("records"):
@@ -282,7 +283,7 @@ def _curves(results, validation_by_run):
 
 
 def _lists_by_run(frame, columns):
-    """Returns {run: {column: the values of its rows, in their order}} for each run that has rows."""
+    """Returns {run: {column: the column's values in the run's rows, in order}}."""
     found: dict[str, dict[str, list]] = {}
     for run, *values in zip(frame["run"], *(frame[name].tolist() for name in columns), strict=True):
         lists = found.setdefault(run, {name: [] for name in columns})
@@ -292,7 +293,7 @@ def _lists_by_run(frame, columns):
 
 
 def _flops_at(run, steps, validation):
-    """A run's training FLOPs at some steps, its parent's included.
+    """Returns a run's training FLOPs at the given steps, including its parent's FLOPs.
 
     If batches differ in size (`train.tokens_per_batch`), every step counts as the mean step up to the last validation.
     """
@@ -305,7 +306,7 @@ def _flops_at(run, steps, validation):
 
 
 def _levels(points, settings):
-    """Each finished run's losses at the levels of t, and which levels enter the mean."""
+    """Returns each finished run's losses at the levels of t, and which levels enter the mean."""
     levels = sorted((float(t), column) for t, column in loss_levels(points.columns).items())
     # The paper's grid leaves t = 1 out of its mean; the other grids have no such level.
     return {
@@ -320,8 +321,8 @@ def _levels(points, settings):
 
 
 def _other_settings(results, ends):
-    """The final losses of the runs under every combination of weights, grid and validation seed that the table has.
-    Averages made after training have a section of their own."""
+    """Returns the final losses of the runs under every combination of weights, grid and validation seed that the table
+    has, except for averages made after training, which have a section of their own."""
     rows = rows_where(results.long, metric="loss", item="mean", final=1)
     of_points = ends.set_index("run")["corpus"]  # a run that is no point: the first corpus it was evaluated on
     rows = rows[
@@ -335,7 +336,8 @@ def _other_settings(results, ends):
 
 
 def _not_shown(results, shown, steps, settings):
-    """The runs whose sample sheets, or scores at several numbers of sampling steps, the page omits, with the reason."""
+    """Returns rows (section, runs, reason) on runs that the page omits although they have sample sheets, or scores at
+    several numbers of sampling steps."""
     sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
     stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
     found = (
@@ -346,7 +348,7 @@ def _not_shown(results, shown, steps, settings):
 
 
 def _samples(results, settings, points, validation_by_run):
-    """The largest group of sample sheets that share prompts, sampler and noise, in order of compute."""
+    """Returns the largest group of sample sheets that share prompts, sampler and noise, in order of compute."""
     facts = results.runs.set_index("run")
     sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
     groups: dict[tuple, list] = {}
@@ -369,7 +371,8 @@ def _samples(results, settings, points, validation_by_run):
 
 
 def _gallery(runs, sheets):
-    """Sample sheets of one size at several multiples of compute, from branches of one trunk or runs of one seed."""
+    """Returns sample sheets of one size at several multiples of compute, from branches of one trunk or runs of one
+    seed."""
     sizes = {run["run"]: (run["trunk"] or "", run["depth"], run["seed"]) for run in runs.to_dict("records")}
     return temporal_scores.gallery(sheets["rows"], sizes)
 

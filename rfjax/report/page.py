@@ -17,7 +17,7 @@ from rfjax.report.sections import FIGURES, SECTIONS
 
 
 def draw(numbers: Mapping) -> dict[str, Figure]:
-    """Draws the figures that the numbers allow. Returns them by name, in the order of the page."""
+    """Draws the figures that the numbers allow. Returns {name: figure}, in the order of `FIGURES`."""
     with matplotlib.rc_context(FIGURE_STYLE):
         look = looks(sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None}))
         rows = {name: row for name, row in FIGURES.items() if numbers["compares"] in row.studies}

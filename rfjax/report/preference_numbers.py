@@ -20,7 +20,8 @@ AGAINST = {"loss": "validation loss", "geneval": "overall GenEval"}  # what pref
 
 
 def preference(results: Results, points, settings: Settings, *, resamples: int, seed: int) -> dict | None:
-    """Finished runs' win rates and strengths by question, and the correlation of win rates with loss and GenEval.
+    """Returns finished runs' win rates and strengths by question, and the correlations of win rates with loss and
+    GenEval.
 
     If there are several studies of votes, the one with the most runs is used. Returns None if no finished run has
     votes.
@@ -71,5 +72,5 @@ def _correlate(runs, points, against, question, resamples, seed):
 
 
 def value_of(run, against: str) -> float | None:
-    """A run's value of the quantity `against`, which is a key of `AGAINST`; None if the run lacks it."""
+    """Returns a run's value of the quantity `against`, which is a key of `AGAINST`; None if the run lacks it."""
     return run["loss"] if against == "loss" else (run["geneval"] or {}).get("value")

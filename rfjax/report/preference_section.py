@@ -1,4 +1,4 @@
-"""The report's section on human preference: its figure, after SD3's figure 8, and its tables."""
+"""Makes the report's section on human preference: its figure, after SD3's figure 8, and its tables."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _draw_panel(axis, found, against, question, look):
 
 
 def preference_section(numbers, page):
-    """The HTML of the section on human preference against the validation loss and GenEval; "" if nobody voted on
-    finished runs."""
+    """Returns the HTML of the section on human preference against the validation loss and GenEval; "" if nobody voted
+    on finished runs."""
     found = numbers["preference"]
     if not found:
         return ""

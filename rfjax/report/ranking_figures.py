@@ -59,7 +59,7 @@ def average_ranks(numbers, look=None):
 
 
 def quality_against_steps(numbers, look=None):
-    """Draws GenEval and distance against sampling steps at one guidance, with the best of each family in colour."""
+    """Draws GenEval and distance against sampling steps at one guidance scale; the best of each family is coloured."""
     ranking = numbers["ranking"]
     rows = ranking["against_steps"] if ranking else []
     if len({row["steps"] for row in rows}) < 2:
@@ -132,7 +132,7 @@ def _family_blocks(ranking):
 
 
 def _best_of_families(ranking):
-    """The best variant of each family, the best first, at most as many as there are colours."""
+    """Returns the best variant of each family, the best first, at most as many as there are colours."""
     columns = ranked_columns(ranking)
     best = [members[0] for members in _families(ranking)] if columns else []
     return sorted(best, key=lambda variant: rank_of(columns[0], variant)["value"])[: len(COLOURS)]

@@ -11,8 +11,8 @@ NAMED = 5  # a line names this many controls or variants, and counts the rest
 
 
 def ranking_section(numbers, page):
-    """The HTML of the section: the ranks, their figures, and the runs that were not ranked; "" if fewer than two
-    variants were measured."""
+    """Returns the HTML of the section: the ranks, their figures, and the runs that were not ranked; "" if fewer than
+    two variants were measured."""
     ranking = numbers["ranking"]
     if not ranking:
         return ""
@@ -41,7 +41,7 @@ def ranking_section(numbers, page):
 
 
 def ranking_sentence(ranking) -> str:
-    """Names the variant with the best average rank, in a sentence that is safe HTML."""
+    """Returns a sentence, safe HTML, that names the variant with the best average rank or says why there is none."""
     column, *_ = ranked_columns(ranking) or ranking["columns"]
     if not column["ranks"]:
         return f"No ranking: {text(column['reason'])}."
@@ -55,7 +55,7 @@ def ranking_sentence(ranking) -> str:
 
 def ranking_lines(ranking) -> list[str]:
     """Returns lines for the console: a short table of ranks, with the two best variants of each family in each column,
-    and the runs that were not ranked."""
+    the correlations with the paper's ranks, and the runs that were not ranked."""
     shown = ranked_columns(ranking)
     if not shown:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]
@@ -71,7 +71,7 @@ def ranking_lines(ranking) -> list[str]:
 
 
 def unranked_lines(ranking):
-    """Lines on the runs that were not ranked and the controls that do not count.
+    """Returns lines on the runs that were not ranked and the controls that do not count.
 
     Controls that lack the same variants share a line.
     """

@@ -24,12 +24,13 @@ PANELS = 3  # side by side in the figure
 
 
 def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """The final checkpoints of runs of role `sweep`, among the rows of `study_fits.checkpoints`."""
+    """Returns the final checkpoints of runs of role `sweep`, from the rows of `study_fits.checkpoints`."""
     return usable_ends(rows[rows["role"] == "sweep"])
 
 
 def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
-    """Finds the best learning rate for each size, number of images, backbone, parametrisation and optimiser.
+    """Finds the best learning rate for each combination of size, number of images, backbone, parametrisation and
+    optimiser that was trained with several rates.
 
     Each row has the rates that points and sweeps tried, the best of them, the optimum with its interval, and whether
     the best rate is at an edge of those tried.

@@ -24,7 +24,7 @@ TASK_TITLES = {
 
 
 def task_title(item: str) -> str:
-    """A task's name in a figure or table."""
+    """Returns a task's name in a figure or table."""
     return TASK_TITLES.get(item, item.replace("_", " ").capitalize())
 
 

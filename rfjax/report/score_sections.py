@@ -1,4 +1,4 @@
-"""The sections on the models' images: GenEval, its correlation with the loss, sampling steps, samples."""
+"""Writes the sections on the models' images: GenEval, its correlation with the loss, sampling steps, samples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rfjax.results.many_runs import MANY_RUNS, are_many
 
 
 def geneval_section(numbers, page):
-    """The HTML of the section on GenEval: each task's scores, with the detector's ceiling and the floors; a warning if
-    nothing was scored."""
+    """Returns the HTML of the section on GenEval: each task's scores, with the detector's ceiling and the floors. If
+    nothing was scored, returns a warning, or "" for a study of clips."""
     geneval = numbers["geneval"]
     if not geneval["runs"] and numbers["temporal"]:
         return ""  # the study's samples are clips
@@ -60,8 +60,8 @@ def _score_cell(found, mark=""):
 
 
 def correlation_section(numbers, page):
-    """The HTML of the section on loss against score: the correlation with GenEval by the corpus's own detector, and
-    with each score that `rfjax score` attached."""
+    """Returns the HTML of the section on loss against score: the correlation of the loss with GenEval by the corpus's
+    own detector, and with each score that `rfjax score` attached."""
     found, scored = numbers["correlation"], numbers["folder_scores"]
     caption = "Validation loss against overall GenEval, final checkpoints; 95 % intervals."
     parts = [page.drawing("loss_against_geneval", caption)]
@@ -74,7 +74,7 @@ def correlation_section(numbers, page):
 
 
 def _folder_score(found, page):
-    """The HTML, in parts, of the comparison of the loss with a score that `rfjax score` attached."""
+    """Returns the HTML, as a list, of the comparison of the loss with a score that `rfjax score` attached."""
     title = found["title"]
     caption = (
         f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
@@ -92,8 +92,8 @@ def _folder_score(found, page):
 
 
 def _correlation_tables(found, name, page):
-    """The HTML tables of a correlation: the coefficients of the overall score with the loss, or why there are none;
-    then the rank correlation of each task's score."""
+    """Returns a list of HTML tables: the coefficients of the overall score with the loss, or why there are none; then
+    the rank correlation of each task's score with the loss."""
     overall = found.get("overall")
     if overall and overall["coefficients"]:
         caption = (
@@ -118,8 +118,8 @@ def _correlation_tables(found, name, page):
 
 
 def _largest_table(found, name, page):
-    """The HTML table of the scores that each link (a curve from loss to score), fitted to the other runs, predicts for
-    the largest run, beside the actual scores."""
+    """Returns the HTML table of the largest run's scores: the scores that each link (a curve from loss to score)
+    predicts when it is fitted to the other runs, beside the actual scores. Returns "" if nothing is predicted."""
     many = any(are_many(p["n"]) for c in found.values() for p in c["largest_predicted"])
     predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
     if not predicted:
@@ -146,7 +146,7 @@ def _largest_table(found, name, page):
 
 
 def _levels_table(levels, page):
-    """The HTML table of the correlation of the overall score with the loss at each level of t."""
+    """Returns the HTML table of the correlation of the overall score with the loss at each level of t."""
     rows = []
     for level in (level for level in levels if level["coefficients"]):
         found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
@@ -167,7 +167,7 @@ def _levels_table(levels, page):
 
 
 def steps_section(numbers, page):
-    """The HTML of the section on scores at few sampling steps, as in the paper's table 6; "" if none were measured."""
+    """Returns the HTML of the section on scores at few sampling steps, as in SD3's table 6; "" if there are none."""
     counts = numbers["sampling_steps"]
     if not counts:
         return ""
@@ -193,8 +193,8 @@ def steps_section(numbers, page):
 
 
 def _drops_table(numbers, page):
-    """The HTML of SD3's table 6, the drop of the score with fewer sampling steps: a row for each run, a column for each
-    number of steps."""
+    """Returns the HTML of a table like SD3's table 6, the drop of the score with fewer sampling steps: a row for each
+    run under one sampler, a column for each number of steps."""
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
     lines: dict[tuple, dict] = {}
     for found in numbers["sampling_steps"]:
@@ -225,8 +225,8 @@ def _drop(found):
 
 
 def samples_section(numbers, page):
-    """The HTML of the section with sample sheets: those of the best run of each depth, then all shown sheets in order
-    of compute."""
+    """Returns the HTML of the section with sample sheets: those of the best run of each depth, then all shown sheets in
+    order of compute."""
     samples = numbers["samples"]
     rows = [row for row in samples["rows"] if row["png"] in page.sheets]
     if not rows:
@@ -250,8 +250,8 @@ def samples_section(numbers, page):
 
 
 def sheet_of(prompts, rows, labels, sheets):
-    """Places sample strips below each other, under one row of headings. All tiles have the same width, so the headings
-    stand above their tiles."""
+    """Returns the HTML of sample strips below each other, under one row of headings. All tiles have the same width, so
+    each prompt stands above its tiles."""
     heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
     lines = "".join(
         f"<div class=who>{label}</div><div class=strip>{_strip(row, sheets)}</div>"
@@ -261,8 +261,8 @@ def sheet_of(prompts, rows, labels, sheets):
 
 
 def _strip(row, sheets):
-    """The HTML of one row of a sample sheet. A row of clips has an animation for the screen, and a still picture for
-    print."""
+    """Returns the HTML of one row of a sample sheet. A row of clips has an animation for the screen, and a still
+    picture for print."""
     alt, playing = f"samples of {row['run']}", row.get("webp")
     if playing not in sheets:
         return picture(sheets[row["png"]], "image/png", alt)

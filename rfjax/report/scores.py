@@ -75,8 +75,8 @@ def ceiling_of_prompts(ceilings, sampler):
 
 
 def _other_samplers(long, points, settings):
-    """The overall scores of the points' checkpoints under a sampler, seed or number of prompts other than the study's
-    primary ones."""
+    """Returns the overall scores of the points' checkpoints under samplers (whose names include the number of prompts)
+    or seeds other than the study's primary ones."""
     rows = rows_where(long, evaluation="geneval", item="overall", weights=settings.weights)
     rows = rows.merge(points[["run", "step"]], on=["run", "step"])
     same = (rows["sampler"] == settings.sampler) & (rows["evaluation_seed"] == settings.sampler_seed)
@@ -161,7 +161,7 @@ def score_levels(results, points, settings, *, resamples, seed):
 
 
 def _geneval_items(columns: Iterable[str]) -> list[str]:
-    """The GenEval items that have columns: overall, then the tasks in GenEval's order."""
+    """Returns the GenEval items that have columns: overall, then the tasks in GenEval's order."""
     there = set(columns)
     return [item for item in SCORED if score_column(item) in there]
 

@@ -41,7 +41,7 @@ from rfjax.results.columns import PROTOCOLS
 
 
 def _runs_section(numbers, page):
-    """The table of runs, and their corpus, devices and versions."""
+    """Returns the HTML of the table of runs, and of their corpus, devices and versions."""
     scored = any(run["score"] is not None for run in numbers["runs"])
     variants = numbers["compares"] != "sizes"
     header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
@@ -105,7 +105,7 @@ def _roles_sentence(numbers):
 
 
 def _shorten_hash(value, length=24):
-    """The start of a long hash; report.json has the whole hash."""
+    """Returns the start of a long hash, and a short value whole; report.json has the whole hash."""
     shown = str(value)
     return shown if len(shown) <= length else shown[:16] + "…"
 
@@ -130,8 +130,8 @@ _pairs_section = figure_section(
 
 
 def _failures_section(numbers, page):
-    """The HTML of the section on runs that failed or have not finished, and on runs that the merge of the results table
-    left out."""
+    """Returns the HTML of the section on runs that failed or have not finished, and on runs that the merge of the
+    results table left out."""
     runs = [*numbers["failures"], *numbers["unfinished"]]
     parts = ["<p>Every run finished.</p>"]
     if runs:
@@ -147,8 +147,8 @@ def _failures_section(numbers, page):
 
 
 def _method_section(numbers, page):
-    """The HTML of the section on method: how losses, FLOPs, fits and scores were computed, and the losses under other
-    evaluation settings."""
+    """Returns the HTML of the section on method: how losses, FLOPs, fits and scores were computed, and the losses under
+    every evaluation setting if there are several."""
     settings = numbers["settings"]
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"

@@ -14,7 +14,7 @@ from rfjax.report.axes import BLUE, GREY, WIDTH, depth_handles, log_scale, point
 def level_exponents_and_collapse(numbers, look):
     """Draws the exponents on the left and the collapsed curves on the right; returns None if there is neither.
 
-    Without curves of three compute-optimal sizes, there is only the left panel.
+    Without exponents, or without curves of three compute-optimal sizes, there is one panel.
     """
     levels, curves = numbers["claims"]["level_exponents"]["exponents"], numbers["claims"]["collapse"]["curves"]
     panels = [draw for draw, has in ((_exponents, any(levels.values())), (_collapse, curves)) if has]

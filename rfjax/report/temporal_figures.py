@@ -34,12 +34,12 @@ AGAINST_LOSS = ("direction_right", "frames_right", "all_moving")
 
 
 def item_title(item: str) -> str:
-    """A measure's name in a figure or table."""
+    """Returns a measure's name in a figure or table."""
     return TITLES.get(item) or f"{task_title(item)} (strict)"
 
 
 def drawn_items(temporal) -> list[str]:
-    """The measures, in the order of panels and columns. A mean over tasks is omitted if there is only one task."""
+    """Returns the measures in the order of panels and columns, without a mean over tasks if there is only one task."""
     items = [item for item in temporal["items"] if item not in NOT_DRAWN]
     run = temporal["runs"][0]["scores"]
     tasks = [item for item in items if item not in TITLES]

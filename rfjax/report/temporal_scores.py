@@ -57,8 +57,8 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
 
 
 def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
-    """For each score, its highest floor, and whether the score's interval lies above the intervals of all its floors.
-    For an error, its lowest floor, and whether the error's interval lies below those of all floors."""
+    """Returns for each score its highest floor, and whether the score's interval lies above the intervals of all its
+    floors. For an error, returns the lowest floor, and whether the error's interval lies below those of all floors."""
     found = {}
     for item, score in scores.items():
         there = {floor: values[item] for floor, values in floors.items() if item in values}
@@ -74,15 +74,15 @@ def _highest(scores: Mapping, floors: Mapping) -> dict[str, dict]:
 
 
 def _ceiling(rows, sampler) -> dict[str, dict]:
-    """The scores of ground-truth clips, measured with as many prompts as the name `sampler` says; if there are none,
-    with any number of prompts."""
+    """Returns the scores of ground-truth clips, measured with as many prompts as the name `sampler` says; if there are
+    none, with any number of prompts."""
     found = ceiling_of_prompts(rows_where(rows, evaluation=CEILING, metric=METRIC), sampler)
     return by_item(found.drop_duplicates("item"))
 
 
 def _correlations(runs, points, resamples, seed) -> dict[str, dict]:
-    """For each score, its correlation with the loss over runs, and the largest run's score as the links (curves from
-    loss to score) predict it."""
+    """Returns for each score its correlation with the loss over runs and, for a score from 0 to 1, the largest run's
+    score as the links (curves from loss to score) predict it."""
     output = {}
     for item in CORRELATED:
         have = {run["run"]: run["scores"][item]["value"] for run in runs if item in run["scores"]}

@@ -1,4 +1,4 @@
-"""The section of the report on clips: scores above their floors, the loss against them, and the gallery."""
+"""Writes the report's section on clips: scores and their floors, the loss against the scores, and the gallery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PART_TITLES = {"seen": "prompts of triples seen in training", "held_out": "promp
 
 
 def temporal_section(numbers, page):
-    """The HTML of the section on temporal GenEval and its soft measures against compute; "" if no clip was scored."""
+    """Returns the HTML of the section on temporal GenEval and its soft measures; "" if no clip was scored."""
     temporal = numbers["temporal"]
     if not temporal:
         return ""
@@ -64,8 +64,8 @@ def _table(temporal, page):
 
 
 def _velocity(temporal, page):
-    """The HTML table of velocity errors on triples (class, colour, direction) that training shows and on those that it
-    never shows, beside the detector's own error."""
+    """Returns the HTML table of velocity errors on triples (class, colour, direction) that occur in training and on
+    triples that do not, beside the detector's own error."""
     rows = []
     for run in temporal["runs"]:
         if not run["best_of_depth"] or "velocity_found" not in run["scores"]:
@@ -129,7 +129,8 @@ def _times(factor):
 
 def temporal_lines(temporal) -> list[str]:
     """Returns a line for the console on the best run of each depth: the shares of objects that move in the asked
-    direction and of frames that are right (soft), and of correct clips with motion (strict), each with a floor."""
+    direction and of frames that are right (soft), and of correct clips with motion (strict), each with its
+    highest floor."""
     lines = []
     for run in temporal["runs"]:
         if not run["best_of_depth"]:

@@ -33,8 +33,8 @@ def _change(row):
 
 
 def tuned_section(numbers, page):
-    """The HTML of the section: the figure, a table of the laws before and after tuning, and a table of the runs; "" if
-    no run was tuned."""
+    """Returns the HTML of the section: the figure, a table of the laws before and after tuning, and a table of the
+    runs; "" if no run was tuned."""
     found = numbers["tuned"]
     if not found:
         return ""
@@ -83,7 +83,7 @@ def _estimate(found, alone=None):
 
 
 def tuned_lines(found: Mapping | None) -> list[str]:
-    """What tuning changes in the law: a line for each method and measure, for a console."""
+    """Returns a line for the console on each method and measure: what tuning by this method changes in the law."""
     return [
         f"tuned by {method}: {shift['measure']} over {shift['sizes']} sizes: {shift['verdict']}"
         for method, one in (found or {}).items()
@@ -92,5 +92,5 @@ def tuned_lines(found: Mapping | None) -> list[str]:
 
 
 def tuned_sentences(found: Mapping | None) -> list[str]:
-    """The lines of `tuned_lines` as sentences for the findings, safe for HTML."""
+    """Returns the lines of `tuned_lines` as sentences for the findings, safe for HTML."""
     return list(map(sentence, tuned_lines(found)))

@@ -1,4 +1,4 @@
-"""Writes the report from a results folder alone: one HTML page, its figures, and a JSON of every number.
+"""Writes the report of a results folder: one HTML page, its figures, and a JSON of every number.
 
 <out>/index.html        self-contained: no request leaves it
 <out>/report.json       `rfjax.report.numbers`
@@ -73,7 +73,8 @@ def write_report(
 
 
 def check_report_folder(out: Path) -> None:
-    """Raises `ConfigError` for a folder that is not a report's, or that has files which no report of ours wrote."""
+    """Raises `ConfigError` if a report must not be written into `out`: if the folder has the results of another
+    command, except a results table, or files with a report's names that no report of ours wrote."""
     figures = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
     made_here = is_json_with("table_sha256", "runs")
     check_output_folder(
@@ -86,7 +87,7 @@ def check_report_folder(out: Path) -> None:
 
 
 def summary_lines(numbers: Mapping) -> list[str]:
-    """The report for the console: the table of runs, the law, held-out errors, correlations, warnings."""
+    """Returns the report's lines for the console: runs, law, held-out errors, correlations, other results, warnings."""
     title, score_of = "GenEval overall", score
     if numbers["temporal"] and not any(run["score"] is not None for run in numbers["runs"]):
         clips = {run["run"]: run["scores"].get("direction_right") for run in numbers["temporal"]["runs"]}

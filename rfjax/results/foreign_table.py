@@ -128,7 +128,8 @@ def _with_our_names(table, path, rename):
 def _with_numbers(table, path):
     """Returns the table with names as text and numbers as floats, and notes on how commas were read.
 
-    Raises `ConfigError` for a cell whose comma may be either a decimal one or a mark between thousands.
+    Raises `ConfigError` for a cell of `NUMBERS` that is no number, or whose comma may be either a decimal comma or a
+    mark between thousands.
     """
     cells = {name: _cells(table[name]) for name in table.columns}
     marks = Marks()
@@ -252,7 +253,7 @@ def _metric(name, cells, marks):
 
 
 def _is_text(name: str) -> bool:
-    """Whether a word in a column's name means that it is text, as in `run_id` and `gitCommit`."""
+    """Whether a word in a column's name means that the column is text, as in `run_id` and `gitCommit`."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+[0-9]*|[0-9]+", name)
     return bool(TEXTS & {word.lower() for word in words})
 
@@ -305,7 +306,8 @@ def _hint(cell: str) -> str:
 def _add_cost(table, flops_per_param_image):
     """Returns the table with the column that `flops_per_param_image` gives: `images` or `flops`, whichever is missing.
 
-    Raises `ConfigError` unless the table has params and exactly one of the two.
+    Returns the table unchanged if `flops_per_param_image` is None. Otherwise raises `ConfigError` unless the table has
+    params and exactly one of images and flops.
     """
     if flops_per_param_image is None:
         return table

@@ -284,9 +284,10 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     """Makes pairs.csv: the variance of each finished run's mean validation loss, and the covariances of pairs of runs.
 
-    Both are computed from the losses per example in the records; a record without them is left out. Two runs form a
-    pair if they have the same weights, corpus, grid, seed and examples. With many runs (`rfjax.results.many_runs`), a
-    run has only its variance and its covariances with `ANCHORS` runs, which are spread over the range of losses.
+    They are computed from the losses per example in the records. A record without such losses is left out. Two runs
+    are a pair if they have the same weights, corpus, grid, seed and examples. With many runs
+    (`rfjax.results.many_runs`), a run has only its variance and its covariances with `ANCHORS` runs, which are spread
+    over the range of losses.
     """
     alike: dict[tuple, list] = {}
     for run in runs:

@@ -50,7 +50,8 @@ class Source(Protocol):
     # A source that knows its images' keys before it is read also has the attribute `keys`.
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        """Yields the images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
+        """Yields the images of a part, and a `Drop` for each image that is left out. May raise `RfjaxError` for a
+        file of the source that cannot be read; some sources yield a `Drop` instead."""
 
 
 IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
@@ -124,8 +125,8 @@ def _kind_below(path, kinds, suffixes):
 
 
 def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
-    """Returns {reason: names of what is not read} of the folder `where`, for a source that reads its files with the
-    suffix `suffix`, such as .tar: images, files in subfolders and other files. Returns {} if `where` is no folder."""
+    """Returns {reason: names of what is not read} in the folder `where`, for a source that reads the folder's files
+    with `suffix`, such as .tar: images, files in subfolders and other files. Returns {} if `where` is no folder."""
     if not Path(where).is_dir():
         return {}
     walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})
@@ -137,10 +138,10 @@ def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
 
 
 def files_of(where: str, suffix: str) -> list[Path]:
-    """Lists the files that a location names, sorted: a file, a folder of files, or a pattern such as `data/*.tar`.
+    """Returns the files that `where` names, sorted: a file, a folder of files, or a pattern such as `data/*.tar`.
 
-    For a folder these are the files directly in it or, if there are none, those in its subfolders. Raises `ConfigError`
-    if there is no file, and if two have the same name, since their records would have the same keys.
+    Of a folder, takes the files with `suffix` directly in it or, if there are none, in its subfolders. Raises
+    `ConfigError` if there is no file, and if two files of a folder have the same name, and so records of equal keys.
     """
     path = Path(where)
     if path.is_dir():

@@ -1,6 +1,6 @@
 """A folder of images and its subfolders, with sidecar files beside each image: `cat.jpg`, `cat.txt` and `cat.json`.
 
-The .txt or .caption is the caption. The .json holds columns, including the caption if there is no .txt. A
+A .txt or .caption holds the caption. A .json holds columns, and the caption if there is neither .txt nor .caption. A
 metadata.jsonl or metadata.csv holds columns of the images in its folder, by `file_name`. Each image also has the
 column `folder`, its folder's name, which is a class if images are sorted by class.
 """
@@ -133,7 +133,7 @@ def open_source(
 
 
 def _other_kinds(root: Path) -> str:
-    """Returns the part of a message that says what a folder without images holds instead, and the remedy."""
+    """Returns the end of a message on a folder without images: a file that it has, and the remedy; "" for no file."""
     for name, _ in walk_files(root, OTHER_KINDS).files:
         return f"; it has {name}: {OTHER_KINDS[_suffix(name)]}"
     return ""

@@ -49,7 +49,8 @@ def read_tables(
     """Reads the columns of `images` from `tables`; both are paths inside the folder `root`.
 
     If two tables have a row for an image, the table nearer to the image overrides the other, and metadata.jsonl
-    overrides metadata.csv. Raises `ConfigError` for a table that is not text.
+    overrides metadata.csv. The result's `noticed` lists the tables that have neither `caption_column` nor
+    a column of `CAPTION_COLUMNS`. Raises `ConfigError` for a table that is not text.
     """
     columns: dict[str, dict[str, object]] = {}
     owners: dict[str, str] = {}
@@ -76,7 +77,7 @@ def read_tables(
 
 
 def read_table(text: str, table: str, images: Collection[str]) -> Table:
-    """Reads a table's text. `table` and `images` are paths inside the folder of images."""
+    """Reads the `text` of the table at the path `table`. This path and those in `images` are relative to one folder."""
     folder = PurePosixPath(table).parent
     rows = _csv_rows(text, folder, images) if table.endswith(".csv") else _json_rows(text)
     found: dict[str, dict[str, object]] = {}
@@ -134,9 +135,10 @@ def _csv_rows(text: str, folder: PurePosixPath, images: Collection[str]) -> Iter
 
 
 def _cells(text: str, folder: PurePosixPath, images: Collection[str]) -> Iterator[tuple[int, list[str] | None]]:
-    """Yields (line, cells) of each row that is not blank; cells are None if a quote is not closed.
+    """Yields (number of its first line, cells) for each row that is not blank; cells are None if a quote is not closed.
 
-    After an unclosed quote reading goes on at the next line, so that the quote swallows no rows.
+    After an unclosed quote, reading goes on at the next line, so that the quote swallows no rows. `folder` and `images`
+    are for `_holds_row`, which finds quotes that are closed only by a later row's quote.
     """
     lines, start = text.split("\n"), 0
     blanks = ", " in text.lstrip("\n").partition("\n")[0]  # spaces follow commas, also before quotes
@@ -168,7 +170,7 @@ def _holds_row(cell: str, folder: PurePosixPath, images: Collection[str]) -> boo
 
 
 def _separated(text: str) -> str:
-    """Returns the remark on a table whose first line has another separator than commas; "" for any other table."""
+    """Returns a remark on a table whose first line has another separator than commas; "" for any other table."""
     first = text.lstrip("\n").partition("\n")[0]
     for mark in _OTHER_MARKS:
         if "file_name" in [cell.strip(' "') for cell in first.split(mark)] and mark in first:

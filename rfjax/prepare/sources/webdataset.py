@@ -135,10 +135,10 @@ def _member(info: tarfile.TarInfo, suffixes: Sequence[str]) -> Member | tuple[st
 
 
 def _samples(members: list[Member]) -> Iterator[list[Member]]:
-    """Yields the members that belong together, in the order of their first members.
+    """Yields the samples of a tar. A sample is a list of the members that belong together.
 
-    By WebDataset's rule they share the name up to the first dot. If names contain dots, as `v1.0_cat.jpg` and
-    `v1.0_dog.jpg`, each with its own .txt, they share the name up to the last dot.
+    By WebDataset's rule, the members of a sample share the name up to the first dot. If names contain dots, as
+    `v1.0_cat.jpg` and `v1.0_dog.jpg`, each with its own .txt, the members share the name up to the last dot.
     """
     by_key: dict[str, list[Member]] = {}
     for member in members:
@@ -156,8 +156,8 @@ def _samples(members: list[Member]) -> Iterator[list[Member]]:
 
 
 def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator[Record | Drop]:
-    """Yields the record of a sample's image. A sample is the members of a tar that belong together. If it cannot be
-    used, yields a `Drop` with the reason for each of its images, or one `Drop` if it has no image."""
+    """Yields the record of a sample's image. A sample is the members of a tar that belong together. If the sample
+    cannot be used, yields a `Drop` with the reason for each image in it, or one `Drop` if it has no image."""
     images = [member for member in sample if member.is_image]
     names = [member.info.name for member in sample]
     twice = sorted({name for name in names if names.count(name) > 1})
