@@ -73,8 +73,8 @@ class Marks:
 
 
 def find_marks(cells: Iterable[str]) -> Marks:
-    """Finds which cells can be read as a number only with a decimal point, or only with a decimal comma, and which can
-    be read either way. Cells that are not numbers are ignored."""
+    """Finds whether some cell can be read as a number only with a decimal point, whether some cell only with a decimal
+    comma, and the first cell with a comma that is one number by a point and another by a comma. Ignores other texts."""
     point, comma, both = False, False, ""
     for cell in cells:
         by_point, by_comma = read_number(cell, "."), read_number(cell, ",")

@@ -90,7 +90,7 @@ def answer_folder(
 def summarise(
     benchmark: str, prompts: Mapping[str, Prompt], answers: Mapping[str, Sequence[Sequence[float]]]
 ) -> list[Measured]:
-    """Returns the mean of each item over images (of a category, over questions), "overall" first.
+    """Returns the mean of each item, "overall" first: a category's over its questions, any other item's over images.
 
     The standard error is clustered by prompt: a prompt's images and questions depend on each other.
     """

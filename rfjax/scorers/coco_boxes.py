@@ -57,7 +57,8 @@ class BoxDetector:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[Instances]:
-        """Finds the objects of each image, at most `MOST` of the highest scores, by the model's own processor."""
+        """Finds the objects of each image; returns at most `MOST` objects an image, those of the highest scores. The
+        model's own processor scales the images and reads the output."""
         inputs = self.processor(images=list(images), return_tensors="pt").to(self.device)
         sides = torch.tensor([(image.height, image.width) for image in images])
         output = self.model(**inputs)
@@ -78,7 +79,7 @@ class BoxDetector:
 
 
 def whole_pixels(boxes: Float[torch.Tensor, "n 4"], height: int, width: int) -> torch.Tensor:
-    """Returns [left, top, right, bottom] in whole pixels inside the image, right and bottom one past the last pixel.
+    """Returns each box as [left, top, right, bottom] in whole pixels, cut to the image. Right and bottom are exclusive.
 
     A returned box contains every pixel that the given box touches, and at least one pixel.
     """

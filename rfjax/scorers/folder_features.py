@@ -107,11 +107,12 @@ def of_folder(
     batch_size: int,
     list_items: Callable[[Path], Listed] = list_images,
 ) -> Features:
-    """Computes the features of a folder's images by `embed`. `model` names its network and the hash of its weights.
-    `list_items` lists what is in the folder; another function than the default lists other items, such as clips.
+    """Computes the features of a folder's images by `embed`. `name` is the metric's name. `model` names the network of
+    `embed` and the hash of its weights. `list_items` lists what is in the folder; to score clips, give a function that
+    lists clips.
 
     Shards from an earlier command are reused if their images are unchanged. Raises `ConfigError` if `out` has features
-    of another model.
+    of another metric or model.
     """
     folder, out = Path(folder), Path(out)
     items, left_out, line = list_items(folder)
@@ -201,7 +202,8 @@ def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def check_alike(a: Features, b: Features) -> None:
-    """Raises `ConfigError` if the features of images `a` and reference `b` have different lengths."""
+    """Raises `ConfigError` if an image has another number of features in `a` (the images) than in `b` (the reference).
+    """
     ours, real = (len(each.gaussian.mean) if each.values is None else each.values.shape[1] for each in (a, b))
     if ours != real:
         raise ConfigError(

@@ -69,7 +69,7 @@ WEIGHTS = {
 
 
 class Scored(NamedTuple):
-    """A folder's score. `deviations` says how it differs from the official protocol; empty if it does not."""
+    """A folder's score. `deviations` has a phrase for each difference between the scoring and the official protocol."""
 
     evaluation: str
     title: str

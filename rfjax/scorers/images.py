@@ -90,7 +90,8 @@ def _normalize(values):
 
 
 def cmmd_transform(image: Image.Image, size: int = 336) -> Float32[torch.Tensor, "3 size size"]:
-    """Applies CMMD's published preprocessing: bicubic to `size` x `size`, no antialiasing, cropping or clipping."""
+    """Applies CMMD's published preprocessing: bicubic resizing to `size` x `size` without antialiasing, cropping or
+    clipping, then CLIP's normalisation."""
     values, sides = _unit_range(image)[None], (size, size)
     return _normalize(torch.nn.functional.interpolate(values, size=sides, mode="bicubic", align_corners=False)[0])
 

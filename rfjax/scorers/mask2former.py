@@ -103,7 +103,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
 
 
 def resized_to(height: int, width: int) -> tuple[int, int]:
-    """Returns (height, width) of the input before padding: mmcv's rescaling to (1333, 800), which keeps the aspect."""
+    """Returns the (height, width) to which mmcv scales an image of this size for (1333, 800); the aspect is kept."""
     scale = min(LONG / max(height, width), SHORT / min(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
 

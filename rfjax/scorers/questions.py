@@ -87,7 +87,7 @@ def answer_spellings(question: str, answer: str) -> tuple[str, ...]:
 
 
 def read_geneval2(path: Path) -> dict[str, Prompt]:
-    """Reads GenEval 2's geneval2_data.jsonl to {prompt: `Prompt`}. Raises `ConfigError`, naming the line."""
+    """Reads GenEval 2's geneval2_data.jsonl to {prompt: `Prompt`}. Raises `ConfigError` for a wrong line."""
     found: dict[str, Prompt] = {}
     for number, line in enumerate(read_text(path, "--questions").splitlines(), 1):
         if not line.strip():
@@ -117,7 +117,7 @@ DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "ques
 def read_dpg(path: Path) -> dict[str, Prompt]:
     """Reads DPG-Bench's dpg_bench.csv, or a file with the same columns such as DSG's, to {prompt: `Prompt`}.
 
-    A question's parents are the numbers in `dependency`; 0 means none. Raises `ConfigError`, naming the line.
+    A question's parents are the numbers in `dependency`; 0 means none. Raises `ConfigError` for a wrong line.
     """
     reader = csv.DictReader(io.StringIO(read_text(path, "--questions")), strict=True)
     lacking = [name for name in DPG_COLUMNS if name not in (reader.fieldnames or ())]
