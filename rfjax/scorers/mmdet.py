@@ -152,8 +152,8 @@ def convert(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _convert_tensor(name, value):
-    """Converts one mmdet tensor to {transformers' name: tensor}. Returns {} for a tensor that is not needed, and None if
-    no rule covers its name."""
+    """Converts one mmdet tensor to {transformers' name: tensor}. Returns {} for a tensor that is not needed, and None
+    if no rule covers its name."""
     if re.fullmatch(DROPPED, name):
         return {}
     for pattern, target in NAMES:

@@ -114,7 +114,8 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
 
 def _take_sweep(values: Mapping | ConfigDict) -> tuple[Mapping | ConfigDict, str | None]:
-    """Returns (a config's values, without a learning rate that names a sweep; the sweep's folder or None)."""
+    """Returns a config's values and the folder of the sweep that its learning rate names; the values are then without
+    the learning rate. If the rate names no sweep, returns all values and None."""
     train = values.get("train", None)
     folder = sweep_folder(train.get("learning_rate", None)) if isinstance(train, (Mapping, ConfigDict)) else None
     if folder is None:
@@ -198,7 +199,7 @@ def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) 
 
 
 def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
-    """Runs every point in turn. A failed run is noted and passed over. Returns the outcome of each run.
+    """Runs every point in turn. Returns the outcome of each run.
 
     If a run fails, the failure is noted and the next run begins. SIGTERM or SIGINT at any time raises `Preempted`, with
     everything saved. The processes of one job all train the same run at a time, and agree on how it ended. If a process
@@ -370,8 +371,8 @@ def _done_before(workdir: Path, run: PlannedRun) -> float:
 
 
 def _time_left(began, spent, total) -> str:
-    """Returns a text on the minutes left; "" while too little is done to tell. `began` is in seconds, `spent` and
-    `total` are the FLOPs of this attempt that are done and that are asked for."""
+    """Returns a text on the minutes left; "" while too little is done to tell. `began` is when this attempt
+    began, by `time.monotonic`; `total` is the FLOPs of this attempt, and `spent` those that are done."""
     if spent < total / 100:  # until then most of the time is compilation and evaluation
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent

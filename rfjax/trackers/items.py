@@ -133,7 +133,7 @@ def _item(step: int, values: dict[str, float | int], picture: str | None = None,
 
 
 def read_picture(workdir: Path, item: Item) -> bytes:
-    """The PNG of an item. Raises `RfjaxError` if it cannot be read."""
+    """Returns the PNG of an item. Raises `RfjaxError` if it cannot be read."""
     path = workdir / str(item["picture"])
     try:
         return path.read_bytes()

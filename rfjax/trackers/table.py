@@ -73,5 +73,5 @@ def check(names: Iterable[str]) -> None:
 
 
 def opener(name: str) -> Callable[[About], Tracker]:
-    """The function that opens a run at a tracker."""
+    """Returns the function that opens a run at the tracker `name`."""
     return importlib.import_module(TRACKERS[name].module).open_run

@@ -33,9 +33,9 @@ class BucketLosses:
         return {"bucket_losses": dict(self._sums)} if len(self._names) > 1 else {}
 
     def close(self) -> dict[str, dict]:
-        """Ends the window, and returns the part of a row with each bucket's mean loss; null for a bucket without steps.
+        """Begins new sums. Returns {"loss_by_bucket": {bucket: its mean loss, or None if no step counted}}.
 
-        The part is empty for a run of one latent shape.
+        Returns {} for a run of one latent shape.
         """
         sums, self._sums = self._sums, {}
         if len(self._names) == 1:
