@@ -44,8 +44,8 @@ def evaluated_steps(run: Run) -> frozenset[int]:
 
 
 def saves(train: TrainConfig, kept: Collection[int], snapshots: Collection[int], step: int) -> bool:
-    """Whether a step's checkpoint is saved: at multiples of `checkpoint_every`, with a snapshot of averages, and if the
-    checkpoint is kept."""
+    """Whether a step's checkpoint is saved: the step is a multiple of `checkpoint_every`, the averages' snapshot is saved
+    at this step (`snapshots`), or the checkpoint is kept."""
     return step % train.checkpoint_every == 0 or step in snapshots or keeps(train, kept, step)
 
 
