@@ -36,8 +36,8 @@ def find_config(text: str) -> Path:
     """Returns the config file that `--config` names: a path, or the name of a shipped config.
 
     A text that has a slash, or ends in `.py` or `.json`, is a path. Any other text is a shipped name, whatever files
-    the current folder has. `name.py` means the shipped `name` if there is no such file. If nothing is found,
-    raises `ConfigError` with the nearest name, if one is near, and all shipped names.
+    the current folder has. `name.py` means the shipped `name` if there is no such file. If nothing is found, raises
+    `ConfigError` with the nearest name, if one is near, and all shipped names.
     """
     return _find("config", text, list_configs() | list_tunings())
 

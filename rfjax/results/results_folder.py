@@ -71,7 +71,7 @@ class SampleSheet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """The results table: frames with the columns of `rfjax.results.columns.FILES`."""
+    """The results table: data frames with the columns of `rfjax.results.columns.FILES`, sample sheets and notes."""
 
     long: pd.DataFrame
     wide: pd.DataFrame

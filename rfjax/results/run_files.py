@@ -57,7 +57,7 @@ SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
 
 
 class Trunk(TypedDict, total=False):
-    """The run that a branch left, and what it had cost by then."""
+    """The trunk that a branch left, the step at which the branch left, and what the trunk had cost up to this step."""
 
     run: str
     step: int
@@ -67,7 +67,7 @@ class Trunk(TypedDict, total=False):
 
 class Bucket(TypedDict, total=False):
     """An aspect bucket that a run trained on: the size of its latents without channels, and the number of steps of each
-    cycle of the schedule that take their batch from this bucket. `batch_size` is there if the bucket has its own."""
+    cycle of the schedule that take their batch from this bucket. `batch_size` is left out if it is the run's."""
 
     latent_size: list[int]
     steps_of_cycle: int
@@ -204,7 +204,8 @@ def read_run(folder: Path) -> RunRecords:
 def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
     """Reads the training loss from metrics.jsonl, and averages it within at most MAX_CURVE_ROWS windows of steps.
 
-    Returns a frame with a row per window, and the number of unreadable lines. A resumed run may repeat steps: a step's last line is used.
+    Returns a frame with a row per window, and the number of unreadable lines. A resumed run may repeat steps: a step's
+    last line is used.
     """
     losses, unread = {}, 0
     why = why_not_plain(path) if _is_there(path) else ""

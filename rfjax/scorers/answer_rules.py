@@ -74,8 +74,7 @@ RULES: Mapping[str, tuple[Callable, Callable]] = {
 
 
 def items_of(benchmark: str, prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
-    """Returns pairs (item, score): first the scores of the image, then each question's score; its item is the category.
-    """
+    """Returns (item, score) pairs: the scores of the image, then each question's score under its category's name."""
     of_image, of_questions = RULES[benchmark]
     named = [("_".join(name.lower().split()), value) for name, value in of_questions(prompt, answers)]
     return [*of_image(prompt, answers).items(), *named]

@@ -1,4 +1,4 @@
-"""Any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`, for GenEval.
+"""Runs, for GenEval, any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`.
 
 Such a detector gives boxes and no masks. So an object's mask is its whole box, and its colour is judged with the
 background inside the box. The scores are a variant of GenEval whose name contains the detector's name. They never
@@ -119,7 +119,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector | BoxDetecto
 def coco_classes(names: Mapping[int, str], path: Path) -> dict[int, int]:
     """Returns {label: index in `OBJECT_NAMES`} from the {label: name} of a model's config.
 
-    Raises `ConfigError` if a class of COCO has no label, or two.
+    Raises `ConfigError` if a class of COCO has no label, or has two labels.
     """
     places = {name: place for place, name in enumerate(OBJECT_NAMES)}
     found: dict[int, int] = {}

@@ -61,8 +61,8 @@ class ImagesOf(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """What a folder holds to be scored: the items (images or clips), the number of files that were not read, by reason,
-    and a function that gives each item a line of text with its name and hash."""
+    """The items of a folder (images or clips) that are scored, the number of files that were not read, by reason, and a
+    function that gives each item a line of text with its name and hash."""
 
     items: Sequence
     left_out: dict[str, int]
@@ -162,7 +162,8 @@ def _npz(**arrays):
 def from_file(path: str | os.PathLike, model: str | None) -> Features:
     """Reads features: .npy [n, d], or .npz with `features` (from `of_folder`) or `mu` and `sigma` (from pytorch-fid).
 
-    Raises `ConfigError` for anything else, and if the file names another model than `model`.
+    Raises `ConfigError` for anything else, and if the file names another model than `model`. If `model` is None or "",
+    any model is accepted.
     """
     path = Path(path)
     try:
@@ -202,8 +203,7 @@ def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def check_alike(a: Features, b: Features) -> None:
-    """Raises `ConfigError` if an image has another number of features in `a` (the images) than in `b` (the reference).
-    """
+    """Raises `ConfigError` unless images have equally many features in `a` (the images) and in `b` (the reference)."""
     ours, real = (len(each.gaussian.mean) if each.values is None else each.values.shape[1] for each in (a, b))
     if ours != real:
         raise ConfigError(

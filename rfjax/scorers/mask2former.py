@@ -129,8 +129,8 @@ def instances(
 
     Masks are scaled bilinearly to the `padded` input, cropped to the `resized` image and scaled to the `original`
     image, each (height, width). The most probable (query, class) pairs are kept, so a query may appear in several
-    classes. A mask is where the logit is above 0. A pair's score is its class's probability times the mean probability
-    of the mask's pixels.
+    classes. A mask has the pixels whose logit is above 0. A pair's score is its class's probability times the mean
+    probability of the mask's pixels.
     """
     classes = class_logits.shape[-1] - 1
     probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()

@@ -18,6 +18,5 @@ def named_by(metric: str, model: str, sha256: str, published: bool) -> str:
 
 
 def slug(name: str) -> str:
-    """Writes a name in small letters, digits and single hyphens, cut to 40 characters; returns "model" if none is left.
-    """
+    """Writes a name in small letters, digits and single hyphens, cut to 40 characters; "model" if nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "model"

@@ -15,7 +15,7 @@ PUBLISHED_WEIGHTS: frozenset[str] = frozenset()  # SHA-256 of folders that have 
 
 
 def scores(model, seen, said):
-    """Returns [n], for each image: exp(logit scale) * cos, the cosine of its embedding and its prompt's embedding."""
+    """Returns exp(logit scale) * cos for each image, [n]; cos is the cosine of its embedding and its prompt's."""
     return model.model.logit_scale.exp().float() * (clip.unit(seen) * clip.unit(said)).sum(-1)
 
 

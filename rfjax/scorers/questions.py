@@ -2,8 +2,8 @@
 
 A benchmark is a row of `BENCHMARKS`. Its reader turns a question file, or the images' captions, into `Prompt`s.
 
-VQAScore (Lin et al. 2024, arXiv 2404.01291) asks one question of each image, made from its caption. GenEval 2 (Kamath
-et al. 2025, arXiv 2512.16853) and DPG-Bench (Hu et al. 2024, arXiv 2403.05135) have files of questions.
+VQAScore (Lin et al. 2024, arXiv 2404.01291) makes one question about each image from the image's caption. GenEval 2
+(Kamath et al. 2025, arXiv 2512.16853) and DPG-Bench (Hu et al. 2024, arXiv 2403.05135) have files of questions.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Benchmark:
 
 
 def of_caption(caption: str) -> Prompt:
-    """VQAScore's question about an image of this caption."""
+    """Returns a `Prompt` with VQAScore's one question about an image with this caption."""
     return Prompt(caption, (Question(f'Does this figure show "{caption}"? Please answer yes or no.'),))
 
 

@@ -63,8 +63,8 @@ def measure_pick_score(args, out):
 
 
 def _captions(args, prompts):
-    """Returns {image: the text of its prompt} and {reason: number of files left out}. No captions are read if
-    every image is named by one of DPG's item ids and --captions is not given."""
+    """Returns {image: the text of its prompt} and {reason: number of files left out}. No captions are read if every
+    image is named by one of DPG's item ids and --captions is not given."""
     texts = {prompt.key: prompt.text for prompt in prompts.values() if prompt.key}
     if texts and args.captions is None:
         paths, left_out = images_of(args.folder)

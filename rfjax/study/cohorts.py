@@ -1,4 +1,4 @@
-"""Groups the points of a study that one program can train, trains each group, and measures its runs."""
+"""Groups the points of a study so that one program can train a group, trains each group, and measures its runs."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> Rate
     """Finds the best learning rate of one size. `losses` maps each tried rate to the final losses of its seeds; all
     numbers are positive.
 
-    The noise has the standard deviation of log loss between seeds, pooled over rates. For the interval, draws of the
-    noise (random by `seed`) are added to the mean log losses, and the best rate and its neighbours are found again in
-    each draw. Raises ValueError for fewer than two rates.
+    For the interval, random noise (by `seed`) is added to the mean log losses many times, and the best rate and its
+    neighbours are found again each time. The noise has the standard deviation of log loss between seeds, pooled over
+    rates. Raises ValueError for fewer than two rates.
     """
     if len(losses) < 2:
         raise ValueError("a sweep needs two rates")

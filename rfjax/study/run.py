@@ -31,7 +31,7 @@ def run_config(
     """Trains a config in a folder and, with `evaluate`, makes the evaluations that the config asks for.
 
     `trunk` is the trunk that a branch leaves. Checkpoints of `keep_steps` are saved and kept, for example for branches.
-    `stop` is called between steps and evaluations; True ends the work. The default says True after SIGTERM or SIGINT.
+    `stop` is called between steps and evaluations; True means stop. The default returns True after SIGTERM or SIGINT.
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())

@@ -36,7 +36,7 @@ RESERVED = ("results", "report", "launch")  # folders of a study that hold no ru
 
 @dataclass(frozen=True)
 class Point:
-    """One cell of a study: an id that names its folder, and its config."""
+    """One point of a study: its id, with which the names of its runs' folders begin, and its config."""
 
     id: str
     config: Config
@@ -323,7 +323,7 @@ def _run_together(study, runs, root, programs, stop) -> dict[str, str]:
 
 
 def _note_failure(workdir: Path, error: str) -> None:
-    """Writes to status.json a failure from before the trainer started, for the report. (The trainer writes its own.)
+    """Writes a failure that came before training to status.json, for the report. (Training writes its own failures.)
 
     An existing status is kept, because a refused command must not harm a run that is done, or that another process is
     training. A folder that was moved away is not made again, because then it could not be moved back.
@@ -371,8 +371,8 @@ def _done_before(workdir: Path, run: PlannedRun) -> float:
 
 
 def _time_left(began, spent, total) -> str:
-    """Returns a text on the minutes left; "" while too little is done to tell. `began` is when this attempt
-    began, by `time.monotonic`; `total` is the FLOPs of this attempt, and `spent` those that are done."""
+    """Returns a text on the minutes left; "" while too little is done to tell. `began` is when this attempt began, by
+    `time.monotonic`; `total` is the FLOPs of this attempt, and `spent` those that are done."""
     if spent < total / 100:  # until then most of the time is compilation and evaluation
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent

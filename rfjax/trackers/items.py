@@ -35,7 +35,7 @@ class Item(TypedDict):
 
 
 class Batch(NamedTuple):
-    """Items in the order of their steps, and the cursor's step and records after they have been sent."""
+    """Items in the order of their steps, and what the cursor gets once the items have been sent."""
 
     items: list[Item]
     step: int  # the cursor's step after this batch

@@ -1,7 +1,8 @@
-"""Reads the weights of any run. A tuned run's checkpoints hold only an adapter, which is merged into the base run's.
+"""Reads the weights of any run. For a tuned run, merges its adapter into the weights of its base run.
 
-A tuned run's run.json names the checkpoint of the base run that the adapter (`models/lora.py`) belongs to, with a hash
-of that checkpoint's checksums. So an adapter is merged only into the weights that it was tuned on.
+A tuned run's checkpoints hold only an adapter (`models/lora.py`). Its run.json names the checkpoint of the base run
+that the adapter belongs to, with a hash of that checkpoint's checksums. So an adapter is merged only into the weights
+that it was tuned on.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ KEYS = {"ema": "ema", "raw": "params"}  # name of the weights -> key of their tr
 
 
 def adapter_of(workdir: Path) -> AdapterFacts | None:
-    """Returns the facts about a tuned run's adapter and its base run; None for a run whose checkpoints hold whole weights."""
+    """Returns the facts about a tuned run's adapter and its base run; None for a run whose checkpoints hold whole
+    weights."""
     return (run_folder.read_name(workdir) or {}).get("adapter")
 
 

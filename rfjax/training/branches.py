@@ -83,7 +83,8 @@ def trunk_of(config: Config) -> Config:
 
 
 def branch_of(config: Config, steps: int) -> Config:
-    """Returns the config of a branch with `steps` steps in all. The same run trained alone with `wsd` has the same config.
+    """Returns the config of a branch with `steps` steps in all. The same run trained alone with `wsd` has the same
+    config.
 
     If the config asks for fewer GenEval prompts on branches, only the longest branch is also scored with all prompts.
     """

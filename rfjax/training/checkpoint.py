@@ -57,7 +57,8 @@ class Restored(NamedTuple):
 
 
 def steps_saved(workdir: Path) -> list[int]:
-    """Returns the steps of the complete checkpoints, ascending. The folder of an incomplete checkpoint has another name."""
+    """Returns the steps of the complete checkpoints, ascending. The folder of an incomplete checkpoint has another
+    name."""
     folder = Path(workdir) / FOLDER
     if not folder.is_dir():
         return []

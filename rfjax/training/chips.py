@@ -299,7 +299,7 @@ CHIPS: dict[str, Chip] = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """Returns the chip whose JAX devices have this `device_kind`; None if no chip is known to."""
+    """Returns the chip whose JAX devices have this `device_kind`; None if no chip of the table has it."""
     return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
 
 

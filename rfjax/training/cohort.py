@@ -49,7 +49,7 @@ OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
 def may_join(config: Config) -> tuple:
-    """The values that runs must have in common to be trained together: all fields except those in `OWN`."""
+    """Returns the values that runs must have in common to be trained together: all fields except those in `OWN`."""
     return tuple(sorted((key, str(value)) for key, value in schema.flatten(config).items() if key not in OWN))
 
 

@@ -53,7 +53,7 @@ _REMEDY = (
 
 
 class Parent(NamedTuple):
-    """The checkpoint that a run's weights come from. `images` and `flops` include those of its ancestors."""
+    """The checkpoint that a run's weights come from. `images` and `flops` include those of the parent's ancestors."""
 
     path: str
     run: str
@@ -259,7 +259,7 @@ def skips_of(record: Mapping) -> tuple[Skip, ...]:
 
 
 def new_skips(trunk: Trunk | None, parent: Path | None) -> dict:
-    """Makes the field `skips` of a new run's run.json; empty if no batch is skipped.
+    """Returns {"skips": [[step, batches], ...]} for a new run's run.json; {} if no batch is skipped.
 
     A branch has the skips of its trunk and its own. A run that starts from a parent's weights begins after the batches
     that the parent skipped.
