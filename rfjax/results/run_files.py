@@ -67,7 +67,8 @@ class Trunk(TypedDict, total=False):
 
 class Bucket(TypedDict, total=False):
     """An aspect bucket that a run trained on: the size of its latents without channels, and the number of steps of each
-    cycle of the schedule that take their batch from this bucket. `batch_size` is left out if it is the run's."""
+    cycle of the schedule that take their batch from this bucket. `batch_size` is left out if all buckets have the
+    run's."""
 
     latent_size: list[int]
     steps_of_cycle: int

@@ -30,7 +30,7 @@ class _RunName(TypedDict):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The source of the images: a run's checkpoint, the sampler and the seed of its noise."""
+    """The source of the images: a run's checkpoint, the sampler, and the seed of the sampler's noise."""
 
     workdir: Path
     step: int

@@ -1,4 +1,4 @@
-"""CLIP through transformers, from a local folder: embeddings of images and texts."""
+"""Computes CLIP's embeddings of images and texts, with transformers and the weights of a local folder."""
 
 from __future__ import annotations
 

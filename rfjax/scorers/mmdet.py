@@ -221,8 +221,8 @@ def _config_of(state):
 
 
 def _count(state, place, within=""):
-    """Counts the numbered modules directly below `place`; with `within`, only up to the last one that contains a module
-    of this name."""
+    """Counts the numbered modules directly below `place`. If `within` is given, the count ends with the last module in
+    which the name goes on with `within`."""
     pattern = re.compile(rf"{re.escape(place)}\.(\d+){re.escape(within)}\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, state) if match), default=-1)
 

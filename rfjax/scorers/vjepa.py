@@ -1,4 +1,4 @@
-"""V-JEPA 2 with its attentive probe, through transformers, from a local folder: the features of JEDi's distance.
+"""Computes the features of JEDi's distance, by V-JEPA 2 with its attentive probe, from a local transformers folder.
 
 JEDi (arXiv 2410.05203) takes the output of the attentive pooler of V-JEPA ViT-H/16, whose probe was trained on
 Something-Something v2. transformers has V-JEPA 2 in place of V-JEPA. The published probes of V-JEPA 2 have the same

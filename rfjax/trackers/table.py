@@ -1,4 +1,4 @@
-"""The table of trackers, and the check that the trackers a config names can be used on this machine."""
+"""Lists the trackers, and checks that the trackers which a config names can be used on this machine."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def read_departure(text: str) -> Departure:
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
-    """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure both must be the same run.
+    """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure the two must not differ.
 
     The trunk must have a checkpoint at the departure. The two runs must have equal configs (but for `_MAY_DIFFER`),
     equal corpora, and equal learning rates before the departure. The branch must leave at the step where its rate

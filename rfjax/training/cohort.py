@@ -154,8 +154,8 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 def _departure(member: Run) -> list[int]:
-    """Returns, in place of the saved steps of a member without checkpoints, the steps that it can start from: for a
-    branch [the step at which it leaves its trunk], and [] for any other run."""
+    """Returns the steps from which a member without checkpoints can start: for a branch the step at which it leaves its
+    trunk; none for any other run."""
     return [member.trunk.step] if member.trunk else []
 
 
