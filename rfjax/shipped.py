@@ -18,17 +18,17 @@ TUNINGS = ("preference",)  # shipped configs of `rfjax tune`, which no run or st
 
 
 def list_configs() -> dict[str, Path]:
-    """The shipped configs of runs and studies by name: `shapes`, `sd3_depth` and so on."""
+    """Returns {name: path} of the shipped configs of runs and studies: `shapes`, `sd3_depth` and so on."""
     return {name: path for name, path in _list("configs").items() if name not in TUNINGS}
 
 
 def list_tunings() -> dict[str, Path]:
-    """The shipped configs of `rfjax tune` by name."""
+    """Returns {name: path} of the shipped configs of `rfjax tune`."""
     return {name: path for name, path in _list("configs").items() if name in TUNINGS}
 
 
 def list_sites() -> dict[str, Path]:
-    """The shipped sites of `rfjax launch` by name."""
+    """Returns {name: path} of the shipped sites of `rfjax launch`."""
     return _list("launch")
 
 
@@ -36,8 +36,8 @@ def find_config(text: str) -> Path:
     """Returns the config file that `--config` names: a path, or the name of a shipped config.
 
     A text that has a slash, or ends in `.py` or `.json`, is a path. Any other text is a shipped name, whatever files
-    the current folder has. `name.py` means the shipped `name` if there is no such file. Raises `ConfigError`, with the
-    nearest name and with all shipped names.
+    the current folder has. `name.py` means the shipped `name` if there is no such file. If nothing is found, raises
+    `ConfigError` with the nearest name, if one is near, and all shipped names.
     """
     return _find("config", text, list_configs() | list_tunings())
 

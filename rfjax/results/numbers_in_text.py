@@ -73,8 +73,8 @@ class Marks:
 
 
 def find_marks(cells: Iterable[str]) -> Marks:
-    """Finds which cells can be read as a number only with a decimal point, or only with a decimal comma, and which can
-    be read either way. Cells that are not numbers are ignored."""
+    """Looks for three kinds of cells: numbers only with a decimal point, numbers only with a decimal comma, and texts
+    with a comma that both marks read, as different numbers (the first of these is kept). Ignores all other cells."""
     point, comma, both = False, False, ""
     for cell in cells:
         by_point, by_comma = read_number(cell, "."), read_number(cell, ",")

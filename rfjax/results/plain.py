@@ -12,8 +12,9 @@ import pandas as pd
 def plain(value: object) -> object:
     """Converts a value to Python's own types.
 
-    Dataclasses become their `to_json()` or their fields, arrays become lists, missing values and numbers that are not
-    finite become None.
+    A dataclass becomes the result of its `to_json()` if it has this method, else a dict of its fields. Arrays and
+    tuples become lists. Missing values and numbers that are not finite become None. The items of dicts and lists are
+    converted, too.
     """
     kind = type(value)
     if kind is str or kind is int or kind is bool:

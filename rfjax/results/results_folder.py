@@ -71,7 +71,7 @@ class SampleSheet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """The results table: frames with the columns of `rfjax.results.columns.FILES`."""
+    """The results table: data frames with the columns of `rfjax.results.columns.FILES`, sample sheets and notes."""
 
     long: pd.DataFrame
     wide: pd.DataFrame
@@ -96,9 +96,9 @@ class Results:
 def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Results:
     """Writes `table` into `table.folder`, and copies the pictures of `sheets` there.
 
-    A source is a PNG; if a sheet's `webp` is set, the WebP lies beside the PNG. A picture that is missing or of another
-    kind is left out, with a note. Pictures that only an earlier table had are removed. Returns the table with `samples`
-    as written. Raises `RfjaxError` if a file cannot be written.
+    Each sheet comes with the path of its PNG; if the sheet's `webp` is set, the WebP lies beside the PNG. A picture
+    that is missing or of another kind is left out, with a note. Pictures that only an earlier table had are removed.
+    Returns the table with the `samples` and `notes` that were written. Raises `RfjaxError` if a file cannot be written.
     """
     folder, notes, samples, contents = table.folder, list(table.notes), [], {}
     for sheet, source in sheets:
@@ -161,9 +161,10 @@ def _is_strangers(path):
 def read(folder: str | Path) -> Results:
     """Reads and verifies the results table of a folder.
 
-    If another process is replacing the table, it is read again. In a table of an older schema version, the columns
-    added since are empty (`columns.ADDED`). Raises `ConfigError`, naming the file and the remedy, if a file is missing,
-    damaged or edited by hand, lacks a column, or has a schema version that is not read.
+    If another process is replacing the table, the table is read again. In a table of an older schema version, the
+    columns added since (`columns.ADDED`) are empty, except `role`, which is "run" in all rows of runs. Raises
+    `ConfigError`, naming the file and the remedy, if a file is missing, damaged or edited by hand, lacks a column, or
+    has a schema version that is not read.
     """
     folder = local_path(folder, "the results folder")
     for pause in PAUSES:

@@ -52,12 +52,12 @@ RUN_FIELDS = {
 }
 
 
-# cost -> (its key in run.json, whether the value there includes the parent's cost). It always includes a trunk's cost.
+# cost -> (its key in run.json, whether that value includes the parent's cost). The value always includes the trunk's.
 SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
 
 
 class Trunk(TypedDict, total=False):
-    """The run that a branch left, and what it had cost by then."""
+    """The trunk that a branch left, the step at which the branch left, and what the trunk had cost up to this step."""
 
     run: str
     step: int
@@ -66,8 +66,9 @@ class Trunk(TypedDict, total=False):
 
 
 class Bucket(TypedDict, total=False):
-    """An aspect bucket that a run trained on: the shape of its latents, how many steps of a cycle of the schedule take
-    their batch from it, and its batch size if it has its own."""
+    """An aspect bucket that a run trained on: the size of its latents without channels, and the number of steps of each
+    cycle of the schedule that take their batch from this bucket. `batch_size` is left out if all buckets have the
+    run's."""
 
     latent_size: list[int]
     steps_of_cycle: int
@@ -202,9 +203,10 @@ def read_run(folder: Path) -> RunRecords:
 
 
 def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
-    """Reads the training loss from metrics.jsonl, averaged over at most MAX_CURVE_ROWS windows of steps.
+    """Reads the training loss from metrics.jsonl, and averages it within at most MAX_CURVE_ROWS windows of steps.
 
-    Returns the frame and the number of unreadable lines. A resumed run may repeat steps: a step's last line is used.
+    Returns a frame with a row per window, and the number of unreadable lines. A resumed run may repeat steps: a step's
+    last line is used.
     """
     losses, unread = {}, 0
     why = why_not_plain(path) if _is_there(path) else ""
@@ -270,9 +272,9 @@ def _role(folder, run):
 
 
 def _spent(run, name, inherits):
-    """Returns a cost of the run alone, up to its newest checkpoint; None if run.json does not hold it.
+    """Returns a cost of the run without its trunk and parent, up to its newest checkpoint; None if it is unknown.
 
-    `name` is the cost's key in run.json. `inherits` says whether that cost includes the parent's.
+    `name` is the cost's key in run.json. `inherits` says whether the value of that key includes the parent's cost.
     """
     held = run.get("trunk") or (inherits and run.get("parent")) or {name: 0}
     total, before = run.get(name), held.get(name)

@@ -28,8 +28,9 @@ class TextRows:
 def split_rows(text: str, path: Path) -> TextRows:
     """Splits a table's text into rows. Skips blank lines and comments, but counts them as lines.
 
-    A first line `sep=;` (Excel's) names the separator. Raises `ConfigError`, naming the file and the line, if a row has
-    more cells than the header or may be either a comment or a row, and if the text is empty or is no CSV.
+    A first line `sep=;` (Excel's) names the separator. Raises `ConfigError` if the text is empty or is no CSV. Raises
+    it, naming the line, if a row has more cells than the header, or if a line can be read both as a comment and as a
+    row.
     """
     named = re.match(r"\s*sep=(.)[ \t]*\n", text)
     separator = named[1] if named else _separator(text)
@@ -85,10 +86,10 @@ def _cells(text: str, separator: str) -> list[tuple[int, list[str]]]:
 
 
 def _separator(text: str) -> str:
-    """Finds the separator: the one with which most rows have as many cells as the header.
+    """Finds the separator: the mark with which the largest number of rows have as many cells as the header.
 
     If none of `MARKS` splits the header, returns " " (whitespace) if the header has several words and every row has
-    either as many words or one; else returns ",".
+    either as many words as the header or one word; else returns ",".
     """
     start = "\n".join(line for line in text.split("\n")[: 4 * SEEN] if not line.lstrip().startswith("#"))
     found = []

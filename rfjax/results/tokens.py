@@ -1,9 +1,10 @@
 """Counts the tokens that a run has seen, the tokens per parameter, and how often it saw each training image.
 
-Papers count tokens differently: D may be image tokens alone (Abra 2608.17286), or image and text tokens (Liang et al.
-2410.08184, where the text is part of the sequence). So both ratios are columns. Text tokens are those of the sequence,
-padding included. A column is empty if run.json and config.json do not determine its number. All columns are empty for a
-run that started from another run's checkpoint, because that run's images may have had other sizes or another corpus.
+Papers count tokens differently: image tokens alone (Abra 2608.17286), or image and text tokens (Liang et al.
+2410.08184, where the text is part of the sequence). So there is a column of tokens per parameter for each count. Text
+tokens are those of the sequence, padding included. A column is empty if run.json and config.json do not determine its
+number. All columns are empty for a run that started from the checkpoint of a parent run, because the parent's images
+may have had other sizes or come from another corpus.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Tokens:
     """A run's sizes in tokens, from run.json and config.json. A value is None if these files do not determine it."""
 
     image: tuple[int, ...] | None = None  # tokens per image, for each latent shape
-    schedule: Schedule | None = None  # which latent shape each step takes; None if there is only one, or it is unknown
+    schedule: Schedule | None = None  # which latent shape each step takes; None if there is only one, or if unknown
     text: int | None = None  # text tokens per caption in the sequence
     training_images: int | None = None  # size of the corpus; None also if the corpus draws its images
     params: int | None = None
@@ -35,8 +36,8 @@ class Tokens:
     def seen(self, step: int, images: int | float | None) -> dict[str, int | float | None]:
         """Returns the values of `COLUMNS` at a checkpoint of a run that started from scratch.
 
-        `images` is the number of images in the checkpoint's record. If `step` steps take another number of images, all
-        values are None.
+        `images` is the number of training images up to the checkpoint, by its record. If `step` steps take another
+        number of images, all values are None.
         """
         taken = (step,) if self.schedule is None else self.schedule.taken(step)
         if self.batch_sizes is None or images != _products(taken, self.batch_sizes):
@@ -56,8 +57,8 @@ UNKNOWN = Tokens()
 
 
 def read_tokens(run: Mapping) -> Tokens:
-    """Reads a run's sizes in tokens. `run` is the content of run.json; its key `config` has that of config.json, if the
-    run has this file."""
+    """Reads a run's sizes in tokens. `run` is the content of run.json; its key `config` holds the content of
+    config.json, if the run has that file."""
     if run.get("parent") is not None:
         return UNKNOWN
     config, buckets = run.get("config") or {}, run.get("buckets")

@@ -1,7 +1,7 @@
 """Makes scores from answers: the rules by which VQAScore, GenEval 2 and DPG-Bench sum up an image. No torch here.
 
-An image's answers are in the order of its prompt's questions. An answer is a pair: the probabilities of the right and
-of the wrong answer (of yes and of no).
+An image's answers are in the order of its prompt's questions. An answer is a pair of probabilities: of the right answer
+and of the wrong one. VQAScore and DPG-Bench have yes and no; GenEval 2 has no wrong answers, so the second number is 0.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def right_probability(prompt: Prompt, answers: Answers) -> dict[str, float]:
 
 def soft_tifa(prompt: Prompt, answers: Answers) -> dict[str, float]:
     """Soft-TIFA of GenEval 2, from the probabilities of the right answers. `am` is their arithmetic mean, a score of
-    single atoms; `overall` is their geometric mean, a score of whole prompts (the paper's AM and GM). `atoms_N` is the
-    same geometric mean under the number N of the prompt's atoms."""
+    single atoms; `overall` is their geometric mean, a score of whole prompts (the paper's AM and GM). `atoms_N` repeats
+    the geometric mean; N is the number of the prompt's atoms."""
     right = [answer[0] for answer in answers]
     # exp of the mean log, not a root of the product, which would underflow
     logs = [math.log(value) if value > 0 else -math.inf for value in right]
@@ -31,7 +31,7 @@ def soft_tifa(prompt: Prompt, answers: Answers) -> dict[str, float]:
 
 
 def gated(prompt: Prompt, answers: Answers) -> dict[str, float]:
-    """DPG-Bench: the share of questions answered yes. A question counts as no if one of its parents does.
+    """DPG-Bench: the share of questions answered yes. A question counts as no if one of its parents counts as no.
 
     Questions are gone through in the file's order. So a no also reaches grandchildren that come later in the file than
     their parents.
@@ -74,7 +74,7 @@ RULES: Mapping[str, tuple[Callable, Callable]] = {
 
 
 def items_of(benchmark: str, prompt: Prompt, answers: Answers) -> list[tuple[str, float]]:
-    """Returns (item, score) of an image: its own scores, then each question's under its category's name."""
+    """Returns (item, score) pairs: the scores of the image, then each question's score under its category's name."""
     of_image, of_questions = RULES[benchmark]
     named = [("_".join(name.lower().split()), value) for name, value in of_questions(prompt, answers)]
     return [*of_image(prompt, answers).items(), *named]

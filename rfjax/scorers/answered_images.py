@@ -90,9 +90,10 @@ def answer_folder(
 def summarise(
     benchmark: str, prompts: Mapping[str, Prompt], answers: Mapping[str, Sequence[Sequence[float]]]
 ) -> list[Measured]:
-    """Returns the mean of each item over images (of a category, over questions), "overall" first.
+    """Returns the mean of each item, "overall" first.
 
-    The standard error is clustered by prompt: a prompt's images and questions depend on each other.
+    For a category the mean is over questions, for any other item over images. The standard error is clustered by
+    prompt: a prompt's images and questions depend on each other.
     """
     values: dict[str, list[tuple[float, str]]] = {}
     for image, prompt in prompts.items():

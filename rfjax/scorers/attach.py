@@ -30,7 +30,7 @@ class _RunName(TypedDict):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The source of the images: a run's checkpoint, the sampler and the seed of its noise."""
+    """The source of the images: a run's checkpoint, the sampler, and the seed of the sampler's noise."""
 
     workdir: Path
     step: int
@@ -74,8 +74,8 @@ def attach(
 def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
     """Returns the run's name, and what training spent up to the checkpoint: images, flops, train_seconds.
 
-    Also called before scoring, so that a wrong run is refused before hours of work. Raises `ConfigError` for a folder
-    that is not a run's, and for a step of which the run has neither a record nor a checkpoint.
+    `rfjax score` also calls this before it scores, to refuse a wrong run before hours of work. Raises `ConfigError` for
+    a folder that is not a run's, and for a step of which the run has neither a record nor a checkpoint.
     """
     path = checkpoint.workdir / "run.json"
     try:

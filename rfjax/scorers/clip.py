@@ -1,4 +1,4 @@
-"""CLIP through transformers, from a local folder: embeddings of images and texts."""
+"""Computes CLIP's embeddings of images and texts, with transformers and the weights of a local folder."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class Clip:
 def load(path: str | os.PathLike, device: torch.device, activation: str = "quick_gelu") -> Clip:
     """Loads the CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
 
-    Raises `ConfigError` if there is no CLIP, or if its activation is not `activation`. OpenAI's weights were trained
-    with QuickGELU, LAION's and PickScore with `gelu`. With a config that says otherwise the model runs, but gives wrong
-    embeddings.
+    Raises `ConfigError` if the folder holds no CLIP, or if its config names another activation than `activation`.
+    OpenAI's weights were trained with QuickGELU, LAION's and PickScore's with `gelu`. If the config names the wrong
+    activation, the model runs, but gives wrong embeddings.
     """
     path = Path(path)
     model = pretrained.load(CLIPModel, path, "CLIP")

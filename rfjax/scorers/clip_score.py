@@ -1,7 +1,7 @@
 """CLIPScore: how well an image matches its caption, by CLIP ViT-B/32.
 
-Following Hessel et al., "CLIPScore" (arXiv 2104.08718), the score is the mean over images of 2.5 max(cos, 0), between
-the embedding of the image and that of "A photo depicts " followed by the caption.
+Following Hessel et al., "CLIPScore" (arXiv 2104.08718), an image's score is 2.5 max(cos, 0). Here cos is the cosine
+similarity of two embeddings: of the image, and of the text "A photo depicts " followed by the caption.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ TOWER = "ViT-B/32"
 
 
 def clip_scores(seen: Float[torch.Tensor, "n d"], said: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
-    """Computes 2.5 max(cos, 0) of each image's embedding and its caption's, which need not have length 1."""
+    """Computes 2.5 max(cos, 0) for each image; cos is the cosine similarity of the image's embedding in `seen` and the
+    caption's embedding in `said`. The embeddings need not have length 1."""
     return WEIGHT * (unit(seen) * unit(said)).sum(-1).clamp(min=0)
 
 

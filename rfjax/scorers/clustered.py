@@ -1,4 +1,4 @@
-"""The mean of scores over images, with a standard error that is clustered by prompt. No torch here."""
+"""Computes the mean of scores over images, with a standard error that is clustered by prompt. No torch here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from jaxtyping import Float64
 
 
 def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[float, float]:
-    """Returns the mean over images and its standard error, clustered by caption: a caption's images are dependent.
+    """Returns the mean over images and its standard error.
 
-    For G captions the standard error is sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; for a
-    single caption it is nan.
+    The standard error is clustered by caption, because a caption's images depend on each other. For G captions the
+    standard error is sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; for a single caption it is
+    nan.
     """
     values: Float64[np.ndarray, " n"] = np.asarray(scores, np.float64)
     mean = float(values.mean())

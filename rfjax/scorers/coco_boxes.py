@@ -1,4 +1,4 @@
-"""Any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`, for GenEval.
+"""Runs, for GenEval, any detector of COCO's 80 classes that transformers loads as `AutoModelForObjectDetection`.
 
 Such a detector gives boxes and no masks. So an object's mask is its whole box, and its colour is judged with the
 background inside the box. The scores are a variant of GenEval whose name contains the detector's name. They never
@@ -57,7 +57,8 @@ class BoxDetector:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[Instances]:
-        """Finds the objects of each image, at most `MOST` of the highest scores, by the model's own processor."""
+        """Finds the objects of each image; returns at most `MOST` objects an image, those of the highest scores. The
+        model's own processor scales the images and reads the output."""
         inputs = self.processor(images=list(images), return_tensors="pt").to(self.device)
         sides = torch.tensor([(image.height, image.width) for image in images])
         output = self.model(**inputs)
@@ -78,7 +79,7 @@ class BoxDetector:
 
 
 def whole_pixels(boxes: Float[torch.Tensor, "n 4"], height: int, width: int) -> torch.Tensor:
-    """Returns [left, top, right, bottom] in whole pixels inside the image, right and bottom one past the last pixel.
+    """Returns each box as [left, top, right, bottom] in whole pixels, cut to the image. Right and bottom are exclusive.
 
     A returned box contains every pixel that the given box touches, and at least one pixel.
     """
@@ -118,7 +119,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector | BoxDetecto
 def coco_classes(names: Mapping[int, str], path: Path) -> dict[int, int]:
     """Returns {label: index in `OBJECT_NAMES`} from the {label: name} of a model's config.
 
-    Raises `ConfigError` if a class of COCO has no label, or two.
+    Raises `ConfigError` if a class of COCO has no label, or has two labels.
     """
     places = {name: place for place, name in enumerate(OBJECT_NAMES)}
     found: dict[int, int] = {}

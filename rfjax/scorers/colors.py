@@ -26,8 +26,8 @@ class ColorClassifier:
         self._classes: dict[str, torch.Tensor] = {}
 
     def weights(self, name: str) -> torch.Tensor:
-        """Returns [colours, d] for the class `name`: each colour's unit vector is the normalised mean of the unit
-        embeddings of its three texts."""
+        """Returns a unit vector for each colour, [colours, d], for the class `name`: the mean of the unit embeddings of
+        the colour's three texts, scaled to length 1."""
         if name not in self._classes:
             texts = [template.format(color=color, name=name) for color in COLORS for template in TEMPLATES]
             embedded = unit(self.clip.embed_texts(texts)).unflatten(0, (len(COLORS), len(TEMPLATES)))

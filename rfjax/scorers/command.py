@@ -171,6 +171,8 @@ def _checkpoint(args):
     """Returns the checkpoint that made the images, after checking that it exists; None without --run.
 
     What the options do not give comes from `generation.json`, which `rfjax sample --prompts` writes beside the images.
+    If neither gives the weights, they are ema. Raises `ConfigError` if both give a field and differ, or if neither
+    gives the step, the sampler or the seed.
     """
     from rfjax.evaluation.image_folders.geneval_folder import GENERATION
     from rfjax.scorers import attach

@@ -37,7 +37,7 @@ OF_CLIPS = ("fvd", "mmd-vjepa2")
 
 
 class Distance(NamedTuple):
-    """A distance, with the features on both sides."""
+    """A distance between two sets of images or clips, with the features of both sets."""
 
     kind: str
     value: float

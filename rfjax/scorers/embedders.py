@@ -1,4 +1,4 @@
-"""Makes the functions that compute features of image files: a transform of Pillow images, then a network."""
+"""Makes the functions that compute features of image files. Each transforms Pillow images, then applies a network."""
 
 from __future__ import annotations
 

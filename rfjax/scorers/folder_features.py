@@ -61,8 +61,8 @@ class ImagesOf(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """What a folder holds to be scored: the items (images or clips), the number of files that were not read, by reason,
-    and a function that gives each item a line of text with its name and hash."""
+    """The items of a folder (images or clips) that are scored, the number of files that were not read, by reason, and a
+    function that gives each item a line of text with its name and hash."""
 
     items: Sequence
     left_out: dict[str, int]
@@ -107,11 +107,12 @@ def of_folder(
     batch_size: int,
     list_items: Callable[[Path], Listed] = list_images,
 ) -> Features:
-    """Computes the features of a folder's images by `embed`. `model` names its network and the hash of its weights.
-    `list_items` lists what is in the folder; another function than the default lists other items, such as clips.
+    """Computes the features of a folder's images by `embed`. `name` is the metric's name. `model` names the network of
+    `embed` and the hash of its weights. `list_items` lists what is in the folder; to score clips, give a function that
+    lists clips.
 
     Shards from an earlier command are reused if their images are unchanged. Raises `ConfigError` if `out` has features
-    of another model.
+    of another metric or model.
     """
     folder, out = Path(folder), Path(out)
     items, left_out, line = list_items(folder)
@@ -161,7 +162,8 @@ def _npz(**arrays):
 def from_file(path: str | os.PathLike, model: str | None) -> Features:
     """Reads features: .npy [n, d], or .npz with `features` (from `of_folder`) or `mu` and `sigma` (from pytorch-fid).
 
-    Raises `ConfigError` for anything else, and if the file names another model than `model`.
+    Raises `ConfigError` for anything else, and if the file names another model than `model`. If `model` is None or "",
+    any model is accepted.
     """
     path = Path(path)
     try:
@@ -201,7 +203,7 @@ def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def check_alike(a: Features, b: Features) -> None:
-    """Raises `ConfigError` if the features of images `a` and reference `b` have different lengths."""
+    """Raises `ConfigError` unless images have equally many features in `a` (the images) and in `b` (the reference)."""
     ours, real = (len(each.gaussian.mean) if each.values is None else each.values.shape[1] for each in (a, b))
     if ours != real:
         raise ConfigError(

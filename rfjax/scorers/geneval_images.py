@@ -69,7 +69,7 @@ WEIGHTS = {
 
 
 class Scored(NamedTuple):
-    """A folder's score. `deviations` says how it differs from the official protocol; empty if it does not."""
+    """A folder's score. `deviations` has a phrase for each difference between the scoring and the official protocol."""
 
     evaluation: str
     title: str
@@ -150,8 +150,8 @@ def score_folder(
 
 
 def _named(detector, classifier) -> tuple[str, str]:
-    """Returns the evaluation's name and title. For a detector of boxes both contain its name; the evaluation's name
-    also has a hash of the detector and of any CLIP that is not the official one."""
+    """Returns the evaluation's name and title. If the detector gives boxes, name and title contain the detector's name.
+    The name then also has a hash of the detector and of any CLIP that is not the official one."""
     official = classifier.clip.name == OFFICIAL_CLIP
     if not isinstance(detector, BoxDetector):
         return KINDS[detector.kind if official else "other"]
@@ -219,7 +219,7 @@ def _check_classes(found):
 
 
 def _deviations(found, detector, classifier, options, expected, incomplete):
-    """Says how the scoring differs from the official protocol, a phrase for each difference."""
+    """Returns a phrase for each difference between the scoring and the official protocol."""
     wrong = []
     if not found.official:
         rows = geneval_folder.OFFICIAL_ROWS

@@ -1,8 +1,8 @@
 """FVD's network: Inflated 3D Inception v1, trained on Kinetics-400 (Carreira & Zisserman, arXiv 1705.07750).
 
 FVD's features are the network's 400 logits, averaged over time. The tensors have the names of `i3d_pretrained_400.pt`,
-VideoGPT's conversion of deepmind/i3d-kinetics-400, the module that the authors of FVD use. The epsilon of the batch
-norms is that file's. Padding is TensorFlow's "SAME": as much as the stride needs, and the odd row at the end.
+VideoGPT's conversion of deepmind/i3d-kinetics-400, the module that the authors of FVD use. The batch norms have the
+epsilon of that conversion. Padding is TensorFlow's "SAME": if the number of added rows is odd, the end gets one more.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Pool(nn.Module):
 
 class Mixed(nn.Module):
     """Four parallel branches: a 1x1x1 convolution, two branches of a 1x1x1 and then a 3x3x3 convolution, and pooling
-    with a 1x1x1 convolution. `channels` are the output channels of the six convolutions, branch by branch."""
+    followed by a 1x1x1 convolution. `channels` are the output channels of the six convolutions, branch by branch."""
 
     def __init__(self, channels_in: int, channels: Sequence[int]):
         super().__init__()

@@ -56,9 +56,9 @@ def opencv_bilinear(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) 
 
 
 def _linear(before, after):
-    """Linear interpolation of an axis of `before` pixels at the centres of `after` pixels. Returns for each new pixel
-    (index of the lower old pixel, index of the upper, weight of the lower, weight of the upper); the two weights add up
-    to 2048."""
+    """Prepares the linear interpolation of an axis of `before` pixels at the centres of `after` pixels. Returns arrays
+    over the new pixels: the indices of the lower and of the upper old pixel, then the weights of the lower and of the
+    upper one. The two weights of a new pixel add up to 2048."""
     place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
     low = np.floor(place).astype(np.int64)
     part = place - low.astype(np.float32)
@@ -90,7 +90,8 @@ def _normalize(values):
 
 
 def cmmd_transform(image: Image.Image, size: int = 336) -> Float32[torch.Tensor, "3 size size"]:
-    """Applies CMMD's published preprocessing: bicubic to `size` x `size`, no antialiasing, cropping or clipping."""
+    """Applies CMMD's published preprocessing: bicubic resizing to `size` x `size` without antialiasing, cropping or
+    clipping, then CLIP's normalisation."""
     values, sides = _unit_range(image)[None], (size, size)
     return _normalize(torch.nn.functional.interpolate(values, size=sides, mode="bicubic", align_corners=False)[0])
 

@@ -103,7 +103,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
 
 
 def resized_to(height: int, width: int) -> tuple[int, int]:
-    """Returns (height, width) of the input before padding: mmcv's rescaling to (1333, 800), which keeps the aspect."""
+    """Returns the (height, width) to which mmcv scales an image of this size for (1333, 800); the aspect is kept."""
     scale = min(LONG / max(height, width), SHORT / min(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
@@ -129,8 +129,8 @@ def instances(
 
     Masks are scaled bilinearly to the `padded` input, cropped to the `resized` image and scaled to the `original`
     image, each (height, width). The most probable (query, class) pairs are kept, so a query may appear in several
-    classes. A mask is where the logit is above 0. A pair's score is its class's probability times the mean probability
-    of the mask's pixels.
+    classes. A mask has the pixels whose logit is above 0. A pair's score is its class's probability times the mean
+    probability of the mask's pixels.
     """
     classes = class_logits.shape[-1] - 1
     probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()

@@ -152,7 +152,8 @@ def convert(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _convert_tensor(name, value):
-    """Converts one mmdet tensor to {transformers' name: tensor}; None if no rule covers its name."""
+    """Converts one mmdet tensor to {transformers' name: tensor}. Returns {} for a tensor that is not needed, and None
+    if no rule covers its name."""
     if re.fullmatch(DROPPED, name):
         return {}
     for pattern, target in NAMES:
@@ -220,8 +221,8 @@ def _config_of(state):
 
 
 def _count(state, place, within=""):
-    """Counts the numbered modules directly below `place`; with `within`, only up to the last one that contains a module
-    of this name."""
+    """Counts the numbered modules directly below `place`. If `within` is given, the count ends with the last module in
+    which the name goes on with `within`."""
     pattern = re.compile(rf"{re.escape(place)}\.(\d+){re.escape(within)}\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, state) if match), default=-1)
 

@@ -1,7 +1,7 @@
 """PickScore: which image people would prefer for a prompt, by a CLIP ViT-H/14 trained on their choices.
 
 The score is eq. 1 of Kirstain et al. 2023, "Pick-a-Pic" (arXiv 2305.01569): exp(logit scale) times the cosine of the
-embeddings of the image and of the prompt, about 20 for the published model. The mean is over images.
+embeddings of the image and of the prompt. The published model gives about 20. A folder's score is the mean over images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PUBLISHED_WEIGHTS: frozenset[str] = frozenset()  # SHA-256 of folders that have 
 
 
 def scores(model, seen, said):
-    """Returns exp(logit scale) * cos of each image's embedding and its prompt's, [n]."""
+    """Returns exp(logit scale) * cos for each image, [n]; cos is the cosine of its embedding and its prompt's."""
     return model.model.logit_scale.exp().float() * (clip.unit(seen) * clip.unit(said)).sum(-1)
 
 

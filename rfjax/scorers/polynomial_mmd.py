@@ -16,7 +16,7 @@ BLOCK = 2048  # rows at once
 
 
 def polynomial_mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """Computes the distance of two sets of features, which is 0 for equal sets, in float64."""
+    """Computes in float64 the distance of two sets of features; it is 0 for equal sets."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return float(SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)))
 

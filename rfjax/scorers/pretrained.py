@@ -16,10 +16,11 @@ SAFE = {"local_files_only": True, "trust_remote_code": False}  # nothing is down
 
 
 def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...] = (), dtype: str = "float32"):
-    """Loads a folder's model of class `kind`, in evaluation mode, in `dtype`. Downloads nothing, runs no code in it.
+    """Loads a folder's model of class `kind`, in evaluation mode, in `dtype`.
 
-    Errors call the model `name`. If the folder lacks tensors, transformers would fill them with random numbers; this
-    function raises `ConfigError`, unless the tensors are in `without`.
+    Downloads nothing, and runs no code in the folder. Errors call the model `name`. If the folder lacks tensors,
+    transformers would fill them with random numbers; this function raises `ConfigError`, unless the tensors are in
+    `without`.
     """
     path = Path(path)
     if not (path / "config.json").is_file():

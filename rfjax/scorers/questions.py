@@ -2,8 +2,8 @@
 
 A benchmark is a row of `BENCHMARKS`. Its reader turns a question file, or the images' captions, into `Prompt`s.
 
-VQAScore (Lin et al. 2024, arXiv 2404.01291) asks one question of each image, made from its caption. GenEval 2 (Kamath
-et al. 2025, arXiv 2512.16853) and DPG-Bench (Hu et al. 2024, arXiv 2403.05135) have files of questions.
+VQAScore (Lin et al. 2024, arXiv 2404.01291) makes one question about each image from the image's caption. GenEval 2
+(Kamath et al. 2025, arXiv 2512.16853) and DPG-Bench (Hu et al. 2024, arXiv 2403.05135) have files of questions.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Benchmark:
     published_weights: frozenset[str] = field(default_factory=frozenset)  # SHA-256 of folders; see `is_published`
 
     def is_published(self, sha256: str) -> bool:
-        """Whether a model's folder has the hash of the model of the published scores. Only then does a score have the
-        metric's name without the model's."""
+        """Whether the model whose folder has the hash `sha256` is the one that made the published scores. Only then is
+        a score named after the metric alone, without the model."""
         return sha256 in self.published_weights
 
 
 def of_caption(caption: str) -> Prompt:
-    """VQAScore's question about an image of this caption."""
+    """Returns a `Prompt` with VQAScore's one question about an image with this caption."""
     return Prompt(caption, (Question(f'Does this figure show "{caption}"? Please answer yes or no.'),))
 
 
@@ -87,7 +87,8 @@ def answer_spellings(question: str, answer: str) -> tuple[str, ...]:
 
 
 def read_geneval2(path: Path) -> dict[str, Prompt]:
-    """Reads GenEval 2's geneval2_data.jsonl to {prompt: `Prompt`}. Raises `ConfigError`, naming the line."""
+    """Reads GenEval 2's geneval2_data.jsonl to {prompt: `Prompt`}. Raises `ConfigError`, naming a line that is
+    wrong."""
     found: dict[str, Prompt] = {}
     for number, line in enumerate(read_text(path, "--questions").splitlines(), 1):
         if not line.strip():
@@ -117,7 +118,8 @@ DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "ques
 def read_dpg(path: Path) -> dict[str, Prompt]:
     """Reads DPG-Bench's dpg_bench.csv, or a file with the same columns such as DSG's, to {prompt: `Prompt`}.
 
-    A question's parents are the numbers in `dependency`; 0 means none. Raises `ConfigError`, naming the line.
+    A question's parents are the numbers in `dependency`; 0 means none. Raises `ConfigError`, naming a line that is
+    wrong.
     """
     reader = csv.DictReader(io.StringIO(read_text(path, "--questions")), strict=True)
     lacking = [name for name in DPG_COLUMNS if name not in (reader.fieldnames or ())]

@@ -1,4 +1,4 @@
-"""Makes the functions that compute features of clips: a transform of frames, then a network.
+"""Makes the functions that compute features of clips. Each transforms frames, then applies a network.
 
 Resizing follows each metric's published code. For FVD it is TensorFlow 1's bilinear resizing without antialiasing. For
 V-JEPA 2, Pillow's bilinear filter resizes the shorter side, and the middle is cut out.

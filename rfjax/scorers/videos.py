@@ -83,8 +83,8 @@ class Reader:
 
     @classmethod
     def of_options(cls, frames: int | None, fps: str | None) -> Reader:
-        """Makes the reader of clips from the options --frames and --fps. Raises `ConfigError` for values that make no
-        sense."""
+        """Makes the reader of clips from the options --frames and --fps. Raises `ConfigError` for fewer than two
+        frames, and for a rate that cannot be read."""
         if frames is not None and frames < 2:
             raise ConfigError(f"--frames is {frames}; a clip has at least 2: score images with fid-inception")
         return cls(frames, parse_rate(fps))

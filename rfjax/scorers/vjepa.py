@@ -1,8 +1,8 @@
-"""V-JEPA 2 with its attentive probe, through transformers, from a local folder: the features of JEDi's distance.
+"""Computes the features of JEDi's distance, by V-JEPA 2 with its attentive probe, from a local transformers folder.
 
 JEDi (arXiv 2410.05203) takes the output of the attentive pooler of V-JEPA ViT-H/16, whose probe was trained on
-Something-Something v2. transformers has no V-JEPA, but V-JEPA 2, whose published probes of the same data have the same
-pooler.
+Something-Something v2. transformers has V-JEPA 2 in place of V-JEPA. The published probes of V-JEPA 2 have the same
+pooler, and were trained on the same data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODELS = {"vjepa2-vitl-fpc16-256-ssv2": (1024, 24, 16, 2, 16, 256, 174)}
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """The network on a device. `name` is a row of `MODELS`, or "other"."""
+    """The network on a device. `name` is a key of `MODELS`, or "other"."""
 
     model: VJEPA2ForVideoClassification
     device: torch.device

@@ -14,7 +14,7 @@ from rfjax.scorers.questions import BENCHMARKS, match, of_caption
 
 
 def measure_answers(args, out):
-    """Measures a benchmark of questions; returns what a `command.MetricResult` holds."""
+    """Measures a benchmark of questions; returns the fields of a `command.MetricResult`, in order."""
     row = BENCHMARKS[args.metric]
     if row.read is None:
         captions, left_out = clip_score.captions_of(args.folder, args.captions)
@@ -47,7 +47,7 @@ def measure_answers(args, out):
 
 
 def measure_pick_score(args, out):
-    """Measures PickScore; returns what a `command.MetricResult` holds."""
+    """Measures PickScore; returns the fields of a `command.MetricResult`, in order."""
     captions, left_out = clip_score.captions_of(args.folder, args.captions)
     model = clip.load(args.clip, torch_device.choose(args.device), activation="gelu")
     scores = pick_score.score_folder(args.folder, model, captions, out, batch_size=args.batch_size)
@@ -63,8 +63,8 @@ def measure_pick_score(args, out):
 
 
 def _captions(args, prompts):
-    """Returns {image: the text of its prompt} and {reason: number of files left out}. Images that are named by DPG's
-    item ids need no captions."""
+    """Returns {image: the text of its prompt} and {reason: number of files left out}. No captions are read if every
+    image is named by one of DPG's item ids and --captions is not given."""
     texts = {prompt.key: prompt.text for prompt in prompts.values() if prompt.key}
     if texts and args.captions is None:
         paths, left_out = images_of(args.folder)

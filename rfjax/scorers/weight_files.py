@@ -20,8 +20,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def fill(model: Network, path: str | os.PathLike, wanted_file: str, unused: tuple[str, ...] = ()) -> Network:
     """Fills the model with the tensors of a file of PyTorch, read with `weights_only=True`, and returns it.
 
-    `unused` are beginnings of names of tensors that the model has no place for. `wanted_file` says in errors which file
-    to give. Raises `ConfigError`, naming a tensor, if one is missing, unknown or of another shape.
+    A tensor whose name begins with one of `unused` is ignored. `wanted_file` says in errors which file to give. Raises
+    `ConfigError`, naming a tensor, if one is missing, unknown or of another shape.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # of a TorchScript file, which is refused just after

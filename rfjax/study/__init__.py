@@ -1,1 +1,1 @@
-"""Running a study: its points, trained and measured alone or together."""
+"""Runs a study: trains and measures its points, each alone or several together."""

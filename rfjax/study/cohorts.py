@@ -1,4 +1,4 @@
-"""Groups the points of a study that one program can train, trains each group, and measures its runs."""
+"""Groups the points of a study so that one program can train a group, trains each group, and measures its runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
 
 
 def failure_text(error: Exception, workdir: Path) -> str:
-    """A failure as text. The traceback of an unforeseen failure is written to `workdir`."""
+    """Returns a failure as text. If it is no `RfjaxError`, the text has its class, and its traceback is written to
+    `workdir`."""
     if isinstance(error, RfjaxError):
         return str(error)
     run_folder.note_traceback(workdir, error)
@@ -74,8 +75,8 @@ def run_cohort(
         return failures
 
     def measure(run: Run, steps: Sequence[int], params=None):
-        """Makes the missing evaluations of a run at `steps`. `params` maps a run to its weights on the host; without
-        it, weights are read from checkpoints. A failure is noted for this run only."""
+        """Makes the missing evaluations of a run at `steps`. `params(run)` returns the run's weights on the host; if
+        `params` is None, weights are read from checkpoints. A failure is noted for this run only."""
         evaluator = evaluators[run]
         try:
             if missing := evaluator.missing(steps):

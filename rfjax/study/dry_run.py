@@ -1,4 +1,4 @@
-"""What `rfjax study --dry-run` prints: a table of the study's runs, with the size and cost of each."""
+"""Makes what `rfjax study --dry-run` prints: a table of the study's runs, with the size and cost of each."""
 
 from __future__ import annotations
 

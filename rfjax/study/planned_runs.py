@@ -33,8 +33,8 @@ class PlannedRun:
         return trunk_id(self.point)
 
     def trunk(self, root: Path, study: str) -> Trunk | None:
-        """The `Trunk` that this run leaves if it is a branch, with its folder below the study's folder `root`; None for
-        any other run."""
+        """Returns the `Trunk` that this branch leaves; the trunk's folder is in the study's folder `root`. Returns None
+        if this run is no branch."""
         if self.role != "branch":
             return None
         return Trunk(str(root / self.trunk_id), f"{study}/{self.trunk_id}", self.departs)
@@ -46,7 +46,7 @@ class PlannedRun:
 
 
 def trunk_id(point: str) -> str:
-    """The id of a point's trunk, which names its folder."""
+    """Returns the id of a point's trunk, which is the name of the trunk's folder."""
     return f"{point}-trunk"
 
 

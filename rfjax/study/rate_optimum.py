@@ -19,15 +19,15 @@ NO_NOISE = "unknown: no rate has two seeds"
 
 @dataclass(frozen=True, kw_only=True)
 class RateOptimum:
-    """The best rate of one size. If it is the smallest or the largest of the grid, there is no optimum, and `rate` is
-    that rate."""
+    """The best learning rate of one model size, from runs at a grid of rates. If `best` is the smallest or the largest
+    rate of the grid, there is no optimum, and `rate` is `best`."""
 
-    rate: float
+    rate: float  # the vertex of the parabola
     best: float  # the best rate of the grid
     edge: str  # "smallest" or "largest" if `best` is that rate of the grid, else ""
     low: float | None  # the 95 % interval; None if it is not known
     high: float | None
-    interval_note: str  # why there is no interval, or which ends of the grid it reaches; "" otherwise
+    interval_note: str  # why there is no interval, or which ends of the grid the interval reaches; else ""
     step: float  # ratio, above 1, of `best` and the next rate of the grid; the larger ratio if it has two neighbours
 
 
@@ -51,9 +51,9 @@ def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> Rate
     """Finds the best learning rate of one size. `losses` maps each tried rate to the final losses of its seeds; all
     numbers are positive.
 
-    The noise has the standard deviation of log loss between seeds, pooled over rates. For the interval, draws of the
-    noise (random by `seed`) are added to the mean log losses, and the best rate and its neighbours are found again in
-    each draw. Raises ValueError for fewer than two rates.
+    For the interval, random noise (by `seed`) is added to the mean log losses many times, and the best rate and its
+    neighbours are found again each time. The noise has the standard deviation of log loss between seeds, pooled over
+    rates. Raises ValueError for fewer than two rates.
     """
     if len(losses) < 2:
         raise ValueError("a sweep needs two rates")
@@ -95,14 +95,18 @@ class Agreement:
     sizes."""
 
     verdict: str
-    span: float  # the largest optimum divided by the smallest; nan if a size has no optimum
+    span: float  # the largest optimum divided by the smallest; nan if a size has none; 1 for fewer than two sizes
     sentence: str  # the verdict and its reason
 
 
 def compare_optima(optima: Mapping[str, RateOptimum]) -> Agreement:
     """Says whether the best learning rates of two or more sizes agree. `optima` maps a size's name to what
-    `find_optimum` returned for it. If any size's best rate is the smallest or the largest of its grid, the verdict is
-    undecided."""
+    `find_optimum` returned for it.
+
+    The optima agree if the largest is at most one step of the grid above the smallest. Otherwise they are apart if the
+    intervals of the smallest and the largest do not overlap. In all other cases, and if any size's best rate is the
+    smallest or the largest of its grid, the verdict is undecided.
+    """
     if len(optima) < 2:
         return Agreement(verdict="", span=1.0, sentence="")
     inner = {name: one for name, one in optima.items() if not one.edge}

@@ -30,8 +30,8 @@ def run_config(
 ) -> None:
     """Trains a config in a folder and, with `evaluate`, makes the evaluations that the config asks for.
 
-    `trunk` is the trunk that a branch leaves. `keep_steps` are steps whose checkpoints stay, such as those at which
-    branches leave. `stop` is called between steps and evaluations; by default, it is true after SIGTERM or SIGINT.
+    `trunk` is the trunk that a branch leaves. Checkpoints of `keep_steps` are saved and kept, for example for branches.
+    `stop` is called between steps and evaluations; True means stop. The default returns True after SIGTERM or SIGINT.
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())

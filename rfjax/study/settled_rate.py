@@ -90,11 +90,12 @@ def settled_rate(folder: str | Path, config: Config, fingerprint: str | None = N
     """Returns the learning rate that the sweep in a folder gives to `config`.
 
     Under the parametrisations mup and completep this is the geometric mean of the optima of all sizes; under standard
-    it is the optimum of the config's own size. `fingerprint` is that of the config's corpus; None if it need not agree.
+    it is the optimum of the config's own size. `fingerprint` is the fingerprint of the config's corpus, with which the
+    sweep's must agree; None if it need not.
 
-    Raises `ConfigError` for a sweep on another corpus or with another value of a field in `SAME`, for an optimum at the
-    edge of its grid, for sizes whose optima are apart (`compare_optima`), if no size was tried with two rates and,
-    under standard, if the config's size was not.
+    Raises `ConfigError` in these cases: the sweep has another corpus, or another value of a field in `SAME`; an optimum
+    is at the edge of its grid; the optima of the sizes are apart (`compare_optima`); no size was tried with two rates;
+    under standard, the config's own size was not tried with two rates.
     """
     runs, given = read_sweep(folder), f"config.{KEY} is {PREFIX}{folder}"
     for other, data, _ in runs:

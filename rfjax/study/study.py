@@ -36,7 +36,7 @@ RESERVED = ("results", "report", "launch")  # folders of a study that hold no ru
 
 @dataclass(frozen=True)
 class Point:
-    """One cell of a study: an id that names its folder, and its config."""
+    """One point of a study: its id, with which the names of its runs' folders begin, and its config."""
 
     id: str
     config: Config
@@ -114,7 +114,8 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
 
 def _take_sweep(values: Mapping | ConfigDict) -> tuple[Mapping | ConfigDict, str | None]:
-    """Returns (a config's values, without a learning rate that names a sweep; the sweep's folder or None)."""
+    """Returns a config's values and the folder of the sweep that its learning rate names; the values are then without
+    the learning rate. If the rate names no sweep, returns all values and None."""
     train = values.get("train", None)
     folder = sweep_folder(train.get("learning_rate", None)) if isinstance(train, (Mapping, ConfigDict)) else None
     if folder is None:
@@ -198,7 +199,7 @@ def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) 
 
 
 def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
-    """Runs every point in turn. A failed run is noted and passed over. Returns the outcome of each run.
+    """Runs every point in turn. Returns the outcome of each run.
 
     If a run fails, the failure is noted and the next run begins. SIGTERM or SIGINT at any time raises `Preempted`, with
     everything saved. The processes of one job all train the same run at a time, and agree on how it ended. If a process
@@ -322,7 +323,7 @@ def _run_together(study, runs, root, programs, stop) -> dict[str, str]:
 
 
 def _note_failure(workdir: Path, error: str) -> None:
-    """Writes to status.json a failure from before the trainer started, for the report. (The trainer writes its own.)
+    """Writes a failure that came before training to status.json, for the report. (Training writes its own failures.)
 
     An existing status is kept, because a refused command must not harm a run that is done, or that another process is
     training. A folder that was moved away is not made again, because then it could not be moved back.
@@ -370,8 +371,8 @@ def _done_before(workdir: Path, run: PlannedRun) -> float:
 
 
 def _time_left(began, spent, total) -> str:
-    """Returns a text on the minutes left; "" while too little is done to tell. `began` is in seconds, `spent` and
-    `total` are the FLOPs of this attempt that are done and that are asked for."""
+    """Returns a text on the minutes left; "" while too little is done to tell. `began` is when this attempt began, by
+    `time.monotonic`; `total` is the FLOPs of this attempt, and `spent` those that are done."""
     if spent <= total / 100:  # until then most of the time is compilation and evaluation
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent

@@ -73,7 +73,7 @@ def read_cursor(workdir: Path, tracker: str) -> Cursor:
 
 
 def write_cursor(workdir: Path, tracker: str, cursor: Cursor) -> None:
-    """Writes the file whole or not at all. Raises `RfjaxError` if it cannot be written."""
+    """Writes the cursor's file, whole or not at all. Raises `RfjaxError` if it cannot be written."""
     write_whole({_path(workdir, tracker): json.dumps(asdict(cursor), allow_nan=False) + "\n"})
 
 

@@ -35,7 +35,7 @@ class Item(TypedDict):
 
 
 class Batch(NamedTuple):
-    """Items in the order of their steps, and the cursor's step and records after they have been sent."""
+    """Items in the order of their steps, and what the cursor gets once the items have been sent."""
 
     items: list[Item]
     step: int  # the cursor's step after this batch
@@ -133,7 +133,7 @@ def _item(step: int, values: dict[str, float | int], picture: str | None = None,
 
 
 def read_picture(workdir: Path, item: Item) -> bytes:
-    """The PNG of an item. Raises `RfjaxError` if it cannot be read."""
+    """Returns the PNG of an item. Raises `RfjaxError` if it cannot be read."""
     path = workdir / str(item["picture"])
     try:
         return path.read_bytes()

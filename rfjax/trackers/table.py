@@ -1,4 +1,4 @@
-"""The table of trackers, and the check that the trackers a config names can be used on this machine."""
+"""Lists the trackers, and checks that the trackers which a config names can be used on this machine."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def check(names: Iterable[str]) -> None:
 
 
 def opener(name: str) -> Callable[[About], Tracker]:
-    """The function that opens a run at a tracker."""
+    """Returns the function that opens a run at the tracker `name`."""
     return importlib.import_module(TRACKERS[name].module).open_run

@@ -55,8 +55,8 @@ def _in_netrc(host: str) -> bool:
 class WandbRun:
     """A run that is open at W&B.
 
-    W&B's own step is the number of the item, so an item that is sent twice has the same number both times. Curves are
-    drawn over the training step, which is sent as the value `step`.
+    W&B's own step is the item's number in the run, so an item that is sent twice has the same step both times. Curves
+    are drawn over the training step, which is sent as the value `step`.
     """
 
     def __init__(self, about: About):

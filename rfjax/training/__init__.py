@@ -1,1 +1,1 @@
-"""Training a run on a mesh: state, step, loop, checkpoints."""
+"""Trains a run on a mesh of devices: its state, step, loop and checkpoints."""

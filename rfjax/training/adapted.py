@@ -1,7 +1,8 @@
-"""Reads the weights of any run. For a tuned run, whose checkpoints hold only an adapter, it merges the adapter.
+"""Reads the weights of any run. For a tuned run, merges its adapter into the weights of its base run.
 
-A tuned run's run.json names the checkpoint of the base run that the adapter (`models/lora.py`) belongs to, with a hash
-of that checkpoint's checksums. So an adapter is merged only into the weights that it was tuned on.
+A tuned run's checkpoints hold only an adapter (`models/lora.py`). Its run.json names the checkpoint of the base run
+that the adapter belongs to, with a hash of that checkpoint's checksums. So an adapter is merged only into the weights
+that it was tuned on.
 """
 
 from __future__ import annotations
@@ -28,32 +29,33 @@ KEYS = {"ema": "ema", "raw": "params"}  # name of the weights -> key of their tr
 
 
 def adapter_of(workdir: Path) -> AdapterFacts | None:
-    """The facts about a tuned run's adapter and its base run; None for a run whose checkpoints hold whole weights."""
+    """Returns the facts about a tuned run's adapter and its base run; None for a run whose checkpoints hold whole
+    weights."""
     return (run_folder.read_name(workdir) or {}).get("adapter")
 
 
 def describe(base: Path, step: int, weights: str, workdir: Path, rank: int, alpha: float) -> AdapterFacts:
-    """Makes the entry `adapter` of a new tuned run's run.json. The base run's folder is `base`; its checkpoint `step`
-    and the weights `ema` or `raw` are what the adapter belongs to."""
+    """Makes the entry `adapter` of run.json for a new tuned run in `workdir`. The adapter belongs to the weights
+    `weights`, `ema` or `raw`, in the checkpoint `step` of the base run in the folder `base`."""
     path = os.path.relpath(base.absolute(), workdir.absolute())
     sums = _sums(checkpoint.read_facts(base, step), weights)
     return {"base": path, "step": step, "weights": weights, "sums": sums, "rank": rank, "alpha": alpha}
 
 
 def _sums(facts: dict, weights: str) -> str:
-    """A hash of the checksums of a checkpoint's weights."""
+    """Returns a hash of the checksums of a checkpoint's weights."""
     key = KEYS[weights] + "/"
     sums = {name: value for name, value in facts["checksums"].items() if name.startswith(key)}
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def scale_of(facts: AdapterFacts) -> float:
-    """The factor alpha / rank of the product a b in the merged kernel W + alpha / rank * (a b)."""
+    """Returns the factor alpha / rank of the product a b in the merged kernel W + alpha / rank * (a b)."""
     return facts["alpha"] / facts["rank"]
 
 
 def base_of(workdir: Path, facts: AdapterFacts) -> Path:
-    """The folder of a tuned run's base run.
+    """Returns the folder of a tuned run's base run.
 
     Raises `RfjaxError` if the base run's checkpoint is missing, or if its weights have changed since the tuning.
     """
@@ -104,8 +106,8 @@ def restore_params(workdir: Path, step: int | None, weights: str, sharding: Call
 
 
 def read_weights(workdir: Path, step: int, weights: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
-    """Yields (path, array) for each array of a checkpoint's weights, in host memory: one at a time, but for a
-    power-function average, which is made as a whole. `weights` are named as in `restore_params`."""
+    """Yields (path, array) for each array of a checkpoint's weights, in host memory. One array is read at a time, but a
+    power-function average is made as a whole. `weights` is named as in `restore_params`."""
     if width_of(weights) is None:
         for name, array in read_arrays(workdir, step, KEYS[weights]):
             yield name.removeprefix(KEYS[weights] + "/"), array

@@ -56,13 +56,13 @@ _MAY_DIFFER = (
 
 
 def departures(train: TrainConfig) -> tuple[int, ...]:
-    """The steps at which the branches of `train.branches` leave the trunk, in the order of the branches."""
+    """Returns the steps at which the branches of `train.branches` leave the trunk, in the order of the branches."""
     return tuple(replace(train, steps=length).departure for length in train.branches)
 
 
 def steps_taken(train: TrainConfig) -> int:
-    """The number of steps that training a config takes: the run's steps, or with branches the trunk's steps plus each
-    branch's steps after it leaves the trunk."""
+    """Returns how many steps it takes to train a config. Without branches, these are the run's steps; with branches,
+    the trunk's steps, and each branch's steps after it leaves the trunk."""
     if not train.branches:
         return train.steps
     leaves = departures(train)
@@ -70,9 +70,10 @@ def steps_taken(train: TrainConfig) -> int:
 
 
 def trunk_of(config: Config) -> Config:
-    """The config of the trunk of `train.branches`. It has a constant rate up to the last departure, and no evaluation.
+    """Returns the config of the trunk of `train.branches`. The trunk has a constant rate and no evaluation, and ends at
+    the last departure.
 
-    All branches share the trunk's warm-up and the cadence of its average; both are those of the longest branch.
+    The trunk and all branches have the warm-up, and the steps between updates of the average, of the longest branch.
     """
     train = _shared(config.train, steps=max(departures(config.train)), schedule="constant")
     off = {name: replace(getattr(config.evaluation, name), prompts_per_task=0) for name in SCORES}
@@ -82,7 +83,8 @@ def trunk_of(config: Config) -> Config:
 
 
 def branch_of(config: Config, steps: int) -> Config:
-    """The config of a branch with `steps` steps in all. The same run trained alone with `wsd` has the same config.
+    """Returns the config of a branch with `steps` steps in all. The same run trained alone with `wsd` has the same
+    config.
 
     If the config asks for fewer GenEval prompts on branches, only the longest branch is also scored with all prompts.
     """
@@ -105,7 +107,7 @@ class Departure(NamedTuple):
 
 
 def read_departure(text: str) -> Departure:
-    """The trunk and step that `RUN@STEP` names. Raises `ConfigError` if there is no such run or checkpoint."""
+    """Returns the `Departure` that `RUN@STEP` names. Raises `ConfigError` if there is no such run or checkpoint."""
     folder, step = lineage.parse_origin(text, "--branch")
     config = run_folder.read_config(folder)
     name = (run_folder.read_name(folder) or {}).get("run", folder.name)
@@ -115,7 +117,7 @@ def read_departure(text: str) -> Departure:
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
-    """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure both must be the same run.
+    """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure the two must not differ.
 
     The trunk must have a checkpoint at the departure. The two runs must have equal configs (but for `_MAY_DIFFER`),
     equal corpora, and equal learning rates before the departure. The branch must leave at the step where its rate
@@ -156,7 +158,7 @@ def check_fits(trunk: Trunk, run: Run) -> None:
 
 
 def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
-    """The trunk that a run left, from its run.json (`record`); None for a run without a trunk.
+    """Returns the trunk that a run left, from its run.json (`record`); None for a run without a trunk.
 
     Raises `ConfigError` if `run` names a trunk, and run.json names another trunk or none.
     """

@@ -1,4 +1,4 @@
-"""The training loss of each bucket of a run with several latent shapes, for the rows of the curve."""
+"""Averages the training loss of each bucket, if a run has several latent shapes, for the rows of the curve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rfjax.training.step import StepMetrics
 
 
 class BucketLosses:
-    """Averages the loss of each bucket over its steps since the last row. Skipped steps do not count.
+    """Averages the loss of each bucket over the bucket's steps since the last row. Skipped steps do not count.
 
     The run's step plus `stream_offset` is the step of the stream of batches. `memory` is {bucket: [steps, sum of
     losses]} from the checkpoint that the run resumes from, so that a resumed run writes the same rows.
@@ -33,9 +33,9 @@ class BucketLosses:
         return {"bucket_losses": dict(self._sums)} if len(self._names) > 1 else {}
 
     def close(self) -> dict[str, dict]:
-        """Ends the window, and returns the part of a row with each bucket's mean loss; null for a bucket without steps.
+        """Begins new sums. Returns {"loss_by_bucket": {bucket: its mean loss, or None if no step counted}}.
 
-        The part is empty for a run of one latent shape.
+        Returns {} for a run of one latent shape.
         """
         sums, self._sums = self._sums, {}
         if len(self._names) == 1:

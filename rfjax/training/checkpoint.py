@@ -42,7 +42,7 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save
 
 
 class Weights(NamedTuple):
-    """The content of a checkpoint without optimiser state, such as an import makes."""
+    """The content of a checkpoint that has no optimiser state, such as one that `rfjax import` makes."""
 
     params: Any
     ema: Any
@@ -57,7 +57,8 @@ class Restored(NamedTuple):
 
 
 def steps_saved(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints, ascending. The folder of an incomplete checkpoint has another name."""
+    """Returns the steps of the complete checkpoints, ascending. The folder of an incomplete checkpoint has another
+    name."""
     folder = Path(workdir) / FOLDER
     if not folder.is_dir():
         return []
@@ -94,7 +95,7 @@ def _path(workdir: Path, step: int) -> Path:
 
 
 def spent(facts: dict) -> dict[str, int | float]:
-    """What training has cost up to a checkpoint, taken from the checkpoint's facts."""
+    """Returns what training has cost up to a checkpoint (images, FLOPs, seconds), from the checkpoint's facts."""
     return {name: facts[name] for name in ("images", "flops", "train_seconds")}
 
 
@@ -113,7 +114,7 @@ def read_facts(workdir: Path, step: int) -> dict:
 
 
 def stored_shapes(workdir: Path, step: int) -> dict:
-    """The tree of a checkpoint's arrays as `ShapeDtypeStruct`s without shardings."""
+    """Returns the tree of a checkpoint's arrays as `ShapeDtypeStruct`s without shardings."""
     try:
         with _reader() as reader:
             tree = reader.metadata(_path(workdir, step)).item_metadata["state"].tree

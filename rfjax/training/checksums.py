@@ -1,4 +1,4 @@
-"""Checksums of arrays, equal on any device, under any sharding, and in host memory."""
+"""Computes checksums of arrays. A checksum is the same on any device, under any sharding, and in host memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rfjax.training.mesh import path_name
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32[Array, ""]:
-    """The sum over elements of bits * odd(position), modulo 2^32. Positions count elements, from `salt` on.
+    """Returns the sum over the elements of bits * odd(position), modulo 2^32. Positions are counted from `salt` on.
 
     Addition modulo 2^32 is associative, so the sharding cannot change the sum. Multiplication by an odd factor is
     invertible, so a single changed element always changes the sum. The factors differ by position, so swapping elements

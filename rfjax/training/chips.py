@@ -299,11 +299,11 @@ CHIPS: dict[str, Chip] = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of a JAX device, looked up by its `device_kind`; None if it is unknown."""
+    """Returns the chip whose JAX devices have this `device_kind`; None if no chip of the table has it."""
     return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
 
 
 def device_peak(device_kind: str) -> float | None:
-    """Dense bf16 FLOP/s of one JAX device, looked up by its `device_kind`; None if the chip is unknown."""
+    """Returns the peak of one JAX device of this `device_kind`, in dense bf16 FLOP/s; None if the chip is unknown."""
     chip = chip_of(device_kind)
     return None if chip is None else chip.device_flops

@@ -1,9 +1,10 @@
 """Trains many small runs together, each in a folder of its own.
 
-Runs of one study that differ only in formulation and learning rate share all shapes, batches and random numbers. So one
-program trains them all (`cohort_step`). It is compiled once, and its matrix products are large enough to keep a device
-busy. The runs are the members of a cohort. Up to rounding, a member's folder is the same as if the run were trained
-alone, and it may be resumed alone or in the cohort. A member that diverges ends; the others go on.
+Runs of one study that differ only in the fields `OWN` (formulation, timestep shift, learning rate) share all shapes,
+batches and random numbers. So one program trains them all (`cohort_step`). The program is compiled once, and its matrix
+products are large enough to keep a device busy. The runs are the members of a cohort. Up to rounding, a member's folder
+is the same as if the run were trained alone, and the run may be resumed alone or in the cohort. A member that diverges
+ends; the other members go on.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
 def may_join(config: Config) -> tuple:
-    """The values that runs must have in common to be trained together: all fields except those in `OWN`."""
+    """Returns the values that runs must have in common to be trained together: all fields except those in `OWN`."""
     return tuple(sorted((key, str(value)) for key, value in schema.flatten(config).items() if key not in OWN))
 
 
@@ -70,7 +71,8 @@ def train_cohort(
     stop: Callable[[], bool],
     log_seconds: float = 30.0,
 ) -> dict[Path, Exception]:
-    """Trains every member to its last step, from its newest checkpoint if it has one. Returns {folder: its failure}.
+    """Trains every member to its last step, from its newest checkpoint if it has one. Returns {folder: failure} for the
+    members that failed.
 
     All members have the same corpus and network. `on_checkpoint` is called at each evaluated step, once all checkpoints
     are on disk. If members are at different steps, they are divided into parts (`_parts`) that are trained one after
@@ -152,8 +154,8 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 def _departure(member: Run) -> list[int]:
-    """Returns, in place of the saved steps of a member without checkpoints, the steps that it can start from: for a
-    branch [the step at which it leaves its trunk], and [] for any other run."""
+    """Returns the steps from which a member without checkpoints can start: for a branch the step at which it leaves its
+    trunk; none for any other run."""
     return [member.trunk.step] if member.trunk else []
 
 

@@ -1,4 +1,4 @@
-"""Makes the compiled training step of many runs (members) that differ only in formulation and learning rate.
+"""Makes the compiled training step of many runs (members) that differ only in the fields `cohort.OWN`.
 
 The states of the members are stacked along a leading axis, which is split over the devices. So each member is whole on
 one device, and devices do not wait for each other. All members see the same batch, noise, condition dropout and uniform
@@ -28,7 +28,7 @@ MEMBER = P("member")
 
 
 def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices with one axis, over which members are split."""
+    """Makes a mesh with one axis, over which members are split. `devices` are by default all devices."""
     devices = jax.devices() if devices is None else list(devices)
     return jax.make_mesh((len(devices),), ("member",), axis_types=(AxisType.Auto,), devices=devices)
 

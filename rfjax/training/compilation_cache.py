@@ -88,7 +88,7 @@ def _trouble(folder: Path | None) -> str:
 def device_name(of_platform: str, kind: str) -> str:
     """The name of the folder that keeps the programs of a kind of device.
 
-    For a CPU the name depends on its instructions, since code for one CPU may not run on another.
+    For a CPU the name depends on the CPU's instructions, since code for one CPU may not run on another.
     """
     if of_platform == "cpu":
         kind = f"cpu {platform.machine()} {hashlib.sha256(_cpu_features().encode()).hexdigest()[:8]}"

@@ -75,14 +75,15 @@ def lower_diagnostics(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered
 
 
 def compile_diagnostics(run: Run, *, stream_offset: int = 0) -> dict[tuple[int, ...], jax.stages.Compiled]:
-    """The compiled programs of a run, by latent shape."""
+    """Compiles a run's diagnostics. Returns {latent shape: the program of `lower_diagnostics`, compiled}."""
     runs = [run.on_part(part) for part in trained_parts(run.corpus)]
     lowered = {each.corpus.shapes.latents: lower_diagnostics(each, stream_offset=stream_offset) for each in runs}
     return {shape: distributed.compiled("the diagnostics", program) for shape, program in lowered.items()}
 
 
 def qk_norm_advice(run: Run) -> str | None:
-    """A sentence that recommends QK-norm, where a run in bfloat16 is deep or its sequences are long; else None."""
+    """Returns a sentence that recommends QK-norm, if a run in bfloat16 lacks it and is deep or has long sequences; else
+    None."""
     model, train = run.config.model, run.config.train
     if model.qk_norm or train.compute_dtype != "bfloat16":
         return None

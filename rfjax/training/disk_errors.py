@@ -20,7 +20,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether trying again may help. It does not if the error, or one of its causes, stays until a person mends it."""
+    """Whether trying again may help. It cannot if the error or one of its causes is a fault that a person must mend."""
     return not _is_caused_by(error, _WILL_NOT_PASS)
 
 

@@ -25,10 +25,11 @@ def images_before(stream: Stream, stream_offset: int, step: int, skips: Sequence
 
 
 def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
-    """The steps after `after` whose checkpoints are evaluated, and therefore never deleted.
+    """Returns the steps after `after` whose checkpoints are evaluated, and therefore never deleted.
 
     They are the multiples of `every`, `geneval_every` and `temporal.every` in `config.evaluation`, and the last step.
-    For a branch, `after` is the step at which it left its trunk.
+    `every` counts only with validation examples, `temporal.every` only with prompts. For a branch, `after` is the step
+    at which it left its trunk.
     """
     evaluation, steps = config.evaluation, config.train.steps
     validated = evaluation.every if evaluation.validation.examples else 0
@@ -44,8 +45,8 @@ def evaluated_steps(run: Run) -> frozenset[int]:
 
 
 def saves(train: TrainConfig, kept: Collection[int], snapshots: Collection[int], step: int) -> bool:
-    """Whether a step's checkpoint is saved: at multiples of `checkpoint_every`, with a snapshot of averages, and if the
-    checkpoint is kept."""
+    """Whether a step's checkpoint is saved: the step is a multiple of `checkpoint_every`, the step is in `snapshots`,
+    or the checkpoint is kept."""
     return step % train.checkpoint_every == 0 or step in snapshots or keeps(train, kept, step)
 
 

@@ -53,7 +53,7 @@ _REMEDY = (
 
 
 class Parent(NamedTuple):
-    """The checkpoint that a run's weights come from. `images` and `flops` include those of its ancestors."""
+    """The checkpoint that a run's weights come from. `images` and `flops` include those of the parent's ancestors."""
 
     path: str
     run: str
@@ -98,7 +98,7 @@ def parse_origin(text: str, option: str = "--init") -> tuple[Path, int]:
 
 
 def read_parent(text: str, option: str = "--init") -> Parent:
-    """The parent that `RUN@STEP` names; `option` gave the text."""
+    """Returns the parent that `text` names, read as in `parse_origin`. Raises `ConfigError` if it is a tuned run."""
     folder, step = parse_origin(text, option)
     facts = checkpoint.read_facts(folder, step)
     record = run_folder.read_name(folder) or {"run": folder.name}
@@ -155,7 +155,7 @@ def _short(value) -> str:
 
 
 def inherit(parent: Parent, params, ema, run: Run):
-    """Reads the weights with which a run starts from the parent's checkpoint. Returns (params, ema).
+    """Reads from the parent's checkpoint the weights with which a run starts. Returns (params, ema).
 
     The arguments `params` and `ema` are trees of `ShapeDtypeStruct`s with shardings. Weights of an image's patch are
     spread over the frames of a clip's patch. If the parent lacks QK-norm scales or an attention over time, these start
@@ -240,8 +240,8 @@ def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
 
 
 def stream_offset(parent: Parent | None, stream: Stream) -> int:
-    """The step of the stream that a child uses at its own step 0: the first step that none of its ancestors has
-    used."""
+    """Returns the step of the stream that a run uses at its own step 0: the first step that none of its ancestors has
+    used; 0 for a run without a parent."""
     return stream.step_after(parent.images) if parent else 0
 
 
@@ -254,12 +254,12 @@ class Skip(NamedTuple):
 
 
 def skips_of(record: Mapping) -> tuple[Skip, ...]:
-    """The batches that a run and its trunk skipped, from its run.json, in the order of their steps."""
+    """Returns the batches that a run and its trunk skipped, in the order of steps. `record` is the run's run.json."""
     return tuple(Skip(*skip) for skip in record.get("skips", ()))
 
 
 def new_skips(trunk: Trunk | None, parent: Path | None) -> dict:
-    """Makes the field `skips` of a new run's run.json; empty if no batch is skipped.
+    """Returns {"skips": [[step, batches], ...]} for a new run's run.json; {} if no batch is skipped.
 
     A branch has the skips of its trunk and its own. A run that starts from a parent's weights begins after the batches
     that the parent skipped.
