@@ -75,7 +75,7 @@ class Writer:
             raise
 
     def write(self, name: str, array: Shaped[np.ndarray, " ..."]) -> None:
-        """Casts and writes one tensor. Raises `ConfigError` if a finite number overflows in the cast."""
+        """Casts and writes one tensor. Raises `ConfigError` if a finite number overflows in the cast to f16."""
         offset, shape = self._places[name]
         if array.shape != shape:
             raise ValueError(f"{name} is {array.shape}, planned as {shape}")

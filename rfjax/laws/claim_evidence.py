@@ -79,13 +79,14 @@ class Evidence:
 
     @cached_property
     def levels(self) -> LevelExponents:
-        """For each level of t, the exponent with which the loss at that level falls with compute. The runs are those
-        of the power law of compute."""
+        """For each level of t, the exponent with which the loss at that level falls with compute. The exponents are
+        fitted to the runs that the power law of compute was fitted to or, without such a law, to all runs."""
         return level_exponents(self.rows.get(POWER.name, self.points), self.options)
 
     @cached_property
     def collapse(self) -> Collapse:
-        """The collapsed training curves, with the E of the parametric law or, without one, of the saturating law."""
+        """The collapsed training curves. E is taken from the parametric law or, if that was not fitted, from the
+        saturating law."""
         if not {"loss", "params", "images"} <= set(self.curves.columns) or self.curves["run"].is_unique:
             return Collapse(notes=(), reason="the table has none")
         name = self.floor_law

@@ -61,7 +61,7 @@ def compare(fits: Mapping[str, Fit]) -> dict:
 
 
 def _why_not(fitted):
-    """Why a law has no leave-one-out error."""
+    """Returns the reason why a law has no leave-one-out error."""
     if not fitted.identifiable:
         return f"not fitted: {fitted.reason}"
     left_out = fitted.trunk_out or fitted.left_out

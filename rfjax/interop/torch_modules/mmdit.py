@@ -64,8 +64,8 @@ def sincos(positions, channels):
 
 
 def rotation_of(c, grid, device):
-    """Returns (cos, sin), each [tokens, size / 2], for a grid of (time, height, width) tokens; None if the network adds
-    its positions."""
+    """Returns (cos, sin) of the rotary angles, each [tokens, size / 2], for a `grid` of (time, height, width) tokens.
+    Returns None if the network adds its positions. `c` holds the settings of config.json."""
     if "rotary_split" not in c:
         return None
     parts = []
