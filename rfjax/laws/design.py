@@ -356,7 +356,7 @@ def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[
     """Finds the trunks within the budget that improve the prediction most, each added alone to the known trunks.
     Returns (trunk, half-width) of at most `count` trunks, the best first.
 
-    The half-width of the 95 % interval of log loss at the target is what it will be once the trunk is trained. The list is empty
+    The half-width is that of the 95 % interval of log loss at the target, once the trunk is trained. The list is empty
     if no candidate, together with the known trunks, determines the law.
     """
     fits = information.fitting([], rules.budget, rules.most_seeds)

@@ -88,8 +88,8 @@ def leave_one_out(
     covariance: Float[np.ndarray, "n n"] | None = None,
 ) -> LeftOut:
     """Predicts each run by a refit without it, and returns the errors. With `trunks`, the refit also lacks the other
-    runs of the same trunk. With many runs, each refit leaves out a fold of runs. `log_x` must be centred as it was in the
-    fit of `parameters`. With `covariance`, the covariance of the runs' noise, the refits are by generalised least
+    runs of the same trunk. With many runs, each refit leaves out a fold of runs. `log_x` must be centred as it was in
+    the fit of `parameters`. With `covariance`, the covariance of the runs' noise, the refits are by generalised least
     squares, and `loss` must be the squared loss."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # refit[i] is the refit that predicts run i
