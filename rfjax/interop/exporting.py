@@ -79,8 +79,9 @@ def export_run(
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file. Returns `out`.
 
-    The checkpoint is that of `step`, by default the newest. `dtype` is the tensors' type: f32, f16 or bf16. In a folder
-    no file of weights is larger than `max_shard_bytes`, unless one tensor is.
+    The checkpoint is that of `step`, by default the newest; `weights` is ema, raw or a power-function average. `dtype`
+    is the tensors' type: f32, f16 or bf16. In a folder no file of weights is larger than `max_shard_bytes`, unless one
+    tensor is.
 
     With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
     `scheduler`, beside the frozen models of the run's prepared corpus. The frozen models come from the folder `models`,

@@ -62,7 +62,7 @@ class FoundCheckpoint(NamedTuple):
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """Returns the paths of the config.json and the scheduler_config.json whose settings are used."""
+        """Returns the paths of the config.json and the scheduler_config.json, each if its settings are used."""
         scheduler = (self.scheduler.path,) if self.scheduler else ()
         return ((self.settings_path,) if self.settings_path else ()) + scheduler
 

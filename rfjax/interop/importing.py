@@ -169,7 +169,8 @@ def _networks(source, reader) -> Networks:
 
 
 def _check_manifest(source) -> Config | None:
-    """Returns the config in an export's manifest; None if there is no manifest. Raises `ConfigError` for a bad one."""
+    """Returns the config in an export's manifest; None if there is no manifest. Raises `ConfigError` for a manifest
+    that this version cannot read."""
     held, path = source.manifest, names.manifest_of(source.path)
     if not held:
         return None

@@ -152,7 +152,8 @@ def find_networks(tensors: Mapping[str, Tensor]) -> Networks:
 
 
 def describe_groups(groups: Mapping[str, int]) -> str:
-    """Describes groups of tensors: "48 first_stage_model (autoencoder), 2 model_ema"."""
+    """Describes `groups` (first part of the tensors' names -> number of tensors) in words, such as "48
+    first_stage_model (autoencoder), 2 model_ema"."""
     named = [f"{count} {name}" + (f" ({_WORDS[name]})" if name in _WORDS else "") for name, count in groups.items()]
     rest = f" and {len(named) - SHOWN} more groups" if len(named) > SHOWN else ""
     return ", ".join(named[:SHOWN]) + rest

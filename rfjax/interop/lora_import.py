@@ -71,7 +71,7 @@ class ImportedAdapter:
 
 def import_adapter(file: Path, base: str, out: Path, *, weights: str = "ema") -> ImportedAdapter:
     """Makes the tuned run `out` at step 0 from a file of factors. `base` is `RUN@STEP`, or `RUN` for its newest
-    checkpoint.
+    checkpoint; the factors are taken to adapt its `weights`, ema or raw.
 
     Raises `ConfigError`, naming the tensor, for a key that is not a factor of a linear map of the run's network, a
     factor whose shape does not fit its map, two factors of unlike rank, and a number that is not finite. Also raises it

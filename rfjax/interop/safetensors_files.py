@@ -48,7 +48,8 @@ def _in_its_place(path: Path) -> str:
 class Writer:
     """A context manager that writes the tensors of a file in any order.
 
-    The file gets its full length at the start, so that a full disk is found at once. After an exception it is removed.
+    The file gets its full length at the start, so that a full disk is found at once. After an exception the file is
+    removed.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, metadata: Mapping[str, str]):

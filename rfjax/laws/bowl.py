@@ -24,8 +24,7 @@ def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.nda
     """Returns by how much the loss of a network of `size` times the optimal number of parameters exceeds the least loss
     for the same `flops`, as a share of this least loss.
 
-    The first entry of the result is for the fitted law, the others are for the draws of its
-    parameters.
+    The first entry of the result is for the fitted law, the others are for the draws of the law's parameters.
     """
     a, b, g = (frontier.exponents[name] for name in ("params", "images", "loss"))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -56,6 +55,6 @@ def asymmetry(frontier: OptimalFrontier, factor: float) -> Estimate:
 
 
 def _estimate(frontier, values):
-    """Makes an `Estimate` of positive values: the fitted law's first, then those of the draws."""
+    """Makes an `Estimate` from positive `values`: the first is the fitted law's, the others are those of the draws."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return frontier.estimate(np.log(values))

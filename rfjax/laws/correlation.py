@@ -195,8 +195,8 @@ def redraw_prompts(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resamples runs"]]:
-    """Redraws each task's prompts with replacement, `resamples` times. Returns the scores of each redraw by task, and
-    "overall", their unweighted mean.
+    """Redraws each task's prompts with replacement, `resamples` times. Returns the scores of all redraws by task; the
+    key "overall" has their unweighted mean over tasks.
 
     `tasks` names each prompt's task. `correct` counts the images of a prompt that match it, `images` all images of the
     prompt. The images of a prompt are drawn together.

@@ -48,8 +48,8 @@ def no_floor(evidence: Evidence) -> Judgement:
 
 
 def power_predicts(evidence: Evidence) -> Judgement:
-    """Judges whether the power law (without a floor) predicts runs as well as the saturating law does. Each law is
-    fitted to the other runs to predict a run."""
+    """Judges whether the power law (without a floor) predicts runs as well as the saturating law does. Each law
+    predicts a run by a fit to the other runs."""
     names = (SATURATING.name, POWER.name)
     if lacking := [evidence.lack(name) for name in names if evidence.lack(name).startswith("columns")]:
         return untested(lacking[0])
@@ -79,9 +79,9 @@ def power_predicts(evidence: Evidence) -> Judgement:
 def levels_differ(evidence: Evidence) -> Judgement:
     """Judges whether losses at different levels of t fall with different powers of compute.
 
-    Each level's loss is divided by the geometric mean over levels of the same run. The test asks whether the logarithm
-    of this ratio has a slope against log C. A trunk with its branches is one point. The notes give each level's
-    exponent by a power law without a floor.
+    Each loss of a run at a level is divided by the geometric mean of the run's losses over levels. The test asks
+    whether the logarithm of this ratio has a slope against log C. A trunk with its branches is one point. The notes
+    give each level's exponent by a power law without a floor.
     """
     rows = evidence.rows.get(POWER.name, evidence.points)
     levels = evidence.levels.columns
