@@ -42,12 +42,15 @@ class Walk:
         return tuple(name for name, _ in self.files)
 
     def describe_passed_over(self) -> list[str]:
-        """A line for each reason, as `describe` writes it."""
+        """Returns one line for each reason, as `describe` writes it."""
         return describe(self.passed_over)
 
 
 def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[str]:
-    """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". A line has at most `most` names."""
+    """Returns one line for each reason, such as "2 hidden folders: .trash/, a/.ipynb_checkpoints/".
+
+    A line has the number of all paths and the names of the first `most`.
+    """
     lines = []
     for reason, names in passed_over.items():
         named = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in list(names)[:most])
@@ -56,13 +59,14 @@ def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[
 
 
 def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True, others: Collection[str] = ()) -> Walk:
-    """Finds the files below `root` (only directly in it, if not `deep`) whose lower-case suffix is in `suffixes`.
+    """Finds the files below `root` whose suffix, in lower case, is in `suffixes`. If not `deep`, finds only the files
+    directly in `root`, and ignores all folders.
 
     Follows links to folders, but reads each folder once, so that loops end. It passes over, and reports:
-    hidden folders, system folders (`SYSTEM_FOLDERS`), folders already read and folders that cannot be opened;
-    hidden files, dangling links, pipes and devices that have a wanted suffix;
-    files of formats that are not read (`UNREAD_SUFFIXES`) or with a suffix in `others`, unless hidden.
-    Other files without a wanted suffix are ignored.
+    - hidden folders, system folders (`SYSTEM_FOLDERS`), folders already read and folders that cannot be opened;
+    - with a suffix in `suffixes`: hidden files, dangling links, pipes and devices;
+    - with a suffix in `UNREAD_SUFFIXES` or `others`: files that are not hidden.
+    All other files are ignored.
     """
     files: list[tuple[str, int]] = []
     passed_over: dict[str, list[str]] = {}

@@ -1,1 +1,1 @@
-"""Exports checkpoints to PyTorch, and imports PyTorch checkpoints; a layout is a table of names."""
+"""Exports checkpoints to PyTorch, and imports PyTorch checkpoints. Each layout of names is a table."""

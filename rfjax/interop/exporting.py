@@ -79,15 +79,16 @@ def export_run(
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file. Returns `out`.
 
-    `dtype` is the tensors' type: f32, f16 or bf16. In a folder no file of weights is larger than `max_shard_bytes`,
-    unless one tensor is.
+    The checkpoint is that of `step`, by default the newest; `weights` is ema, raw or a power-function average. `dtype`
+    is the tensors' type: f32, f16 or bf16. In a folder no file of weights is larger than `max_shard_bytes`, unless one
+    tensor is.
 
     With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
     `scheduler`, beside the frozen models of the run's prepared corpus. The frozen models come from the folder `models`,
     by default `config.data.prepared.models` or, if that is empty, the folder that the corpus was prepared with.
 
-    Raises `ConfigError` for a setting that the layout cannot express and if `out` exists. Raises `RfjaxError` for a
-    damaged checkpoint and a full disk. After an error no file is left behind.
+    Raises `ConfigError` if the layout cannot express a setting, and if `out` exists. Raises `RfjaxError` if the
+    checkpoint is damaged or the disk is full. After an error no file is left behind.
     """
     out = local_path(out, "out")
     origin = origin_of(local_path(workdir, "the run's folder"), step, weights)
@@ -131,7 +132,7 @@ def how_to_call(workdir: Path, out: Path) -> str:
 
 
 def origin_of(workdir: Path, step: int | None, weights: str) -> Origin:
-    """Finds the checkpoint of a run that is to be exported, by default the newest."""
+    """Returns the checkpoint to export from the run in `workdir`: that of `step`, by default the newest."""
     run = plan_run(read_config(workdir), workdir)
     check_record(run)
     return Origin(workdir, run.name, checkpoint.choose_step(workdir, step), weights, run.config, run.corpus.shapes)
@@ -204,7 +205,8 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """Returns the scheduler_config.json of diffusers' Euler sampler, with the shift that training has at this shape."""
+    """Returns the scheduler_config.json of diffusers' Euler sampler; its timestep shift is that of training at the
+    shape `shapes.latents`."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,

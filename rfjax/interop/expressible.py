@@ -12,7 +12,8 @@ from rfjax.flow.formulation import parse_formulation
 
 
 class Demand(NamedTuple):
-    """A demand of a layout: a field of the config, its value, the value that the layout needs, and why."""
+    """A demand of a layout on a field of the config. `value` returns what the field is, `wanted` what the layout needs;
+    `why` and `remedy` are for the message."""
 
     field: str
     value: Callable[[Config, BatchShapes], object]
@@ -90,7 +91,8 @@ _REMEDY = {
 
 
 def check(layout: str, config: Config, shapes: BatchShapes) -> None:
-    """Raises `ConfigError`, naming the first setting that the layout cannot express and what to use instead."""
+    """Raises `ConfigError` if the layout cannot express a setting of the config; the message names the first such
+    setting and what to use instead."""
     for demand in DEMANDS[layout]:
         value, wanted = demand.value(config, shapes), demand.wanted(config, shapes)
         if value != wanted:

@@ -1,4 +1,5 @@
-"""Finds a checkpoint's files on disk, and its JSON files: beside the weights, in the folder above, or in one below.
+"""Finds a checkpoint's files of weights on disk, and its JSON files, which lie beside the weights, in the folder above
+or in a folder below.
 
 This module reads no file but JSON, and notes every guess it makes.
 """
@@ -61,7 +62,7 @@ class FoundCheckpoint(NamedTuple):
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """The JSON files, found with the weights, whose settings are used."""
+        """Returns the paths of the config.json and the scheduler_config.json, each if its settings are used."""
         scheduler = (self.scheduler.path,) if self.scheduler else ()
         return ((self.settings_path,) if self.settings_path else ()) + scheduler
 
@@ -115,7 +116,8 @@ def _one_file(path: Path) -> FoundCheckpoint:
 
 
 def _settings_near(folder: Path) -> tuple[dict, Path | None, list[str]]:
-    """Returns (settings, path, notes) of the config.json beside a single file, or in `transformer` below its folder."""
+    """Returns (settings, path, an empty list for notes) of the config.json in `folder` or, if it has none, in its
+    subfolder `transformer`. Without a config.json the settings are empty and the path is None."""
     for path in (folder / "config.json", folder / _NETWORK / "config.json"):
         if path.is_file():
             return read_json(path, remedy=_FETCH), path, []
@@ -154,7 +156,7 @@ def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
 
 def _down(path: Path) -> tuple[Path, str, list[str]]:
     """Returns (the network's folder, the checkpoint's name, notes). `path` is the network's folder, the folder of its
-    pipeline, or a folder of pipelines."""
+    pipeline, or a folder that holds one pipeline. Raises `ConfigError` if `path` holds several pipelines."""
     if (path / _NETWORK).is_dir():
         return path / _NETWORK, path.name, []
     if _has_weights(path):
@@ -184,7 +186,8 @@ def _has_weights(path: Path) -> bool:
 
 
 def _parse(name: str, stem: str) -> tuple[str, int] | None:
-    """Reads (variant, number of shards or 0) from the name of a file of weights; None for other names."""
+    """Returns (variant, number of shards) from the name of a file of weights: "" is no variant, 0 no shard's number.
+    Returns None for other names."""
     end = next((end for end in names.SAFETENSORS if name.endswith(end)), None)
     if end is None or not name.startswith(stem):
         return None
@@ -195,7 +198,8 @@ def _parse(name: str, stem: str) -> tuple[str, int] | None:
 
 
 def _choose(path: Path, layout: str, stem: str, wanted: str | None):
-    """Returns (files, weight map, notes) of one variant in a folder; None if the folder has no file of the layout."""
+    """Returns (files, weight map, notes) of the variant `wanted`; if `wanted` is None, of the files without a variant
+    or, if there are none, of the only variant. Returns None if the folder has no file of the layout."""
     variants: dict[str, list[str]] = {}
     for file in sorted(path.iterdir()):
         parsed = _parse(file.name, stem)

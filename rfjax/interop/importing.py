@@ -66,12 +66,13 @@ class Imported(NamedTuple):
 def import_checkpoint(
     path: Path, out: Path, *, base: Config | None = None, overrides: Mapping[str, object] = {}
 ) -> Imported:
-    """Makes the run folder `out` from a checkpoint, at step 0.
+    """Makes the run folder `out`, at step 0, from the checkpoint in `path`.
 
     If the checkpoint has no averaged weights, its weights become both the raw and the averaged ones. `base` gives the
-    settings outside the network. By default they are those in the export's manifest, else the corpus `random` in the
-    network's sizes. Raises `ConfigError` for a checkpoint that is not recognised, and if `base` or `overrides`
-    contradict the tensors. Raises `RfjaxError` for a damaged file. After an error no file is left behind.
+    settings outside the network. By default the export's manifest gives them; without a manifest the run gets the
+    corpus `random` in the network's sizes. Raises `ConfigError` for a checkpoint that is not recognised, and if `base`
+    or `overrides` contradict the tensors. Raises `RfjaxError` for a damaged file. After an error no file is left
+    behind.
     """
     out = local_path(out, "out")
     if out.exists():
@@ -168,7 +169,8 @@ def _networks(source, reader) -> Networks:
 
 
 def _check_manifest(source) -> Config | None:
-    """Returns the config in an export's manifest; None if there is no manifest. Raises `ConfigError` for a bad one."""
+    """Returns the config in an export's manifest; None if there is no manifest. Raises `ConfigError` for a manifest
+    that this version cannot read."""
     held, path = source.manifest, names.manifest_of(source.path)
     if not held:
         return None
@@ -182,8 +184,8 @@ def _check_manifest(source) -> Config | None:
 
 
 def _check_index(source, reader) -> list[str]:
-    """Notes the tensors that the index does not list. Raises `RfjaxError` if a tensor is not in the file that the index
-    gives for it."""
+    """Returns a note on the tensors that the index does not list, or no note. Raises `RfjaxError` if a tensor is not in
+    the file that the index gives for it."""
     lost = sorted(
         name
         for name, file in source.weight_map.items()
@@ -200,7 +202,8 @@ def _check_index(source, reader) -> list[str]:
 
 
 def _config(source, exported, layout, found, base, overrides) -> tuple[Config, list[str]]:
-    """Returns the run's config, with the network of the tensors, and notes on what was guessed."""
+    """Returns (the run's config, notes on what was guessed). Raises `ConfigError` if the config's network is not that
+    of the tensors."""
     network, notes = None, []
     if layout.name == "plain":  # recognised by its manifest alone
         fixed = {key: value for key, value in schema.flatten(exported).items() if key.startswith("model.")}
@@ -256,7 +259,7 @@ def _head_size(source, exported, base, overrides) -> tuple[int | None, list[str]
 
 
 def _foreign(source, network) -> tuple[dict, list[str]]:
-    """Returns the config of a foreign network, with the corpus `random` in the network's sizes, and notes."""
+    """Returns (config, notes) for a foreign network. The config has the corpus `random` in the network's sizes."""
     tokens, span = RELEASED_POSITIONS
     patch, grid = network.model["patch_size"], network.model["position_grid"]
     if grid < tokens:

@@ -1,4 +1,5 @@
-"""Finds the network among a file's tensors: its raw and averaged weights, under any prefix, beside other models.
+"""Finds the network among a file's tensors: the network's raw and averaged weights, under any prefix. The file may hold
+other models, too.
 
 Tools wrap a network before they save it, so its tensors are named `model.diffusion_model.x`, `_orig_mod.x`, `module.x`
 and so on. A prefix is a network's if the file has, under this prefix, a layout's positions and its patch embedding.
@@ -114,8 +115,9 @@ class Networks(NamedTuple):
 def find_networks(tensors: Mapping[str, Tensor]) -> Networks:
     """Finds the network among a foreign checkpoint's tensors.
 
-    Raises `ConfigError` if the tensors are in no known layout, saying what they are if that is known; if the network is
-    quantised, or a LoRA or ControlNet is in its file; and if the file holds several different networks.
+    Raises `ConfigError` if the tensors are in no known layout (the message says what they are, if that is known), if
+    the network is quantised, if the file holds a LoRA or a ControlNet, and if it holds more sets of the network's
+    weights than two raw ones and one average.
     """
     plain = _without_wrappers(tensors)
     layout, prefixes = _anchors(plain)
@@ -150,14 +152,15 @@ def find_networks(tensors: Mapping[str, Tensor]) -> Networks:
 
 
 def describe_groups(groups: Mapping[str, int]) -> str:
-    """Describes groups of tensors: "48 first_stage_model (autoencoder), 2 model_ema"."""
+    """Describes `groups` (first part of the tensors' names -> number of tensors) in words, such as "48
+    first_stage_model (autoencoder), 2 model_ema"."""
     named = [f"{count} {name}" + (f" ({_WORDS[name]})" if name in _WORDS else "") for name, count in groups.items()]
     rest = f" and {len(named) - SHOWN} more groups" if len(named) > SHOWN else ""
     return ", ".join(named[:SHOWN]) + rest
 
 
 def _without_wrappers(tensors) -> dict[str, str]:
-    """Returns {name without wrappers: the file's name}. Raises `ConfigError` if two tensors get the same name."""
+    """Returns {name without wrappers: name in the file}. Raises `ConfigError` if two tensors get the same name."""
     plain: dict[str, str] = {}
     for name in tensors:
         short = _WRAPPERS.sub("", name)
@@ -180,8 +183,8 @@ def _anchors(plain) -> tuple[Layout | None, list[str]]:
 
 
 def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
-    """Returns {name without `prefix`: name in the file} of the tensors whose names begin with `prefix`, but with no
-    longer one of the `prefixes`.
+    """Returns {name without `prefix`: name in the file} of the tensors whose longest prefix among `prefixes` is
+    `prefix`.
 
     An average's counters are left out. If `prefix` is empty, tensors of other models, such as an autoencoder's, are
     left out, too.
@@ -203,7 +206,8 @@ def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
 
 
 def _is_wrapped(name, inner) -> bool:
-    """Whether a name belongs to a second network, under a prefix, such as model.diffusion_model.x."""
+    """Whether a name belongs to a second network, whose names have a prefix, as in model.diffusion_model.x. `inner` are
+    the first parts of the network's names without a prefix."""
     first, *rest = name.split(".")
     return first not in inner and any(part in inner for part in rest)
 
@@ -256,8 +260,8 @@ def _refuse_inside(name: str, tensor: Tensor) -> None:
 
 
 def _refuse_loose(name: str) -> None:
-    """Raises `ConfigError` for a LoRA's or a ControlNet's tensor beside the network, because the network alone would
-    compute something else."""
+    """Raises `ConfigError` if a tensor beside the network is a LoRA's or a ControlNet's, or marks the network's weights
+    as scaled float8, because the network alone would compute something else."""
     for kind in (_LORA, _CONTROL):
         if kind.pattern.search(name) and not _BESIDE.match(name):
             raise ConfigError(f"the file holds {kind.what} beside the network ({name}): {kind.remedy}")

@@ -152,7 +152,7 @@ LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
 
 
 def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[LeafPart]:
-    """Lists the parts of rfjax's parameters with the layout's tensors that hold them: all tensors but the positions.
+    """Lists the parts of rfjax's parameters, all but the positions, each with the layout's tensors that hold the part.
 
     `shapes` maps each parameter's path to its shape. Raises `KeyError`, naming a module that the layout has no row for.
     """
@@ -187,7 +187,8 @@ def positions_shape(model: ModelConfig) -> tuple[int, int, int]:
 def tensor_shapes(
     layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """Returns {name: shape} of every tensor of the layout, in the order of the network. Rotary positions have none."""
+    """Returns {name: shape} of every tensor of the layout, in the order of the network. No tensor holds rotary
+    positions."""
     tensors = {} if model.positions == "rotary" else {layout.prefix + layout.positions: positions_shape(model)}
     for source in sources(layout, model, shapes):
         tensors |= dict(zip(source.names, source.shapes, strict=True))

@@ -1,9 +1,9 @@
 """Writes a tuned run's adapter as a file that diffusers' `load_lora_weights` takes.
 
-The file has PEFT's names: for each linear map `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight` [outputs,
-rank]. Names, splits and orders of halves are those of diffusers' layout of the network. alpha / rank is folded into B,
-since the loader of SD3 refuses keys with an alpha. All maps in the file have one rank. Factors of a lower rank are
-padded with zeros, because older loaders use one alpha for all ranks and would scale those maps wrongly.
+Each linear map has two tensors with PEFT's names, `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight`
+[outputs, rank]. Maps are named, split and ordered as in diffusers' layout of the network. alpha / rank is folded into
+B, since the loader of SD3 refuses keys with an alpha. All maps in the file have the same rank. Factors of a lower rank
+are padded with zeros, because older loaders use one alpha for all ranks and would scale those maps wrongly.
 """
 
 from __future__ import annotations

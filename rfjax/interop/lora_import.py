@@ -2,7 +2,7 @@
 
 The file has the names of PEFT and diffusers: `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight` [outputs,
 rank] for linear maps of SD3Transformer2DModel, under `transformer.`, `base_model.model.` or no prefix. A map's product
-B A is multiplied by alpha / rank; alpha is the tensor `NAME.alpha`, else that of PEFT's settings (in the file's
+B A is multiplied by alpha / rank; alpha is the tensor `NAME.alpha`, else the alpha in PEFT's settings (in the file's
 metadata, or in adapter_config.json beside it), else the rank. Here the factor alpha / rank is folded into B, so the
 tuned run's scale is 1.
 """
@@ -71,11 +71,12 @@ class ImportedAdapter:
 
 def import_adapter(file: Path, base: str, out: Path, *, weights: str = "ema") -> ImportedAdapter:
     """Makes the tuned run `out` at step 0 from a file of factors. `base` is `RUN@STEP`, or `RUN` for its newest
-    checkpoint.
+    checkpoint; the factors are taken to adapt its `weights`, ema or raw.
 
     Raises `ConfigError`, naming the tensor, for a key that is not a factor of a linear map of the run's network, a
-    factor of another width, two factors of unlike rank, and a number that is not finite; and for PEFT settings of an
-    adapter that is more than a product of two factors. Nothing is left behind after an error.
+    factor whose shape does not fit its map, two factors of unlike rank, and a number that is not finite. Also raises it
+    if PEFT's settings are of an adapter that is more than a product of two factors. Nothing is left behind after an
+    error.
     """
     file, out = local_path(file, "SOURCE"), local_path(out, "out")
     if out.exists():
@@ -211,8 +212,8 @@ def _scale(file, name, rank, alphas, settings) -> float:
 
 
 def _without_filling(a: First, b: Second) -> tuple[Float[np.ndarray, "inputs used"], Float[np.ndarray, "used outputs"]]:
-    """Cuts off the last columns of a and the last rows of b if both are zero: some files fill all factors with zeros up
-    to one rank."""
+    """Returns (a, b) without the last ranks, those whose column of a and row of b are all zeros: some files fill all
+    factors with zeros up to one rank. At least one rank is kept."""
     used = np.flatnonzero(np.any(a, axis=0) | np.any(b, axis=1))
     rank = max(1, int(used[-1]) + 1) if len(used) else 1
     return a[:, :rank], b[:rank]
@@ -236,8 +237,9 @@ def _stack(shape, leaf, maps) -> Factors:
 
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object], str]:
-    """Returns (PEFT's settings of an adapter, where they were found, for messages). "transformer." before a setting's
-    name, as a pipeline writes it, is removed. Raises `ConfigError` if the adapter is more than two factors."""
+    """Returns (PEFT's settings of an adapter, the words with which messages say where they were found). The settings
+    are empty if there are none. "transformer." before a setting's name, as a pipeline writes it, is removed. Raises
+    `ConfigError` if the adapter is more than a product of two factors."""
     beside = file.parent / SETTINGS
     if METADATA in metadata:
         where = f"the metadata of {file}"

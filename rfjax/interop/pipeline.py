@@ -159,7 +159,8 @@ def _folders(name: str) -> tuple[str, str | None]:
 
 
 def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
-    """Links or copies a model's config and weights into `target`, under names without the variant."""
+    """Links or copies a model's config and weights into the folder `part` of `target`, under names without the
+    variant."""
     (target / part).mkdir()
     plain = lambda name: name.replace(f".{variant}", "") if variant else name  # noqa: E731
     for path in (models / part / "config.json", *frozen.find_model(models, part, variant).weights):
@@ -171,7 +172,7 @@ def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Hard-links weights if possible, since they are gigabytes that nobody edits; copies any other file."""
+    """Hard-links a file of weights if possible, since weights are gigabytes that nobody edits. Otherwise copies."""
     try:
         if path.suffix == ".safetensors":
             os.link(path.resolve(), target)

@@ -16,7 +16,7 @@ SHOWN = 8  # names in an error message
 
 
 class Network(NamedTuple):
-    """The settings of config.model and config.data that the tensors fix."""
+    """The settings of config.model and config.data that follow from the tensors."""
 
     model: dict[str, object]
     data: dict[str, object]

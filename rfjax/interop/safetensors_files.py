@@ -48,7 +48,8 @@ def _in_its_place(path: Path) -> str:
 class Writer:
     """A context manager that writes the tensors of a file in any order.
 
-    The file gets its full length at the start, so that a full disk is found at once. After an exception it is removed.
+    The file gets its full length at the start, so that a full disk is found at once. After an exception the file is
+    removed.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, metadata: Mapping[str, str]):
@@ -75,7 +76,7 @@ class Writer:
             raise
 
     def write(self, name: str, array: Shaped[np.ndarray, " ..."]) -> None:
-        """Casts and writes one tensor. Raises `ConfigError` if a finite number overflows in the cast."""
+        """Casts and writes one tensor. Raises `ConfigError` if a finite number overflows in the cast to f16."""
         offset, shape = self._places[name]
         if array.shape != shape:
             raise ValueError(f"{name} is {array.shape}, planned as {shape}")

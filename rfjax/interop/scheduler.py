@@ -89,7 +89,8 @@ class Scheduler(NamedTuple):
 
 
 class Dynamic(NamedTuple):
-    """A shift that depends on a picture's number of patches: mu is linear in it, and the shift is exp(mu) or mu."""
+    """A shift that depends on a picture's number of patches: mu is linear in this number, and the shift is exp(mu) or,
+    if `kind` is linear, mu itself."""
 
     base_shift: float
     max_shift: float
@@ -98,7 +99,7 @@ class Dynamic(NamedTuple):
     kind: str  # "exponential" or "linear"
 
     def shift_at(self, tokens: int) -> float:
-        """Computes mu as diffusers' `calculate_shift` does, and from it the shift as its `time_shift` does."""
+        """Returns the shift: computes mu as diffusers' `calculate_shift` does, then the shift as `time_shift` does."""
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         mu = self.base_shift + slope * (tokens - self.base_tokens)
         return math.exp(min(mu, 100.0)) if self.kind == "exponential" else mu
@@ -152,9 +153,10 @@ def choose_shift(
 ) -> tuple[Config, list[str]]:
     """Returns the config with the timestep shift to use, and notes on what was guessed or differs.
 
-    A foreign checkpoint's config takes the checkpoint's shift, unless the user gave one. A config from the user or from
-    an export keeps its own shift, and a note says if the checkpoint's differs. If there is no scheduler, a foreign
-    config takes 3, SD3's and SD3.5's shift, if `is_released` (the network has their sizes), else 1.
+    If the user gave a shift (`is_given`), the config keeps it. Otherwise a foreign checkpoint's config takes the
+    checkpoint's shift. Without a scheduler it takes 3, the shift of SD3 and SD3.5, if `is_released` (the network has
+    the sizes of SD3 and SD3.5), else 1. A config that is not foreign, from the user or from an export, keeps its own
+    shift. If its shift does not depend on the area, a note says when the checkpoint's shift differs.
     """
     notes = list(scheduler.notes) if scheduler else []
     side = config.data.image_size

@@ -40,7 +40,8 @@ _NOTHING = (None, False, "", [], {})
 def check_class(settings: Mapping[str, object], path: Path) -> None:
     """Checks that a config.json is an SD3 transformer's.
 
-    Raises `ConfigError` for another model's or for quantised weights, and `RfjaxError` for a value of the wrong type.
+    Raises `ConfigError` if it is another model's, or if the weights are quantised. Raises `RfjaxError` for a value of
+    the wrong type.
     """
     kind = settings.get("_class_name", CLASS)
     if kind != CLASS:
@@ -64,7 +65,8 @@ def check_class(settings: Mapping[str, object], path: Path) -> None:
 
 
 def check_settings(settings: Mapping[str, object], path: Path, network, outputs: int) -> None:
-    """Raises `ConfigError`, naming the keys, for settings that contradict the tensors, or that rfjax does not know.
+    """Raises `ConfigError`, naming the keys, for settings that contradict the tensors, for settings that rfjax does not
+    know, and for `guidance_embeds`, which its networks lack.
 
     `network` is inferred from the tensors; `outputs` is the number of values that they give for a patch. An unknown key
     passes if its value means "without it".

@@ -1,7 +1,7 @@
 """Transforms rfjax's arrays to tensors of another layout, and back, bit for bit.
 
 PyTorch stores a linear map as [outputs, inputs]; rfjax's kernels have separate axes for heads, chunks and inputs
-(`Linear` in models/layers). Each transform has two inverse functions, `out` and `back`, of one layer's array.
+(`Linear` in models/layers). A transform's `out` makes tensors of one layer's array; `back` is the inverse.
 """
 
 from __future__ import annotations

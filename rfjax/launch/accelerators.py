@@ -51,8 +51,8 @@ def spot_option() -> Any:
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
-    """Reads the name of a slice: TPUs as `v5p-256`, `v5litepod-256` (or `v5e-256`), GPUs as `h100x64`. Two slices are
-    named `2xv5p-256`.
+    """Reads the name of a slice; returns (its chips, Google Cloud's names for them). TPUs are named as `v5p-256` or
+    `v5litepod-256` (also `v5e-256`), GPUs as `h100x64`, and two slices as `2xv5p-256`.
 
     The number after a TPU is the vendor's count (TensorCores or chips). Raises `ConfigError` for an unknown chip, with
     the most similar name; for a size that is not sold; and for a chip that rfjax cannot ask Google's cloud for.
@@ -98,6 +98,6 @@ def accelerator_type(target: Target) -> str:
 
 def smallest_slice(target: Target) -> str:
     """Returns gcloud's name of the smallest slice of the target's chip. The task that collects results runs on such a
-    slice, because its zone and quota are those of the points' slices."""
+    slice, because it is in the same zone and counts towards the same quota as the points' slices."""
     shape = min(target.chip.shapes, key=math.prod)
     return f"{CLOUD[target.chip.name].type}-{math.prod(shape) * target.chip.cores}"

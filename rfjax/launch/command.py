@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Launches a study's points; returns 0 once the scheduler has accepted all tasks.
+    """Launches a study's points; returns 0 once the scheduler has accepted all tasks. On TPU VMs it does not return,
+    since the written script takes over the process. With --dry-run it prints everything, launches nothing, returns 0.
 
     Raises `ConfigError` before it writes a file if the study cannot run as given.
     """

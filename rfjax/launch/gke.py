@@ -66,7 +66,8 @@ class Gke:
         return str(path)
 
     def plan(self, launch: Launch) -> Plan:
-        """Plans one manifest: the config, the right to watch JobSets, a JobSet for each point, a Job that collects."""
+        """Plans one file of Kubernetes objects: the config, the rights of the pods' account, a JobSet for each point,
+        and a Job that collects."""
         from rfjax.launch.tasks import check_layout
 
         target, _ = accelerators.parse_accelerator(self.accelerator)

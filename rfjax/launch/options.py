@@ -29,8 +29,8 @@ class _Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) -> None:
-    """Adds to the parser --site, --on and a flag for every option of a scheduler, grouped by the schedulers that take
-    it."""
+    """Adds --site, --on and a flag for every option to the parser. The flags are grouped by the schedulers that take
+    them."""
     site = "a file with get_site(), or a shipped site's name: it gives --on and the options below; flags override it"
     parser.add_argument("--site", metavar="FILE.py|NAME", type=as_text("--site"), help=site)
     parser.add_argument("--on", metavar="TARGET", help="the scheduler: " + ", ".join(targets))

@@ -44,7 +44,7 @@ class Slurm:
         return f"runs/{study}" if given is None else local_text(given, "--workdir")  # all nodes share the home folder
 
     def plan(self, launch: Launch) -> Plan:
-        """Plans one job array for all points that need the same number of nodes, and the job that collects the results.
+        """Plans a job array for each number of nodes that points need, and the job that collects the results.
 
         Raises `ConfigError` for a mesh that does not fill whole nodes.
         """
@@ -66,7 +66,8 @@ class Slurm:
         return Plan(tuple(summary), files, tuple(commands))
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Submits the written scripts. Raises `RfjaxError`, with the jobs submitted so far, if sbatch refuses one."""
+        """Submits the written scripts. Raises `RfjaxError`, naming the jobs submitted so far, if sbatch refuses a
+        script."""
         *arrays, collect = plan.files
         jobs: list[str] = []
         for script in arrays:
@@ -75,7 +76,8 @@ class Slurm:
         say(f"watch them with: squeue --job={','.join(jobs)}; withdraw them with: scancel {' '.join(jobs)}")
 
     def _nodes(self, task: Task) -> int:
-        """Returns a point's number of nodes: `self.nodes`, or the fewest whose GPUs its mesh can fill."""
+        """Returns a point's number of nodes: `self.nodes`, by default the fewest whose GPUs the point's mesh can fill,
+        or 1 for nodes without GPUs."""
         from rfjax.launch.tasks import check_layout
 
         mesh, gpus = task.config.mesh, self.gpus_per_node
@@ -131,7 +133,8 @@ def _log(out: Path, name: str) -> str:
 
 
 def _directives(options: Sequence[str]) -> str:
-    """Writes options as a script's `#SBATCH` lines. sbatch understands quotes, but no line break in an option."""
+    """Returns options as a script's `#SBATCH` lines, with quotes where needed. Raises `ConfigError` for an option that
+    does not begin with a hyphen, or that has a line break, which sbatch does not understand."""
     for word in options:
         if not word.startswith("-") or "\n" in word:
             raise ConfigError(f"{word!r} cannot be an option of sbatch; write it as --FLAG=VALUE, on one line")

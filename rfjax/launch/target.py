@@ -103,7 +103,7 @@ class Target(Protocol):
         """
 
     def plan(self, launch: Launch) -> Plan:
-        """Returns the files and commands of a launch, and writes none of them.
+        """Returns the files and commands of a launch. Writes no file and runs no command.
 
         Raises `ConfigError` for machines that do not exist, or that a point's mesh does not fit.
         """

@@ -32,7 +32,8 @@ def make_launch(
     options: CommonOptions,
     points: Sequence[str] = (),
 ) -> Launch:
-    """Returns the tasks of a study, or only of the named `points`, in the study's order.
+    """Returns the launch of a study: a task for each point, in the study's order, and the task that collects. If
+    `points` names any, only these points get tasks.
 
     `config` is the config file's path on this machine, and `config_there` is its path where the tasks run. `overrides`
     come from the command line. Raises `ConfigError` for a point that the study does not have.

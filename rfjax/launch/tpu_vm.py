@@ -79,7 +79,7 @@ class TpuVm:
         return Plan(summary, {path: script}, (shlex.join(["bash", str(path)]),))
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Replaces this process with the script, which runs until all points have ended."""
+        """Replaces this process with the script, which runs until all points and the task that collects have ended."""
         (path,) = plan.files
         say(plan.commands[0])
         sys.stdout.flush()

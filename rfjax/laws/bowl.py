@@ -21,11 +21,10 @@ from rfjax.laws.optimal_frontier import OptimalFrontier
 
 
 def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.ndarray, " rows"]:
-    """How far the loss at `size` times the optimal number of parameters exceeds the least loss for the same FLOPs, as a
-    share of this least loss.
+    """Returns by how much the loss of a network of `size` times the optimal number of parameters exceeds the least loss
+    for the same `flops`, as a share of this least loss.
 
-    `size` is in units of N*. The first entry of the result is for the fitted law, the others are for the draws of its
-    parameters.
+    The first entry of the result is for the fitted law, the others are for the draws of the law's parameters.
     """
     a, b, g = (frontier.exponents[name] for name in ("params", "images", "loss"))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -36,25 +35,26 @@ def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.nda
 
 
 def size_at(frontier: OptimalFrontier, factor: float) -> float:
-    """The size, in units of N*, of the network that at equal FLOPs sees `factor` times the optimum's images per
-    parameter."""
+    """Returns the size, in units of N*, of the network that sees `factor` times as many images per parameter as the
+    optimum of the same FLOPs."""
     return float(factor ** (-1 / (1 + frontier.cost.eta)))
 
 
 def excess_at(frontier: OptimalFrontier, size: float) -> Estimate:
-    """The excess loss at `size` (see `excess`) with its interval, at the geometric mean of the runs' FLOPs."""
+    """Returns the result of `excess` for `size` and the geometric mean of the runs' FLOPs, with its interval."""
     return _estimate(frontier, excess(frontier, size, frontier.reference))
 
 
 def asymmetry(frontier: OptimalFrontier, factor: float) -> Estimate:
-    """The excess loss of under-training, divided by the excess loss of over-training, at equal FLOPs. Under-trained
-    means 1/`factor` times the optimum's images per parameter; over-trained means `factor` times as many."""
+    """Returns the excess loss of under-training divided by the excess loss of over-training, both at the geometric mean
+    of the runs' FLOPs. Under-trained means 1/`factor` times the optimum's images per parameter; over-trained means
+    `factor` times the optimum's images per parameter."""
     under, over = (excess(frontier, size_at(frontier, f), frontier.reference) for f in (1 / factor, factor))
     with np.errstate(divide="ignore", invalid="ignore"):
         return _estimate(frontier, under / over)
 
 
 def _estimate(frontier, values):
-    """Makes an `Estimate` of positive values: the fitted law's first, then those of the draws."""
+    """Makes an `Estimate` from positive `values`: the first is the fitted law's, the others are those of the draws."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return frontier.estimate(np.log(values))

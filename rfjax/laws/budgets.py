@@ -41,7 +41,7 @@ class Cost:
     source: str = "6 FLOPs per parameter and image"
 
     def params(self, flops: float, images: float) -> float:
-        """The number of parameters that can be trained on this many images for these FLOPs."""
+        """Returns the number of parameters that can be trained on `images` images for `flops` FLOPs."""
         with np.errstate(over="ignore"):
             return float(np.exp((np.log(flops) - np.log(self.kappa) - np.log(images)) / self.eta))
 
@@ -132,11 +132,11 @@ def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
 
 
 def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_IMAGES) -> Allocation:
-    """Divides `budget` FLOPs by an identifiable fit of the parametric law. `fixed_images` is the number of images in
-    the design with a fixed number of steps. If the runs do not determine the optimum (`undecided`), a warning says so.
+    """Divides `budget` FLOPs between parameters and images, as an identifiable fit of the parametric law says.
 
-    `fixed_images` is the number of images of the fixed-steps design. Raises `ConfigError` for a fit of another law, for
-    a fit that is not identifiable, and for a `budget` or `fixed_images` that is not positive.
+    `fixed_images` is the number of images in the design with a fixed number of steps. If the runs do not determine the
+    optimum (`undecided`), a warning says so. Raises `ConfigError` for a fit of another law, for a fit that is not
+    identifiable, and for a `budget` or `fixed_images` that is not positive.
     """
     if fit.law is not PARAMETRIC:
         raise ConfigError(f"an allocation needs the parametric law of params and images, not the {fit.law.name} law")
@@ -193,8 +193,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 
 
 def _loss(parameters, params, images):
-    """The logarithms of the parametric law's losses, [rows]. Entry i is for row i of `parameters`, the model size
-    `params[i]` and the number of images `images[i]`. If `params` or `images` is a single number, all rows use it."""
+    """Returns the logarithms of the parametric law's losses, [rows]. Entry i is for row i of `parameters`, the model
+    size `params[i]` and the number of images `images[i]`. If `params` or `images` is one number, all rows use it."""
     e, log_a, alpha, log_b, beta = parameters.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)

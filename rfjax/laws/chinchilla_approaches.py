@@ -157,8 +157,8 @@ def approach2(
 
 
 def _notes(left_out):
-    """Notes on the budgets left out, from (FLOPs, runs, why). If more than `LISTED` budgets are left out for one
-    reason, they share a note."""
+    """Returns notes on the budgets left out. `left_out` has (FLOPs, number of runs, reason) of each such budget. If
+    more than `LISTED` budgets are left out for one reason, they share a note."""
     reasons: dict[str, list] = {}
     for flops, runs, why in left_out:
         reasons.setdefault(why, []).append((flops, runs))
@@ -173,7 +173,8 @@ def _notes(left_out):
 
 
 def _budgets(table, same_budget):
-    """Groups the rows by budget: FLOPs within `same_budget` (relative) of a group's smallest belong to the group."""
+    """Returns the rows grouped by budget, a table for each group. A row belongs to a group if its FLOPs exceed the
+    group's smallest by a share of at most `same_budget`."""
     table = table.sort_values(["flops", "params", "run"], kind="stable")
     group, first = np.zeros(len(table), int), 0
     flops = table["flops"].to_numpy(float)
@@ -211,8 +212,9 @@ def _vertex(group, loss):
 
 
 def _redraw_parabolas(groups, resamples, seed):
-    """Simulates the losses again: the fitted parabolas plus noise of their pooled scatter. Fits parabolas and the line
-    to each simulation. Returns (the lines, a description of the method)."""
+    """Simulates the losses again, as the fitted parabolas plus noise of the pooled scatter around them. Fits parabolas
+    and the lines to each simulation. Returns (a row of `_line` for each simulation, or None if too few have lines; a
+    description of the method)."""
     designs = [_design(group)[0] for group in groups]
     losses = [group["loss"].to_numpy(float) for group in groups]
     fitted = [d @ np.linalg.lstsq(d, y, rcond=None)[0] for d, y in zip(designs, losses, strict=True)]
@@ -234,7 +236,8 @@ def _redraw_parabolas(groups, resamples, seed):
 
 
 def _bias_of_parabolas(table, groups):
-    """The bias of approach 2: its errors on the losses of the parametric law that is fitted to these runs."""
+    """Returns the bias of approach 2: its errors on noiseless losses of the parametric law that is fitted to `table`.
+    If the bias cannot be computed, the result has only the `reason`."""
     fitted, cost = _surface(table)
     if not fitted.identifiable:
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
@@ -245,8 +248,9 @@ def _bias_of_parabolas(table, groups):
 
 
 def _bias_of_envelope(table, grid, sizes, images):
-    """The bias of approach 1: its errors on noiseless losses of the parametric law. The law is fitted to checkpoints
-    (`BIAS_POINTS` at most), since the envelope treats each checkpoint as a run."""
+    """Returns the bias of approach 1: its errors on noiseless losses of the parametric law. The law is fitted to
+    checkpoints (`BIAS_POINTS` at most), since the envelope treats each checkpoint as a run. If the bias cannot be
+    computed, the result has only the `reason`."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -268,8 +272,8 @@ def _surface(table):
 
 
 def _bias(fitted, cost, optima):
-    """The errors of an approach's optima, and of the exponent of the line through them, on noiseless losses of the
-    fitted law, whose exact optima are known."""
+    """Returns the errors of `optima`, which an approach found on noiseless losses of the fitted law, and the error of
+    the exponent of the line through `optima`. The exact optima of the law are known."""
     exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
     _, _, alpha, _, beta = fitted.parameters
     return {
@@ -281,7 +285,7 @@ def _bias(fitted, cost, optima):
 
 
 def _column_on_grid(curve, grid, column):
-    """A run's column interpolated in log-log on the grid of log FLOPs; NaN outside the run's curve."""
+    """Returns a run's column at the log FLOPs of `grid`, interpolated in log-log; NaN outside the run's curve."""
     log_c = np.log(curve["flops"].to_numpy(float))
     values = np.interp(grid, log_c, np.log(curve[column].to_numpy(float)))
     return np.where((grid >= log_c[0] - 1e-12) & (grid <= log_c[-1] + 1e-12), np.exp(values), np.nan)

@@ -33,7 +33,8 @@ LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 class TokensPerImage:
     """The numbers of image tokens and of text tokens of an example.
 
-    A number is None if the table does not give it; `reason` says why.
+    A number is None if the table does not give it, or if it differs between runs. If the number of image tokens is
+    None, `reason` says why.
     """
 
     image: float | None = None
@@ -79,13 +80,14 @@ class Evidence:
 
     @cached_property
     def levels(self) -> LevelExponents:
-        """For each level of t, the exponent with which the loss at that level falls with compute. The runs are those
-        of the power law of compute."""
+        """For each level of t, the exponent with which the loss at that level falls with compute. The exponents are
+        fitted to the runs that the power law of compute takes."""
         return level_exponents(self.rows.get(POWER.name, self.points), self.options)
 
     @cached_property
     def collapse(self) -> Collapse:
-        """The collapsed training curves, with the E of the parametric law or, without one, of the saturating law."""
+        """The collapsed training curves. E is taken from the parametric law or, if that was not fitted, from the
+        saturating law."""
         if not {"loss", "params", "images"} <= set(self.curves.columns) or self.curves["run"].is_unique:
             return Collapse(notes=(), reason="the table has none")
         name = self.floor_law
@@ -224,7 +226,8 @@ def _parabolas(points, options):
 
 
 def _tokens(points, given):
-    """Returns the tokens per example: the given number, or else the table's."""
+    """Returns the tokens per example: the given number of image tokens, or else the table's numbers. Raises
+    `ConfigError` if both are there."""
     found = tokens_per_image(points)
     if given is None:
         return found

@@ -172,7 +172,7 @@ def board(evidence: Evidence) -> dict:
 
 
 def conventions(evidence: Evidence) -> list[str]:
-    """Lines that say how the table and the papers count compute and data."""
+    """Returns lines that say how the table and the papers count compute and data."""
     tokens = evidence.tokens
     known = f"{tokens.image:g} image tokens" if tokens.image is not None else ""
     known += f" and {tokens.text:g} text tokens" if tokens.text is not None else ""
@@ -191,8 +191,8 @@ def conventions(evidence: Evidence) -> list[str]:
 
 
 def _published(law):
-    """A published law for the board: the numbers that its paper gives, and its line N*(C) if these numbers give one and
-    C is in FLOPs."""
+    """Returns a published law for the board: the numbers that the paper gives, and the line N*(C). The line is None
+    unless the numbers determine it and C is in FLOPs."""
     content = {name: getattr(law, name) for name in ("name", "arxiv", "setting", "tokens_are", "offset", "note")}
     content |= {"count": COUNTS[law.count].words, "in_flops": COUNTS[law.count].in_flops, "range": law.range}
     for name in ("params", "tokens", "loss"):
@@ -206,8 +206,8 @@ def _published(law):
 
 
 def _own(evidence):
-    """The compute-optimal frontier of the user's own table, once with the table's FLOPs as C and once with C = 6 N D,
-    as values for the board."""
+    """Returns the compute-optimal frontier of the user's own table for the board, as at most two dictionaries: one with
+    the table's FLOPs as C, and one with C = 6 N D."""
     counted, told = tokens_counted(evidence)
     counts = {"its own FLOPs": (evidence.frontier, True), f"C = 6 N D, {counted}": (evidence.frontier_6nd, told)}
     found = []

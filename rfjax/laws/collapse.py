@@ -42,9 +42,10 @@ class Collapse:
 
 
 def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: OptimalFrontier | None) -> Collapse:
-    """Normalises one training curve for each size: that of the run whose number of images is nearest to the optimum.
+    """Normalises one training curve for each size: that of the run whose number of images is nearest to the optimum
+    or, without a frontier, of the longest run.
 
-    E is that of the law `fitted`. `points` has a row for each run, `curves` a row for each checkpoint; both have the
+    E is taken from the law `fitted`. `points` has a row for each run, `curves` a row for each checkpoint; both have the
     columns run, loss, params and images.
     """
     chosen, notes = _optimal_runs(points, frontier)
@@ -99,8 +100,8 @@ def _optimal_runs(points, frontier):
 
 
 def _longest_of_each_size(points):
-    """For each size, the run that saw the most images. If every size has a run on the frontier, only runs on the
-    frontier count."""
+    """Returns, for each size, the run that saw the most images. If every size has a run on the frontier, only runs on
+    the frontier count."""
     chosen = points[on_frontier(points)]
     chosen = chosen if chosen["params"].nunique() == points["params"].nunique() else points
     return chosen.sort_values("images", kind="stable").drop_duplicates("params", keep="last").sort_values("params")

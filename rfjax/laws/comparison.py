@@ -22,10 +22,10 @@ def compare(fits: Mapping[str, Fit]) -> dict:
 
     Where runs are branches of shared trunks, whole trunks are left out. For each law, `leave_one_out_rms` is over the
     runs that it was fitted to, and `shared_runs_rms` over the runs that all compared laws were fitted to. `preferred`
-    is the law with the smallest `shared_runs_rms`. It is "" if fewer than two laws can be compared or if they share
-    fewer than `LEAST_SHARED` runs, and `reason` says which. `preferred_share` is the share of resamples of these runs
-    in which the same law has the smallest `shared_runs_rms`; it is None if runs share trunks, because such runs are not
-    independent. A law that cannot predict each of its runs is not compared, and its own `reason` says why.
+    is the law with the smallest `shared_runs_rms`; if fewer than two laws can be compared, or if the laws share fewer
+    than `LEAST_SHARED` runs, `preferred` is "" and `reason` says why. `preferred_share` is the share of resamples of
+    these runs in which the same law has the smallest `shared_runs_rms`; it is None if runs share trunks, because such
+    runs are not independent. A law that cannot predict each of its runs is not compared, and its own `reason` says why.
     """
     errors, laws = {}, {}
     for name, fitted in fits.items():
@@ -61,7 +61,7 @@ def compare(fits: Mapping[str, Fit]) -> dict:
 
 
 def _why_not(fitted):
-    """Why a law has no leave-one-out error."""
+    """Returns the reason why a law has no leave-one-out error."""
     if not fitted.identifiable:
         return f"not fitted: {fitted.reason}"
     left_out = fitted.trunk_out or fitted.left_out

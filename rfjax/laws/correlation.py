@@ -62,12 +62,13 @@ class Correlation:
 
 
 def _arcsine(score):
-    """The arcsine of the square root of a fraction. The sampling noise of the result hardly depends on the fraction."""
+    """Returns the arcsine of the square root of `score`, a fraction. The sampling noise of the result hardly depends on
+    the fraction."""
     return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
 
 
 def _pearson(x, y):
-    """Pearson's coefficient along the last axis; NaN where x or y is constant."""
+    """Returns Pearson's coefficient along the last axis; NaN where x or y is constant."""
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -76,8 +77,9 @@ def _pearson(x, y):
 
 
 def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """The two-sided p-value of Pearson's or Spearman's coefficient r: r sqrt((n - 2) / (1 - r^2)) follows Student's t
-    with n - 2 degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
+    """Returns the two-sided p-value of `value`, Pearson's or Spearman's coefficient r. Without an association of x and
+    y, r sqrt((n - 2) / (1 - r^2)) follows Student's t with n - 2 degrees of freedom (Kendall and Stuart 1973, sections
+    26.13 and 31.19)."""
     freedom = len(x) - 2
     with np.errstate(divide="ignore"):  # a perfect correlation has p = 0
         t = abs(value) * np.sqrt(freedom / np.maximum(1 - value**2, 0.0))
@@ -161,13 +163,13 @@ def check_pairs(loss: ArrayLike, score: ArrayLike) -> tuple[Float[np.ndarray, " 
 
 
 def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, " runs"]) -> str:
-    """The reason why there is no correlation if losses or scores do not vary; "" if both vary."""
+    """Returns the reason why nothing can be correlated if losses or scores do not vary; "" if both vary."""
     constant = [name for name, values in (("loss", loss), ("score", score)) if np.ptp(values) == 0]
     return f"all runs have the same {constant[0]}" if constant else ""
 
 
 def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
-    """The two-sided p-value of a coefficient by permutation. It is exact if all n! orders are used.
+    """Returns the two-sided p-value of a coefficient by permutation, which is exact if all n! orders are used.
 
     `reordered` has the coefficients under the orders of `permutation_orders`.
     """
@@ -193,8 +195,8 @@ def redraw_prompts(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resamples runs"]]:
-    """Redraws each task's prompts with replacement, `resamples` times. Returns the scores of each redraw by task, and
-    "overall", their unweighted mean.
+    """Redraws each task's prompts with replacement, `resamples` times. Returns the scores of all redraws by task; the
+    key "overall" has their unweighted mean over tasks.
 
     `tasks` names each prompt's task. `correct` counts the images of a prompt that match it, `images` all images of the
     prompt. The images of a prompt are drawn together.
@@ -238,7 +240,7 @@ def _resample(loss, score, redrawn, resamples, rng, trunks):
 def resampled_runs(
     n: int, resamples: int, rng: np.random.Generator, trunks: Int[np.ndarray, " n"] | None = None
 ) -> Int[np.ndarray, "resamples n"]:
-    """Indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
+    """Returns the indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
     perfectly.
 
     Where runs share `trunks`, each trunk is replaced by a randomly drawn trunk, and its branches by those of the drawn

@@ -124,8 +124,8 @@ class Information:
         self.goal = np.concatenate([PARAMETRIC.jacobian(row, point) for row, point in z]) * self._scale
 
     def variance(self, information: Float[np.ndarray, "draws *batch 5 5"]) -> Float[np.ndarray, "*batch"]:
-        """The variance of log loss at the target, averaged over draws of the law. The prior of log loss at the target
-        counts as an observation."""
+        """Returns the variance of log loss at the target that `information` leaves, averaged over draws of the law. The
+        prior of log loss at the target counts as an observation."""
         batch = information.shape[1:-2]
         goal = self.goal.reshape(len(self.goal), *(1 for _ in batch), -1, 1)
         solved = np.linalg.solve(information + self._ridge, np.broadcast_to(goal, (*information.shape[:-1], 1)))
@@ -133,24 +133,25 @@ class Information:
         return np.asarray((of_draws / (1 + of_draws / PRIOR**2)).mean(axis=0))
 
     def total(self, places: Sequence[int]) -> Float[np.ndarray, "draws 5 5"]:
-        """The information of these candidates and of the known trunks together."""
+        """Returns the information of the candidates `places` and of the known trunks together."""
         return self.known + self.each[:, list(places)].sum(axis=1)
 
     def chosen(self, places: Sequence[int]) -> Chosen:
-        """The design made of the candidates with the indices `places`; an index that occurs twice stands for two
-        seeds."""
+        """Returns the design made of the candidates with the indices `places`; an index that occurs twice stands for
+        two seeds."""
         variance = float(self.variance(self.total(places)))
         trunks = tuple(self.candidates[place] for place in sorted(places, key=lambda p: (self.sizes[p], p)))
         flops = float(self.flops[list(places)].sum())
         return Chosen(trunks=trunks, flops=flops, half_width=STANDARD_ERRORS * variance**0.5)
 
     def seeds(self, places: Sequence[int]) -> Int[np.ndarray, " sizes"]:
-        """The number of seeds of each size: those of the known trunks (`seeds_of`), and one for each candidate."""
+        """Returns the number of seeds of each size: those of the known trunks (`seeds_of`), and one for each of the
+        candidates `places`."""
         return self.seeds_known + np.bincount(self.sizes[list(places)], minlength=len(self.seeds_known))
 
     def distinct(self, places: Sequence[int]) -> tuple[int, int]:
-        """Returns (how many different sizes, how many different numbers of images) these candidates and the known
-        trunks have together. Values that agree to three digits count as one.
+        """Returns (how many different sizes, how many different numbers of images) the candidates `places` and the
+        known trunks have together. Values that agree to three digits count as one.
         """
         sizes, images = _union([self._bits_known, *(self._bits[place] for place in places)])
         return sizes.bit_count(), images.bit_count()
@@ -181,8 +182,8 @@ class Information:
         return bool((values[:, 0] > _SINGULAR * values[:, -1]).all())
 
     def fitting(self, places: Sequence[int], spare: float, most_seeds: int) -> Int[np.ndarray, " fits"]:
-        """The candidates that can still be added to the trunks `places`: those of at most `spare` FLOPs whose size has
-        fewer than `most_seeds` seeds so far."""
+        """Returns the indices of the candidates that can still be added to the trunks `places`: those of at most
+        `spare` FLOPs whose size has fewer than `most_seeds` seeds so far."""
         return np.flatnonzero((self.flops <= spare) & (self.seeds(places)[self.sizes] < most_seeds))
 
 
@@ -201,7 +202,8 @@ def _bits(trunk, names) -> tuple[int, int]:
 
 
 def seeds_of(known: Sequence[Known], size: int) -> int:
-    """How many seeds a size was trained on: the largest number of its trunks that share a number of images."""
+    """Returns how many seeds a size was trained on: the largest number of its known trunks that have branches of the
+    same number of images."""
     images = [f"{count:.3g}" for trunk in known if trunk.size == size for count in set(trunk.images)]
     return max(map(images.count, images), default=0)
 
@@ -217,9 +219,9 @@ def _union(bits) -> tuple[int, int]:
 def design(information: Information, rules: Rules) -> Chosen:
     """Chooses the trunks within the budget that predict best at the target and keep the rules. Together with the known
     trunks, there must be at least `least` trunks, three sizes and three numbers of images. At least one size must have
-    two seeds, and no size more than `most_seeds`.
+    two seeds, and no size may have more than `most_seeds`.
 
-    Raises `ConfigError` if no such trunks fit into the budget.
+    Raises `ConfigError` if no such trunks fit into the budget, or if they do not determine all parameters of the law.
     """
     cheapest = _cheapest(information, rules)
     if why := _nothing_fits(information, rules):
@@ -253,7 +255,7 @@ def design(information: Information, rules: Rules) -> Chosen:
 
 
 def _nothing_fits(information, rules) -> str:
-    """The reason why no candidate can be added; "" if one can."""
+    """Returns the reason why no candidate can be added; "" if a candidate can be added."""
     free = information.seeds_known < rules.most_seeds
     if not free[information.sizes].any():
         return f"every size has {rules.most_seeds} seeds or more so far; raise --seeds"
@@ -262,7 +264,7 @@ def _nothing_fits(information, rules) -> str:
 
 
 def _cheapest(information, rules) -> list[int]:
-    """The indices of the cheapest candidates that, with the known trunks, make up `rules.least` trunks. Raises
+    """Returns the indices of the cheapest candidates that, with the known trunks, make up `rules.least` trunks. Raises
     `ConfigError` if there are too few candidates or if they cost more than the budget."""
     wanted = max(rules.least - len(information.known_trunks), 0)
     sizes = np.unique(information.sizes)
@@ -330,7 +332,8 @@ def best_log_grid(information: Information, rules: Rules) -> tuple[Chosen | None
 
 
 def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
-    """The grids of two or more sizes within the budget, each as (indices of its candidate trunks, description)."""
+    """Yields the grids of two or more sizes within the budget, each as (indices of its trunks among the candidates,
+    description)."""
     by_size: dict[int, list[int]] = {}
     for place, trunk in enumerate(information.candidates):
         by_size.setdefault(trunk.size, []).append(place)
@@ -350,8 +353,8 @@ def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
 
 
 def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[tuple[Trunk, float]]:
-    """Finds the trunks that, added alone to the known trunks, improve the prediction most within the budget. Returns
-    (trunk, half-width) of at most `count` trunks, the best first.
+    """Finds the trunks within the budget that improve the prediction most, each added alone to the known trunks.
+    Returns (trunk, half-width) of at most `count` trunks, the best first.
 
     The half-width is that of the 95 % interval of log loss at the target, once the trunk is trained. The list is empty
     if no candidate, together with the known trunks, determines the law.

@@ -38,12 +38,14 @@ class Exclusion:
 
 
 def listed_columns(table: pd.DataFrame) -> str:
-    """The names of a table's columns; without `run` if the file lacks it and rows are named by their lines."""
+    """Returns the names of a table's columns, joined by commas. `run` is left out if the file has no such column and
+    rows are named by their lines."""
     return ", ".join(str(name) for name in table.columns if not (name == "run" and table.attrs.get("runs_are_lines")))
 
 
 def rename_hint(lacking: Iterable[str], table: pd.DataFrame) -> str:
-    """Suggests `--rename` options for missing columns, where another column may be meant; "" if there is none."""
+    """Returns a hint for each missing column for which another column of the table may be meant: a `--rename` option
+    or, for a column in another unit, to convert it. Returns "" if there is no such column."""
     plain = {re.sub(r"[^a-z0-9]+", "_", str(name).strip().lower()): str(name) for name in table.columns}
     words = {
         ours: next((plain[name] for name in plain if ours in name or name in OTHER_NAMES.get(ours, ())), None)

@@ -48,8 +48,8 @@ class FitSource:
         return None if self.study is None else study_fits.pairs_of(*self.study)
 
     def redraw_score(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
-        """Returns the score `metric` of the runs in `rows` under redraws of the prompts, [resamples, runs]; None
-        without results by prompt."""
+        """Returns the score `metric` of the runs in `rows` under redraws of the prompts, [resamples, runs]. Returns
+        None for a foreign table, for a metric that is no GenEval score, and without results by prompt."""
         if self.study is None:
             return None
         measure = Measure.parse(metric) or Measure("geneval", "geneval", metric)
@@ -70,7 +70,7 @@ class FitSource:
         return ChosenRuns(rows=rows, on_frontier=not of_size)
 
     def rows_for(self, law: Law) -> pd.DataFrame:
-        """The rows that a law is fitted to."""
+        """Returns the rows that a law is fitted to."""
         return self.choose_runs(law).rows
 
     def left_out_lines(self) -> list[str]:

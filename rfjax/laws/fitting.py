@@ -122,7 +122,7 @@ class Fit:
         return "generalised least squares of log residuals" if self.generalised else str(self.loss)
 
     def predict(self, x: Mapping[str, object]) -> Float[np.ndarray, " m"]:
-        """The law's loss at `x`, a mapping from variable to an array of m values in its unit.
+        """Returns the law's loss at `x`, a mapping from each variable to an array of m values in the variable's unit.
 
         Raises `ConfigError` when the fit is not identifiable: there is nothing to extrapolate.
         """
@@ -150,14 +150,14 @@ class Fit:
         return np.minimum(low, value), np.maximum(high, value)
 
     def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
-        """The law's loss at each `x`, with the ends of two intervals: that of the law's loss, and that of a new run's
-        loss."""
+        """Returns the law's loss at each `x`, with the ends of two intervals: the interval of the law's loss, and the
+        interval of a new run's loss."""
         low, high = self.interval(x, new_run=False)
         new_low, new_high = self.interval(x, new_run=True)
         return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}
 
     def to_json(self) -> dict:
-        """Every number of the fit except the data and the draws, as plain values."""
+        """Returns every number of the fit except the data and the draws, as plain values."""
         content = {
             "law": self.law.name,
             "formula": self.law.formula,
@@ -309,11 +309,11 @@ def _solve(law, start, z, log_loss, loss, covariance=None):
 
 
 def _estimates(law, parameters, draws, of_examples, drawn, ends):
-    """The law's parameters with percentile intervals of `draws`. `ends` replaces the interval of some parameters, by
-    index.
+    """Returns an `Estimate` of each of the law's parameters, by name, with the percentile interval of `draws`. `ends`
+    maps the index of a parameter to the (low, high) that replace this interval.
 
-    If runs share trunks, an interval is widened until it holds the estimate. The two can disagree if the user named a
-    misfit, because the draws are then refitted by another misfit than the estimate.
+    If runs share trunks, an interval is widened until it holds the estimate. An interval can miss the estimate if the
+    user named a misfit, because the draws are then refitted by another misfit than the estimate.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have no finite variance.
     """

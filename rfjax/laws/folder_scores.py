@@ -78,7 +78,7 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
 
 
 def missing_prompts(prompts: pd.DataFrame, score: FolderScore) -> str:
-    """The reason why `correlation.redrawn_scores` returned no scores under redraws of the prompts."""
+    """Returns the reason why `correlation.redrawn_scores` returned no scores under redraws of the prompts."""
     own = prompts[prompts["evaluation"] == score.evaluation]
     lacking = [run for run in score.scored["run"] if run not in set(own["run"])]
     if lacking:

@@ -67,7 +67,7 @@ class LargestOut:
 
     @property
     def covered(self) -> bool | None:
-        """Whether each of the largest runs lies within its interval."""
+        """Whether each of the largest runs lies within its interval; None without a prediction."""
         if not self.predicted:
             return None
         return all(low <= a <= high for low, a, high in zip(self.low, self.actual, self.high, strict=True))
@@ -88,8 +88,8 @@ def leave_one_out(
     covariance: Float[np.ndarray, "n n"] | None = None,
 ) -> LeftOut:
     """Predicts each run by a refit without it, and returns the errors. With `trunks`, the refit also lacks the other
-    runs of its trunk. With many runs, each refit leaves out a fold of them. `log_x` must be centred as it was in the
-    fit of `parameters`. With `covariance`, the covariance of the runs' noise, the refits are by generalised least
+    runs of the same trunk. With many runs, each refit leaves out a fold of runs. `log_x` must be centred as it was in
+    the fit of `parameters`. With `covariance`, the covariance of the runs' noise, the refits are by generalised least
     squares, and `loss` must be the squared loss."""
     n = len(runs)
     units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # refit[i] is the refit that predicts run i
@@ -125,8 +125,8 @@ def leave_one_out(
 
 
 def _of_kept(covariance, out):
-    """The inverse covariance of the runs that each refit keeps, [refits, n, n]; rows and columns of the runs that a
-    refit leaves out are zero. `out` [refits, n] marks these runs."""
+    """Returns the inverse covariance of the runs that each refit keeps, [refits, n, n]; rows and columns of the runs
+    that a refit leaves out are zero. `out` [refits, n] marks the runs that are left out."""
     precision = np.zeros((len(out), *covariance.shape))
     for row, left in enumerate(out):
         kept = np.ix_(~left, ~left)

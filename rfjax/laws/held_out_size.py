@@ -40,7 +40,8 @@ class Prediction:
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """The predictions of the largest depth's losses by laws that were fitted to the other depths. For each run, the
-    prediction that counts (by the rule in this module's docstring) comes first."""
+    prediction that counts (by the rule in this module's docstring) comes first. A run off the frontier has none that
+    counts if the parametric law cannot predict it."""
 
     depth: int
     fit: Fit  # the law of compute

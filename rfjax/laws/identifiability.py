@@ -1,5 +1,5 @@
-"""Decides whether data determine a law: before the fit by counting runs and distinct values, after it from the minimum
-that was found."""
+"""Decides whether data determine a law: before the fit by counting runs and distinct values and by a test for a trend,
+after the fit from the minimum that was found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_TREND_P = 0.2
 
 
 def refusal(law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"]) -> str:
-    """The reason why these points cannot determine the law; "" if they may."""
+    """Returns the reason why these points cannot determine the law; "" if they may."""
     n, k = len(log_x), len(law.parameters)
     if n <= k:
         return f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
@@ -41,14 +41,15 @@ def refusal(law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarra
 
 
 def distinct_needed(law: Law) -> int:
-    """The number of distinct values that the law needs of each variable: 2 for a single power, 3 if there are other
-    terms or an offset, and 3 more for a break."""
+    """Returns the number of distinct values that the law needs of each variable: 2 for a single power, 3 if there are
+    other terms or an offset, and 3 more for a break."""
     plain = 3 if law.offset or len(law.terms) > 1 else 2
     return plain + 3 * any(isinstance(term, BrokenTerm) for term in law.terms)
 
 
 def _trend_p(log_x, log_loss):
-    """The p-value of the F test of a linear fit of log loss to log x; 0 if that fit leaves no residual."""
+    """Returns the p-value of the F test of a linear fit of log loss to log x; 0 if that fit has no degree of freedom or
+    leaves no residual."""
     n, v = log_x.shape
     if n <= v + 1:
         return 0.0
@@ -103,8 +104,8 @@ def verdict(
 def condition(
     law: Law, parameters: Float[np.ndarray, " k"], log_x: Float[np.ndarray, "n v"], without: tuple[int, ...] = ()
 ) -> float:
-    """The condition number of the Jacobian of log loss, with columns scaled to length 1. `without`
-    has the indices of parameters to leave out."""
+    """Returns the condition number of the Jacobian of log loss, with columns scaled to length 1; infinity if a column
+    is zero. `without` has the indices of parameters to leave out."""
     jacobian = np.delete(law.jacobian(parameters, log_x), without, axis=1)
     norms = np.linalg.norm(jacobian, axis=0)
     return np.inf if (norms == 0).any() else float(np.linalg.cond(jacobian / norms))

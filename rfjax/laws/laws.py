@@ -40,18 +40,18 @@ class PowerTerm:
         return f"{self.coefficient}·{self.variable}^-{self.exponent}"
 
     def log_value(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "*batch n"]:
-        """g, the logarithm of the term, at natural logarithms of the variable."""
+        """Returns g, the logarithm of the term, at each natural logarithm of the variable."""
         return theta[..., 0:1] - theta[..., 1:2] * log_x
 
     def gradient(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "#*batch p n"]:
         return np.stack([np.ones_like(log_x), -log_x])[None]
 
     def hessian(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "*batch p p n"] | None:
-        """Second derivatives of g, or None where g is linear in the parameters."""
+        """Returns the second derivatives of g by the parameters; None if g is linear in the parameters."""
         return None
 
     def shift(self, theta: Theta, log_shift: float) -> Theta:
-        """The parameters that at log x + log_shift give the same value as `theta` at log x."""
+        """Returns the parameters that at log x + `log_shift` give the same value as `theta` at log x."""
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         return result
@@ -192,7 +192,7 @@ class Law:
     def log_loss(
         self, parameters: Float[np.ndarray, "*batch k"], log_x: Float[np.ndarray, "n v"]
     ) -> Float[np.ndarray, "*batch n"]:
-        """The natural logarithm of the law's loss: the log-sum-exp of its terms and log E.
+        """Returns the natural logarithm of the law's loss, the log-sum-exp of its terms' logarithms and log E.
 
         `log_x` is the natural logarithm of the variables, in the order of `variables`.
         """
@@ -210,7 +210,7 @@ class Law:
     def jacobian(
         self, parameters: Float[np.ndarray, " k"], log_x: Float[np.ndarray, "n v"]
     ) -> Float[np.ndarray, "n k"]:
-        """The derivatives of `log_loss` by each parameter."""
+        """Returns the derivatives of `log_loss` by each parameter, a row for each point of `log_x`."""
         log_loss = self.log_loss(parameters, log_x)
         columns = [np.exp(-log_loss)] if self.offset else []
         for column, (term, part) in enumerate(zip(self.terms, self.slices, strict=True)):
@@ -222,7 +222,7 @@ class Law:
     def recentre(
         self, parameters: Float[np.ndarray, "*batch k"], log_shift: Float[np.ndarray, " v"]
     ) -> Float[np.ndarray, "*batch k"]:
-        """The parameters that at log x + log_shift give the same loss as `parameters` at log x.
+        """Returns the parameters that at log x + `log_shift` give the same loss as `parameters` at log x.
 
         Fits use centred log x, which nearly removes the correlation of A and e. For reports the
         centre is added back.

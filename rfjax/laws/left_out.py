@@ -92,7 +92,8 @@ def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, c
 
 
 def _why(losses, run, settings, folder) -> tuple[str, str]:
-    """Returns (the reason, the command that would include the run). `losses` has the rows of its validation losses."""
+    """Returns (the reason, the command that would include the run, or ""). `losses` has the rows of the run's
+    validation losses."""
     command = f"rfjax eval {shlex.quote(folder)} --weights {settings.weights} {_overrides(settings)}".rstrip()
     if run["train_corpus"] and run["train_corpus"] != settings.corpus and losses.empty:
         return f"was trained on {run['train_corpus']}, and the others are on {settings.corpus}", ""
@@ -129,14 +130,15 @@ def _number(value) -> float:
 
 
 def _folder(results, run) -> str:
-    """The likely folder of a run. It lies beside the table, and has the name of the run's point, or else the last part
-    of the run's id."""
+    """Returns the likely folder of a run: it lies beside the results folder, and is named by the run's point or else by
+    the last part of the run's id. Returns the run's id if there is no such folder."""
     beside = results.folder.parent / (run["point"] or str(run["run"]).rsplit("/", 1)[-1])
     return str(beside if beside.is_dir() else run["run"])
 
 
 def _overrides(settings) -> str:
-    """The options with which `rfjax eval` measures the study's validation loss; "" if the grid's name does not say."""
+    """Returns the options with which `rfjax eval` measures the study's validation loss; "" if the grid's name does not
+    tell them."""
     match = re.fullmatch(r"(\w+)-(\d+)-n(\d+)", settings.grid)
     if not match:
         return ""

@@ -24,7 +24,7 @@ COLLAPSED = 0.05  # curves whose relative spread is below this count as one curv
 
 
 def no_floor(evidence: Evidence) -> Judgement:
-    """Whether E is 0, by the parametric law or, if that was not fitted, by the saturating law."""
+    """Judges whether E is 0, by the parametric law or, if that was not fitted, by the saturating law."""
     if not evidence.floor_law:
         lacking = [evidence.lack(law.name) for law in (PARAMETRIC, SATURATING)]
         return untested(f"{lacking[0]}; or {lacking[1]}")
@@ -48,8 +48,8 @@ def no_floor(evidence: Evidence) -> Judgement:
 
 
 def power_predicts(evidence: Evidence) -> Judgement:
-    """Whether the power law (without a floor) predicts each run, by a fit to the other runs, as well as the saturating
-    law does."""
+    """Judges whether the power law (without a floor) predicts runs as well as the saturating law does. Each law
+    predicts a run by a fit to the other runs."""
     names = (SATURATING.name, POWER.name)
     if lacking := [evidence.lack(name) for name in names if evidence.lack(name).startswith("columns")]:
         return untested(lacking[0])
@@ -77,11 +77,11 @@ def power_predicts(evidence: Evidence) -> Judgement:
 
 
 def levels_differ(evidence: Evidence) -> Judgement:
-    """Whether losses at different levels of t fall with different powers of compute.
+    """Judges whether losses at different levels of t fall with different powers of compute.
 
-    Each level's loss is divided by the geometric mean over levels of the same run. The test asks whether the logarithm
-    of this ratio has a slope against log C. A trunk with its branches is one point. The notes give each level's
-    exponent by a power law without a floor.
+    Each loss of a run at a level is divided by the geometric mean of the run's losses over levels. The test asks
+    whether the logarithm of this ratio has a slope against log C. A trunk with its branches is one point. The notes
+    give each level's exponent by a power law without a floor.
     """
     rows = evidence.rows.get(POWER.name, evidence.points)
     levels = evidence.levels.columns
@@ -128,7 +128,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
 
 
 def _exponents(evidence):
-    """The power law's exponent at each level, as text."""
+    """Returns the power law's exponent at each level, as text."""
     said = []
     for t, b in evidence.levels.exponents.items():
         said.append(f"t = {t:g}: {b.value:.3f} [{b.low:.3f}, {b.high:.3f}]" if b else f"t = {t:g}: not fitted")
@@ -136,7 +136,7 @@ def _exponents(evidence):
 
 
 def collapses(evidence: Evidence) -> Judgement:
-    """Whether the normalised training curves of compute-optimal runs collapse onto one curve for all sizes."""
+    """Judges whether the normalised training curves of compute-optimal runs collapse onto one curve for all sizes."""
     found = evidence.collapse
     if found.spread is None:
         needs = (

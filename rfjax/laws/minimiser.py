@@ -40,8 +40,8 @@ class Minimum(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """The data of a batch of fits: `z` is log x, `y` log loss, `scale` the smallest loss. All but `z` have a row for
-    each fit, or one row for all."""
+    """The data of a batch of fits: `z` is log x, `y` log loss, `scale` the smallest loss. Each array
+    but `z` has a row for each fit, or one row for all fits."""
 
     law: Law
     loss: Loss
@@ -60,15 +60,16 @@ class _Problem(NamedTuple):
         return self._replace(y=pick(self.y), weights=pick(self.weights), scale=pick(self.scale), precision=precision)
 
     def misfit(self, residuals: Float[np.ndarray, "batch n"]) -> Float[np.ndarray, " batch"]:
-        """The objective of each row: the weighted sum of rho of the residuals r or, with a precision P, r^T P r / 2."""
+        """Returns the objective of each row of residuals r: the weighted sum of rho(r) or, with a precision P,
+        r^T P r / 2."""
         if self.precision is not None:
             return 0.5 * (residuals * _times(self.precision, residuals)).sum(axis=1)
         return (self.weights * rho(residuals, self.delta)).sum(axis=1)
 
 
 def bounds(law: Law, log_x: Float[np.ndarray, "n v"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Lower and upper bounds of the parameters inside the minimiser: E's share of the smallest loss, then the
-    parameters of each term."""
+    """Returns (lower, upper) bounds of the parameters as the minimiser holds them: E as a share of the smallest loss,
+    then the parameters of each term."""
     lower, upper = ([0.0], [MAX_SHARE]) if law.offset else ([], [])
     for column, term in enumerate(law.terms):
         low, high = term.bounds(log_x[:, column])
@@ -113,14 +114,14 @@ def minimise(
 ) -> Minimum:
     """Minimises the misfit of each row, from the row's start and on the row's data.
 
-    `weights` multiply rho point by point, such as the counts of a bootstrap resample. `log_loss` and
-    `weights` have one row for each fit, or one for all. Parameters with an index in `fixed` keep their
+    `weights` multiply rho point by point; they can be the counts of a bootstrap resample. `log_loss` and
+    `weights` have one row for each fit, or one row for all fits. Parameters with an index in `fixed` keep their
     start. `gradual` reaches a small delta through larger ones, for starts far from the minimum;
     delta = 0 is always reached in this way.
 
     With a `precision` (the inverse of the noise's covariance) the fit is generalised least squares: half of r^T P r is
-    minimised, so the loss must be squares, and there are no weights. Raises `ValueError` otherwise. A point whose row
-    of the precision is zero is left out.
+    minimised. The loss must then be squares of log residuals, and there must be no weights; otherwise `ValueError` is
+    raised. A point is left out if its row of the precision is zero.
     """
     if precision is not None and (weights is not None or not np.isinf(loss.delta) or not loss.logarithmic):
         raise ValueError(f"a precision goes with squares of log residuals without weights, not with {loss}")
@@ -172,7 +173,7 @@ def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
 
 
 def _deltas(problem, gradual):
-    """The values of Huber's delta that the minimiser uses one after another; the last is the problem's own."""
+    """Returns the values of Huber's delta that the minimiser uses one after another; the last is the problem's own."""
     if problem.loss.delta > 0 and not gradual:
         return [problem.delta]
     unit = 1.0 if problem.loss.logarithmic else float(np.median(problem.scale))
@@ -220,8 +221,8 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether each row is at a minimum: Newton's step would lower the objective by at most the share `CONVERGED` of it,
-    plus the error of rounding."""
+    """Whether each row is at a minimum, where Newton's step would lower the objective by at most the share `CONVERGED`
+    of the objective plus the error of rounding. A row whose derivatives are not finite is at none."""
     gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)

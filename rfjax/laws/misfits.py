@@ -44,7 +44,7 @@ class Loss:
         return f"{self.reduction} of {shape} of {'log' if self.logarithmic else 'raw'} residuals"
 
     def smooth_delta(self) -> float:
-        """The delta used in minimising: `delta`, or `L1_DELTA` for absolute values."""
+        """Returns the delta used in minimising: `delta`, or `L1_DELTA` for absolute values."""
         return self.delta if self.delta > 0 else L1_DELTA
 
     def rho(self, residuals: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -75,5 +75,5 @@ LOSSES = {
 
 
 def huber(delta: float) -> Loss:
-    """Huber's loss of log residuals with another delta."""
+    """Returns Huber's loss of log residuals with the threshold `delta`."""
     return replace(HUBER, delta=delta)

@@ -101,7 +101,7 @@ class OptimalFrontier:
         return _estimate(self._with_ends(logs[None]))
 
     def exponent(self, name: str) -> Estimate:
-        """The exponent of `params`, `images` or `loss`."""
+        """Returns the exponent of `params`, `images` or `loss` (the `name`), with its interval."""
         with np.errstate(divide="ignore"):  # a draw's exponent may be 0
             return self.estimate(np.log(self.exponents[name]))
 

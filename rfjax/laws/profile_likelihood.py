@@ -51,7 +51,7 @@ class Profile:
 
 
 def profiled_parameters(law: Law) -> tuple[str, ...]:
-    """The parameters that have a profile: E and the exponents."""
+    """Returns the names of the parameters that have a profile: E and the exponents."""
     return tuple(law.parameters[index] for index in law.profiled)
 
 

@@ -49,7 +49,7 @@ class Power:
     scale: float = 1.0  # parameters or tokens in the paper's unit of N or D
 
     def at(self, flops: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
-        """The quantity (size, tokens or loss) that this power law gives for a compute budget in FLOPs. Raises
+        """Returns the quantity (size, tokens or loss) that this power law gives for a compute budget in FLOPs. Raises
         `ConfigError` if the paper gives the exponent but no coefficient."""
         if self.coefficient is None:
             raise ConfigError("of this published law the slope alone is known; it has no value for a compute budget")
@@ -82,7 +82,7 @@ class PublishedLaw:
     @property
     def range(self) -> tuple[float, float] | None:
         """The range of FLOPs in which the law was found: the range of its runs, or else the FLOPs at which N* is
-        within the sizes that were trained. None if it is not known in FLOPs."""
+        within the sizes that were trained. None if neither range is known in FLOPs."""
         if self.flops is not None or self.sizes is None or self.params.coefficient is None:
             return self.flops
         if not COUNTS[self.count].in_flops:
@@ -92,7 +92,7 @@ class PublishedLaw:
         return tuple(ends)
 
     def tokens_per_param(self, flops: float) -> float | None:
-        """D* / N* for a compute budget; None if the law lacks one of the two."""
+        """Returns D* / N* for a compute budget in FLOPs; None if the law gives no value of D* or of N*."""
         known = self.tokens is not None and self.tokens.coefficient is not None and self.params.coefficient is not None
         return float(self.tokens.at(flops) / self.params.at(flops)) if known else None
 

@@ -16,7 +16,7 @@ BLOCK = 8  # within blocks of this many numbers, inversions are counted pair by 
 
 
 def kendall(x: Float[np.ndarray, "*#rows n"], y: Float[np.ndarray, "*#rows n"]) -> Float[np.ndarray, "*rows"]:
-    """Kendall's tau-b along the last axis; NaN where x or y is constant or has a NaN."""
+    """Returns Kendall's tau-b along the last axis; NaN where x or y is constant or has a NaN."""
     shape = np.broadcast_shapes(x.shape, y.shape)
     n = shape[-1]
     flat = [values.reshape(-1, n) for values in (x, y)]
@@ -29,7 +29,8 @@ def kendall(x: Float[np.ndarray, "*#rows n"], y: Float[np.ndarray, "*#rows n"]) 
 
 
 def kendall_p(tau: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """The two-sided p of tau-b by its normal limit; the variance is corrected for ties (Kendall 1970, section 4.2)."""
+    """Returns the two-sided p-value of tau-b by the normal limit of tau-b. The variance of the limit is corrected for
+    ties in x and y (Kendall 1970, section 4.2)."""
     n = len(x)
     (vx, x1, x2), (vy, y1, y2) = (_tie_sums(values) for values in (x, y))
     pairs = n * (n - 1)
@@ -39,13 +40,14 @@ def kendall_p(tau: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
 
 
 def _tie_sums(values):
-    """The sums over groups of t equal values: t(t-1)(2t+5), t(t-1), t(t-1)(t-2)."""
+    """Returns the sums of t(t-1)(2t+5), of t(t-1) and of t(t-1)(t-2) over the groups of equal values, where t is the
+    size of a group."""
     t = np.unique(values, return_counts=True)[1].astype(float)
     return tuple(float(sums.sum()) for sums in (t * (t - 1) * (2 * t + 5), t * (t - 1), t * (t - 1) * (t - 2)))
 
 
 def _kendall_rows(x, y):
-    """Kendall's tau-b of each pair of rows [b, n]. One of x and y may have a single row, which is then used for all."""
+    """Returns Kendall's tau-b of each pair of rows of x and y [b, n]. If x or y has a single row, all pairs use it."""
     n = x.shape[-1]
     bad = np.isnan(x).any(axis=-1) | np.isnan(y).any(axis=-1)
     (places_x, tied_x), (places_y, tied_y) = map(_dense_places, (x, y))
@@ -73,7 +75,7 @@ def _dense_places(values):
 
 
 def _tied_pairs(ordered):
-    """The number of pairs of equal values in each row of sorted numbers."""
+    """Returns the number of pairs of equal values in each row of sorted numbers."""
     at = np.arange(ordered.shape[-1])
     starts = np.zeros(ordered.shape, np.int64)
     starts[:, 1:] = np.where(ordered[:, 1:] != ordered[:, :-1], at[1:], 0)

@@ -5,7 +5,8 @@ distinct points, and the bootstrap is parametric: the law plus normal noise of t
 itself drawn with n - k degrees of freedom (n runs, k parameters), so the noise has a t distribution. If runs share
 trunks, the noise has two parts, between trunks and within (`rfjax.laws.trunks`), and refits are by generalised least
 squares (`rfjax.laws.trunk_likelihood`). If the user asks to resample runs, or with more than 100 runs, whole trunks are
-resampled, provided that there are 8 trunks or more. Tests measure the coverage of each method.
+resampled, provided that there are at least 8 trunks, and at least 5 runs more than parameters. Tests measure the
+coverage of each method.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def add_noise(
 
 
 def _middle(law, log_x, log_loss):
-    """A second start for refits, besides the fitted parameters: E is half of the smallest loss, exponents are 0.3."""
+    """Returns a second start for refits, besides the fitted parameters. E is half of the smallest loss, and exponents
+    are 0.3."""
     share = 0.5 * law.offset
     level = float(np.log(np.mean(np.exp(log_loss)))) + np.log1p(-share) - np.log(len(law.terms))
     row = [share * np.exp(log_loss.min())] * law.offset

@@ -63,8 +63,8 @@ def sizes_compete(flops: Float[np.ndarray, " runs"], sizes: Float[np.ndarray, " 
 
 
 def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run is on the compute frontier: no run of fewer FLOPs has as low a loss, and none of equal FLOPs has
-    a lower one.
+    """Whether each run is on the compute frontier: no run of fewer FLOPs has as low a loss, and no run of equal FLOPs
+    has a lower loss.
 
     Runs that differ only in their seed are judged together, by their mean loss: the luckiest seed alone would bend the
     frontier down. Columns are `flops`, `loss` and, if present, `params` and `learning_rate`.

@@ -25,8 +25,8 @@ GENEVALS = (("geneval", "geneval"), ("ranking", "ranking_geneval"))  # evaluatio
 
 
 def loss_ranks_geneval(evidence: Evidence) -> Judgement:
-    """Whether a lower loss goes with a higher GenEval, by Spearman's correlation over runs. The branches of a trunk
-    count once, with their mean loss and their mean score."""
+    """Judges whether a lower loss goes with a higher GenEval, by Spearman's correlation over runs. The branches of a
+    trunk count once, with their mean loss and their mean score."""
     points = evidence.points
     column = next((name for name in SCORE_COLUMNS if name in points and points[name].notna().any()), None)
     if column is None:
@@ -62,7 +62,7 @@ def loss_ranks_geneval(evidence: Evidence) -> Judgement:
 
 
 def guidance_falls(evidence: Evidence) -> Judgement:
-    """Whether the best guidance scale falls with size, from the scores of one sampler at several scales."""
+    """Judges whether the best guidance scale falls with size, from the scores of one sampler at several scales."""
     needs = (
         f"a results folder with GenEval of {FEWEST_SIZES} sizes at {FEWEST_SCALES} guidance scales each "
         "(`rfjax eval` with several scales, or the controls of a ranking)"
@@ -95,8 +95,8 @@ def guidance_falls(evidence: Evidence) -> Judgement:
 
 
 def _by_guidance(evidence):
-    """Overall GenEval as a frame [run, guidance scale], for the sampler with the most pairs of run and scale. A run
-    that lacks one of the scales is dropped. Returns None if there are too few sizes or scales.
+    """Returns overall GenEval as a frame [run, guidance scale], for the sampler with the most pairs of run and scale. A
+    run that lacks one of the scales is dropped. Returns None if there are too few sizes or scales.
     """
     long = evidence.results.long
     sizes = evidence.points.set_index("run")["params"]
@@ -117,9 +117,9 @@ def _by_guidance(evidence):
 
 
 def larger_need_fewer_steps(evidence: Evidence) -> Judgement:
-    """Whether a few sampling steps cost the largest size less of its GenEval score than the smallest size. The sizes
-    are compared at one number of steps: the number at which the most sizes were scored, or the smallest of several such
-    numbers."""
+    """Judges whether fewer sampling steps cost the largest size less of its GenEval score than they cost the smallest
+    size. The sizes are compared at one number of steps: the number at which the most sizes were scored, or the smallest
+    of several such numbers."""
     needs = "a results folder with GenEval of two sizes at several counts of steps (`rfjax eval RUN --sampling-steps`)"
     if evidence.results is None:
         return untested(needs)

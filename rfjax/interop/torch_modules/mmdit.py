@@ -48,8 +48,8 @@ def modulate(x, shift, scale):
 
 
 def rotate(x, rotation):
-    """Rotates pairs of neighbouring channels of queries or keys [batch, heads, tokens, size] by `rotation_of`'s angles;
-    returns them unchanged if `rotation` is None."""
+    """Returns queries or keys `x` [batch, heads, tokens, size] with each pair of neighbouring channels rotated by an
+    angle; `rotation` is the result of `rotation_of`. Returns `x` unchanged if `rotation` is None."""
     if rotation is None:
         return x
     cos, sin = rotation
@@ -64,8 +64,8 @@ def sincos(positions, channels):
 
 
 def rotation_of(c, grid, device):
-    """Returns (cos, sin), each [tokens, size / 2], for a grid of (time, height, width) tokens; None if the network adds
-    its positions."""
+    """Returns (cos, sin) of the rotary angles, each [tokens, size / 2], for a `grid` of (time, height, width) tokens.
+    Returns None if the network adds its positions. `c` holds the settings of config.json."""
     if "rotary_split" not in c:
         return None
     parts = []
@@ -225,8 +225,8 @@ class MMDiT(nn.Module):
             raise ValueError(f"latents of {frames} frames: they must be 1 or a multiple of {self.patch_frames}")
 
     def forward(self, latents, t, context, pooled):
-        """Returns the prediction of the run's formulation, for rectified flow the velocity, in the latents' shape
-        [batch, channels, (frames,) height, width].
+        """Returns the quantity that the run's formulation predicts (for rectified flow, the velocity). Its shape is
+        that of `latents`, [batch, channels, (frames,) height, width].
 
         Times `t` in [0, 1] are [batch] or one number; `context` is [batch, tokens, size], `pooled` is [batch, size].
         """
