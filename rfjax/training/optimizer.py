@@ -108,7 +108,7 @@ MUON_RMS = 0.2
 
 
 def matrix_of(path: str) -> MuonDimensionNumbers | None:
-    """Which axes of a parameter are the rows and columns of Muon's matrix; None for a parameter that AdamW updates.
+    """Returns the axes of a parameter that are the inputs and outputs of Muon's matrix; None if AdamW updates it.
 
     Raises `ConfigError` for a hidden kernel without a row in `MATRICES`.
     """
