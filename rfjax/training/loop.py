@@ -68,7 +68,7 @@ def train(
     becomes true on SIGTERM and SIGINT. If standard error is no terminal, progress is a line every `log_seconds`. `work`
     is what the attempt trains, by default the run's network on its corpus.
 
-    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh; and
+    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh;
     `Preempted`, after saving, if `stop` says so; `Diverged` if too many steps in a row were not finite, and at once in
     a folder where that has happened; `RfjaxError` if another process trains there, or files cannot be read or written.
     """
@@ -159,7 +159,7 @@ class _Attempt:
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
-        """Returns the parent in run.json (for a new branch, the trunk's) or else `init_from`; both must agree if given."""
+        """Returns the parent in run.json (for a new branch, the trunk's), or else `init_from`. If both, they must agree."""
         if record is None and self.run.trunk:
             record = distributed.from_first(lambda: run_folder.read_run(Path(self.run.trunk.path)))
         if record is None:

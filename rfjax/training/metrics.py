@@ -59,8 +59,8 @@ class Window:
                 }
 
     def close(self, last: StepMetrics) -> dict:
-        """Ends the window. Returns part of a row: the window's means, and of the last step the learning rate and each
-        parameter group's gradient norm.
+        """Ends the window. Returns part of a row: the window's means, the last step's learning rate, and the last
+        step's gradient norm of each parameter group.
 
         `loss_by_t[i]` is the mean loss of examples with t in [i/10, (i+1)/10); null if there are none.
         """

@@ -150,8 +150,8 @@ def product(
 def mix(ends: Sequence[float], exponents: Sequence[float], end: float, exponent: float) -> Mixture:
     """Finds the coefficients that make one average (`end`, `exponent`) from stored averages (`ends`, `exponents`).
 
-    An average ends at a step, and weighs steps by its exponent. The method is that of EDM2, appendix C.3. The
-    coefficients are divided by their sum, as in EDM2's code, so that the average of constant parameters is exactly
+    An average ends at a step, and has the exponent of its weights over steps. The method is that of EDM2, appendix C.3.
+    The coefficients are divided by their sum, as in EDM2's code, so that the average of constant parameters is exactly
     these parameters.
     """
     t, g = np.asarray(ends, np.float64), np.asarray(exponents, np.float64)

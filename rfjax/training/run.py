@@ -177,7 +177,7 @@ def make_run(
 ) -> Run:
     """Makes the run of a config on all of JAX's devices, to be trained, measured or timed.
 
-    With `like`, the run shares the corpus, network and mesh of that run, which must be those of `config`, too. Raises
+    With `like`, the run shares the corpus, network and mesh of that run; `config` must describe the same three. Raises
     `ConfigError` for an unknown corpus, for a network or an attention that does not fit, and for a mesh that does not
     match the devices.
     """

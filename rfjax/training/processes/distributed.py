@@ -258,7 +258,7 @@ def stop_agreed() -> bool:
 
 
 def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
-    """Ends this process with a message and the exit status of `Preempted` if another process is lost.
+    """Sees to it that this process ends with a message and the exit status of `Preempted` if another process is lost.
 
     When a process is lost, a barrier that can never complete fails, and the barrier's error names the lost process. JAX
     then aborts this process, and a handler in C catches the abort. This is safe, because the abort comes from a C++
