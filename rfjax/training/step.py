@@ -101,7 +101,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
 
 
 class StepParts(NamedTuple):
-    """The gradients and the update of a step. `make_train_step` compiles both together; a benchmark compiles only one."""
+    """A step's gradients and update. `make_train_step` compiles both together; a benchmark compiles each alone."""
 
     gradients: Callable  # (params, batch, step) -> (gradients, loss, bins)
     update: Callable  # (state, gradients, loss, bins) -> (state, metrics)
