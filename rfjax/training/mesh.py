@@ -121,7 +121,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def shardings(mesh: Mesh | AbstractMesh, tree):
-    """A tree of `NamedSharding`s for a tree of arrays or shapes: parameters, or a whole state.
+    """Returns a tree of `NamedSharding`s for `tree`, the arrays or shapes of parameters or of a whole state.
 
     Raises `ConfigError` for a dimension that its mesh axis does not divide.
     """

@@ -74,7 +74,7 @@ class Spending:
 
 
 class Rates:
-    """Steps, images and FLOPs per second of training time, and the MFU, since the last call of `at`."""
+    """Measures steps, images and FLOPs per second of training time, and the MFU, since the last call of `at`."""
 
     def __init__(self, spending: Spending, step: int, mesh: Mesh):
         self.spending, self._from = spending, (step, spending.at(step)["train_seconds"])

@@ -73,10 +73,10 @@ def state_of(tree: dict) -> TrainState | AveragedState:
 
 
 def update_weight(exponent: float, step: Int[Array, "*n"], since: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """The weight of the newest parameters in an update after `step` steps: 1 - (1 - D / t)^(gamma + 1).
+    """Returns the weight of the newest parameters in an update after `step` steps: 1 - (1 - D / t)^(gamma + 1).
 
-    D is the number of steps since the last update, which was after `since` steps (EDM2, equation 127, where D is 1). In
-    the first update D = t, and the weight is 1.
+    t is `step` and gamma is `exponent`. D is the number of steps since the last update, which was after `since` steps
+    (EDM2, equation 127, where D is 1). In the first update D = t, and the weight is 1.
     """
     share = (step - since).astype(jnp.float32) / step.astype(jnp.float32)
     first = since <= 0

@@ -161,7 +161,8 @@ class Run:
         return distributed.from_first(lambda: checkpoint.choose_step(self.workdir, step))
 
     def restore_params(self, step: int, weights: str) -> Params:
-        """Reads the `ema` or the `raw` weights of a stored checkpoint, laid out over the run's mesh."""
+        """Reads a checkpoint's weights by name (`ema`, `raw` or a power-function average), laid out over the run's mesh.
+        The adapter of a tuned run is merged into the weights."""
         return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 
@@ -352,7 +353,7 @@ def _buckets(run: Run) -> list[dict] | None:
 
 def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
     """Records in run.json that an attempt begins at `step`, from a checkpoint with `facts`, with `together` runs in one
-    program. Returns the new record.
+    program. Returns the new record. Also writes config.json if there is none, and the status "running".
 
     A branch also records what its trunk had cost when the branch left, so that this cost is not counted twice.
     """

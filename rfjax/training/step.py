@@ -132,9 +132,9 @@ def step_parts(
 def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
     """The weight of the newest parameters in update `number` = 1, 2, ... of the average: (1 - d) / (1 - d^number).
 
-    After k updates, the average weighs the parameters of update i by d^(k - i) (1 - d) / (1 - d^k). These weights sum
-    to 1 and leave out the initialisation. Kingma and Ba 2015, section 3, correct Adam's moments in this way. The weight
-    is a function of the step alone and falls to 1 - d.
+    d is `decay`. After k updates, the average weighs the parameters of update i by d^(k - i) (1 - d) / (1 - d^k). These
+    weights sum to 1 and leave out the initialisation. Kingma and Ba 2015, section 3, correct Adam's moments in this
+    way. The weight of the newest parameters depends on the step alone and falls to 1 - d.
     """
     if decay == 0:
         return jnp.ones(())

@@ -172,7 +172,8 @@ def loss(
 
 
 def _guided(network, y, now: Matched, conditions: Conditions, sampler: SamplerConfig):
-    """The velocity at the points `y` with classifier-free guidance; each point has its own time."""
+    """Returns the velocity at the points `y`; each point has its own time. The velocity is guided at the times inside the
+    sampler's guidance interval."""
 
     def velocity(given):
         return velocity_of(lambda _, *inputs: network(*inputs), None, y, now, given)

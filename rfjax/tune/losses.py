@@ -42,16 +42,16 @@ def nft(
     beta: float,
     to_data: Errors | None = None,
 ) -> Errors:
-    """Each image's loss r ||v+ - v*||^2 + (1 - r) ||v- - v*||^2, with v+ = (1 - beta) v_old + beta v and
+    """Returns each image's loss r ||v+ - v*||^2 + (1 - r) ||v- - v*||^2, with v+ = (1 - beta) v_old + beta v and
     v- = (1 + beta) v_old - beta v (Zheng et al. 2025, arXiv 2509.16117, section 3.2).
 
     v is `prediction`, v_old is `old`, v* is `target`, and the reward r is in [0, 1]. Norms are means over an image's
     elements.
 
-    `to_data` is the factor from an error of the prediction to the error of x0. If it is given, the loss uses errors of
-    x0, and divides each by its mean absolute value, through which no gradient flows. Without `to_data`, and if v_old is
-    the exact velocity of the images' distribution, the loss is least at v_old + 2/beta E[r] (v' - v_old). Here v' is
-    the velocity of the distribution whose density is proportional to r times that of the images.
+    `to_data` is the factor from an error of the prediction to the error of x0. If it is given, the loss uses squared
+    errors of x0, and divides each by the mean absolute error of x0, through which no gradient flows. Without `to_data`,
+    and if v_old is the exact velocity of the images' distribution, the loss is least at v_old + 2/beta E[r] (v' -
+    v_old). Here v' is the velocity of the distribution whose density is proportional to r times that of the images.
     """
     ahead = (1.0 - beta) * old + beta * prediction
     behind = (1.0 + beta) * old - beta * prediction

@@ -117,8 +117,8 @@ def _encoded(study: KeyedStudy, places, files) -> list[str]:
 def to_examples(voted: VotedPairs, run: Run) -> Pairs:
     """The pairs as latents and text features, in host memory.
 
-    Pixels become latents by the run's corpus: its autoencoder, or none where latents are pixels. Raises `ConfigError`
-    for images of another size than the run's.
+    The run's corpus makes the latents: by its autoencoder, or by scaling the pixels if latents are pixels. Raises
+    `ConfigError` for images of another size than the run's.
     """
     shapes, paths = run.corpus.shapes, [path for two in voted.files for path in two]
     latents = np.empty((len(paths), *shapes.latents), np.float32)

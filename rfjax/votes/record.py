@@ -59,9 +59,8 @@ def checkpoints_of(study: KeyedStudy, folders: Sequence[Path]) -> dict[str, Chec
 def write_records(analysis: Mapping, checkpoints: Mapping[str, Checkpoint], *, seconds: float) -> list[Path]:
     """Writes each run's win rate and strength on each question as an evaluation record into the run's folder.
 
-    The win rate is that against all other runs, and the strength is Bradley and Terry's. Returns the records' paths.
-
-    The record's field `corpus` names the study, because win rates and strengths are relative to the study's other runs.
+    The win rate is against all other runs, and the strength is Bradley and Terry's. Returns the records' paths. The
+    record's field `corpus` names the study, because win rates and strengths are relative to the study's other runs.
     """
     paths = []
     for side, checkpoint in checkpoints.items():
