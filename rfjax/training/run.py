@@ -161,8 +161,8 @@ class Run:
         return distributed.from_first(lambda: checkpoint.choose_step(self.workdir, step))
 
     def restore_params(self, step: int, weights: str) -> Params:
-        """Reads a checkpoint's weights by name (`ema`, `raw` or a power-function average), laid out over the run's mesh.
-        The adapter of a tuned run is merged into the weights."""
+        """Reads a checkpoint's weights by name (`ema`, `raw` or a power-function average), laid out over the run's
+        mesh. The adapter of a tuned run is merged into the weights."""
         return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 

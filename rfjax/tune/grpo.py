@@ -172,7 +172,7 @@ def loss(
 
 
 def _guided(network, y, now: Matched, conditions: Conditions, sampler: SamplerConfig):
-    """Returns the velocity at the points `y`; each point has its own time. The velocity is guided at the times inside the
+    """Returns the velocity at the points `y`; each point has its own time. The velocity is guided at times inside the
     sampler's guidance interval."""
 
     def velocity(given):
