@@ -108,7 +108,7 @@ class Paths(NamedTuple):
 
     @property
     def latents(self) -> Float[np.ndarray, "steps frames height width channels"]:
-        """The noisy latents at which the examples begin, in the order of the examples."""
+        """The noisy latent at which each example (one sampling step) begins, in the order of the examples."""
         return self.states[:, :-2].reshape(-1, *self.states.shape[2:])
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Transitions:

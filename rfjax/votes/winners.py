@@ -1,4 +1,4 @@
-"""Finds which image of each pair people preferred by one question: the image that more raters chose."""
+"""Finds which image of each pair people preferred on one question: the image that more raters chose."""
 
 from __future__ import annotations
 
