@@ -209,8 +209,8 @@ def first_failure(error: Exception | None) -> str | None:
 
 
 def point_ended(number: int, failure: Exception | None, *, patience_seconds: float = 120.0) -> str | None:
-    """Returns how the study's point `number` ended: None if no process failed, else the failure of the first process
-    that failed. All processes get the same answer. Each process passes its own `failure`, or None.
+    """Returns how the study's point `number` ended: None if no process failed, else the failure of one process that
+    failed. All processes get the same answer. Each process passes its own `failure`, or None.
 
     A process that failed waits `patience_seconds` for the others. If they do not come, it failed alone, and they wait
     for it elsewhere. Then this raises `RfjaxError`: the job must end and be started again.
