@@ -159,7 +159,7 @@ class _Attempt:
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
-        """Returns the parent in run.json (a new branch: its trunk's), else `init_from`. If both exist, they agree."""
+        """Returns the parent in run.json (a new branch: its trunk's), else `init_from`. Both must agree."""
         if record is None and self.run.trunk:
             record = distributed.from_first(lambda: run_folder.read_run(Path(self.run.trunk.path)))
         if record is None:

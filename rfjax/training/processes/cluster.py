@@ -111,8 +111,8 @@ def _from_slurm(environ) -> Job | None:
 
 
 def _slurm_devices(environ) -> tuple[int, ...] | None:
-    """Returns the GPUs of this task, an equal share of those that it sees. Returns None if the number of GPUs or of tasks
-    is unknown.
+    """Returns the GPUs of this task, an equal share of those that it sees. Returns None if the number of GPUs or of
+    tasks is unknown.
 
     JAX would take the one GPU with the task's own number. With one task per node this leaves seven of eight GPUs idle,
     and if each task sees only its own GPU, JAX finds none.
