@@ -36,9 +36,9 @@ def are_widths(widths: Sequence[float]) -> bool:
 
 
 def is_trained(weights: str) -> bool:
-    """Whether weights with this name come from training (`ema`, `raw`). Laws, rankings and settled rates take only
-    these. A power-function average is made after training, often at the width of the lowest loss, so its loss would be
-    compared with losses of weights that were not chosen in this way."""
+    """Whether weights with this name come from training (`ema`, `raw`). Laws, rankings and learning rates
+    from sweeps are made from such weights only. A power-function average is made after training, often at the width of
+    the lowest loss, so its loss would be compared with losses of weights that were not chosen in this way."""
     return not weights.startswith(POWER)
 
 

@@ -1,7 +1,7 @@
 """Trains a run to its last step, and survives interruptions on the way.
 
-The same call resumes from the newest undamaged checkpoint. All that a step does is a function of (config, step), so a
-run that is killed at any moment and started again ends with the same bits.
+`train`, called again, resumes from the newest undamaged checkpoint. All that a step does is a function of (config,
+step), so a run that is killed at any moment and started again ends with the same bits.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def train(
     becomes true on SIGTERM and SIGINT. If standard error is no terminal, progress is a line every `log_seconds`. `work`
     is what the attempt trains, by default the run's network on its corpus.
 
-    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh. Raises
-    `Preempted`, after saving, if `stop` says so. Raises `Diverged` if too many steps in a row were not finite, and at
-    once in a folder where that has happened. Raises `RfjaxError` if checkpoints cannot be read or written.
+    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh;
+    `Preempted`, after saving, if `stop` says so; `Diverged` if too many steps in a row were not finite, and at once in
+    a folder where that has happened; `RfjaxError` if another process trains there, or files cannot be read or written.
     """
     workdir, train = run.workdir, run.config.train
     with contextlib.ExitStack() as stack:
@@ -131,7 +131,7 @@ def _done_before(workdir, step) -> TrainResult:
 
 
 def _on_first_process(stack, make):
-    """Enters the context manager `make()`, a writer, on `stack` and returns it. Processes other than 0 get None."""
+    """In process 0, enters the context manager `make()` on `stack` and returns it; elsewhere returns None."""
     return stack.enter_context(make()) if distributed.is_first() else None
 
 
@@ -159,7 +159,7 @@ class _Attempt:
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
-        """The parent in run.json, or else the parent that `--init` names. If there are both, they must agree."""
+        """Returns the parent in run.json (a new branch: its trunk's), else `init_from`. Both must agree."""
         if record is None and self.run.trunk:
             record = distributed.from_first(lambda: run_folder.read_run(Path(self.run.trunk.path)))
         if record is None:
@@ -175,7 +175,7 @@ class _Attempt:
         return about | self._skips(init_from)
 
     def _skips(self, init_from) -> dict:
-        """The field of a new run.json with the batches that were skipped; empty if none were."""
+        """Returns the field `skips` of a new run.json, in a dict; the dict is empty if no batches are skipped."""
 
         def make():
             return lineage.new_skips(self.run.trunk, lineage.parse_origin(init_from)[0] if init_from else None)
@@ -259,8 +259,8 @@ class _Attempt:
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
     def _first_state(self) -> tuple[State, dict, tuple[str, ...]]:
-        """Returns (state, facts of its checkpoint, messages) of the newest checkpoint. Without one, a branch takes its
-        trunk's state, and any other run a new state, with imported or inherited weights if there are any."""
+        """Returns (state, facts of its checkpoint, messages). The state is that of the newest checkpoint, else of the
+        trunk (for a branch), else of `work`, else a new one, with imported or inherited weights if there are any."""
         origin, facts, messages = self.parent, {}, ()
         restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
@@ -314,7 +314,7 @@ class _Attempt:
         return take, lambda batch: puts[batch.latents.shape[1:]](batch)
 
     def _compile_diagnostics(self, progress):
-        """Compiles the diagnostic forward pass for each latent shape; empty if the config asks for none."""
+        """Returns {latent shape: compiled diagnostic forward pass}; {} with `work`, or if the config asks for none."""
         if self.work or not self.config.train.diagnostics_every:
             return {}
         if progress:
@@ -371,7 +371,7 @@ class _Attempt:
         self.record = write_record(self.run, self.record, facts, self.step)
 
     def _must_save_again(self, checkpoints) -> bool:
-        """Whether a save in the background has failed, so that the current state must be saved now."""
+        """Whether a background save failed and must be repeated. False between log steps and with many processes."""
         if distributed.many() or self.step % self.config.train.log_every:
             return False
         try:

@@ -29,7 +29,7 @@ LossFn = Callable[..., tuple[Float[Array, ""], ExampleLosses]]
 
 
 def run_keys(seed: int) -> tuple[Array, Array]:
-    """The keys of a run: (initialisation, training noise)."""
+    """Returns a run's random keys: (the key of its initialisation, the key of its training noise)."""
     initial, noise = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
     return initial, noise
 
@@ -57,7 +57,7 @@ def step_inputs(
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
     """Makes the training loss of the config's formulation for a backbone's `apply`. `encoders` are the corpus's
-    `EncoderSlot`s. A timestep shift by area follows from the latent shape of the batch."""
+    `EncoderSlot`s. If the timestep shift depends on the latent shape, it is computed from the batch's latent shape."""
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, " batch"]):
         formulation = formulation_at(config, batch.latents.shape[1:])

@@ -26,7 +26,7 @@ BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 
 
 def slice_count(config: MeshConfig, shown: int | None) -> int:
-    """The number of TPU slices that a mesh covers.
+    """Returns the number of slices that a mesh covers: `shown`, or if that is None, the config's number, at least 1.
 
     `shown` is the number of slices that the devices' attributes give; None for CPUs and GPUs, which have no such
     attribute. Raises `ConfigError` for a config that contradicts the devices.
@@ -44,8 +44,8 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
     """The number of devices along each axis of a mesh of `devices` devices. An axis of -1 takes all remaining devices.
 
     `shown_slices` is the number of slices that the devices' attributes give; None for CPUs and GPUs. Raises
-    `ConfigError` if the product of the axes is not the number of devices, and if the number of slices does not divide
-    the axis that goes over slices.
+    `ConfigError` for an axis of another size below 1, for two axes of -1, if the product of the axes is not the number
+    of devices, or if the number of slices does not divide the axis that goes over slices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
@@ -72,7 +72,7 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
 
 
 def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
-    """Groups devices into slices. Returns, for each slice, the positions of its devices in the list of devices.
+    """Groups devices into slices. Returns, for each slice, the positions of its devices in `owners`.
 
     `owners` has the owner of each device: for a TPU its slice, for any other device its process. Processes are grouped
     in order: a slice is several consecutive processes, or a process holds several slices. Raises `ConfigError` for
@@ -121,7 +121,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def shardings(mesh: Mesh | AbstractMesh, tree):
-    """A tree of `NamedSharding`s for a tree of arrays or shapes: parameters, or a whole state.
+    """Returns a tree of `NamedSharding`s for `tree`, the arrays or shapes of parameters or of a whole state.
 
     Raises `ConfigError` for a dimension that its mesh axis does not divide.
     """
@@ -153,7 +153,8 @@ def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
 
 
 def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], local):
-    """Makes the global batch, a tree of arrays. Each process gives the rows of its own `places_here`."""
+    """Makes the global batch, a tree of arrays. `local` has this process's rows of it; `places` are the places of these
+    rows, from `places_here`."""
     sharding = NamedSharding(mesh, BATCH)
 
     def put(array):

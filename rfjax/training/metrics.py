@@ -59,8 +59,8 @@ class Window:
                 }
 
     def close(self, last: StepMetrics) -> dict:
-        """Ends the window. Returns part of a row: the window's means, and the last step's learning rate and gradient
-        norm of each parameter group.
+        """Ends the window. Returns part of a row: the window's means, the last step's learning rate, and the last
+        step's gradient norm of each parameter group.
 
         `loss_by_t[i]` is the mean loss of examples with t in [i/10, (i+1)/10); null if there are none.
         """
@@ -112,7 +112,10 @@ def truncate(path: Path, step: int) -> None:
 
 
 class MetricsWriter:
-    """Appends rows to the curve in `workdir`, after removing those after `step`. A context manager for process 0."""
+    """Appends rows to the curve and to the diagnostics in `workdir`; a context manager for process 0.
+
+    First it removes the rows of the steps after `step`.
+    """
 
     def __init__(self, workdir: Path, step: int):
         self._paths = {name: Path(workdir) / name for name in (CURVE, DIAGNOSTICS)}

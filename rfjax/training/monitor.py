@@ -74,15 +74,15 @@ class Spending:
 
 
 class Rates:
-    """Steps, images and FLOPs per second of training time, and the MFU, since the last call of `at`."""
+    """Measures steps, images and FLOPs per second of training time, and the MFU, since the last call of `at`."""
 
     def __init__(self, spending: Spending, step: int, mesh: Mesh):
         self.spending, self._from = spending, (step, spending.at(step)["train_seconds"])
         self._peak = hardware.peak_flops([device.device_kind for device in mesh.devices.flat])
 
     def at(self, step: int, runs: int = 1) -> dict:
-        """Returns the speed of training from the step of the last call to `step`: steps, images and FLOPs per second,
-        and the MFU. If `runs` runs are trained together, their images and FLOPs are summed."""
+        """Returns the speed of training since the step of the previous call: steps, images and FLOPs per second, and
+        the MFU. If `runs` runs are trained together, their images and FLOPs are summed."""
         seconds = self.spending.at(step)["train_seconds"]
         since_step, since = self._from
         self._from = step, seconds
@@ -213,8 +213,8 @@ class Monitor:
 
 
 def way_back(workdir: Path, step: int) -> str:
-    """The end of a warning: the command that returns to a checkpoint before `step`. Empty if no checkpoint allows
-    it."""
+    """Returns the end of a warning: the command that goes back to the checkpoint `last_good`, before `step`. Returns ""
+    if there is no such checkpoint."""
     good = last_good(workdir)
     if good is None:
         return ""
@@ -223,7 +223,7 @@ def way_back(workdir: Path, step: int) -> str:
 
 
 def _rounded(values: dict) -> dict[str, float | None]:
-    """Rounds numbers to seven digits for a row of the curve; None replaces those that are not finite."""
+    """Rounds numbers to seven digits for a row of diagnostics; None replaces numbers that are not finite."""
     return {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
 
 

@@ -55,9 +55,9 @@ SCHEDULES: dict[str, Callable] = {"constant": _constant, "cosine": _cosine, "wsd
 def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
     """Returns `rate(step)`, the learning rate of the update after `step` completed steps.
 
-    Warm-up is linear: (step + 1) / warmup of the peak, so that the first update has a rate above zero. The rate depends
-    on the step, not on the number of updates, so skipped steps count. `rate(step, peak)` uses another peak than the
-    config's, for runs that are trained together.
+    Warm-up multiplies the schedule's rate by (step + 1) / warmup, so the first update has a rate above zero. The rate
+    depends on the step, not on the number of updates, so skipped steps count. `rate(step, peak)` uses another peak than
+    the config's, for runs that are trained together.
     """
     shape = SCHEDULES[config.schedule]
 
@@ -108,7 +108,7 @@ MUON_RMS = 0.2
 
 
 def matrix_of(path: str) -> MuonDimensionNumbers | None:
-    """Which axes of a parameter are the rows and columns of Muon's matrix; None for a parameter that AdamW updates.
+    """Returns the axes of a parameter that are the inputs and outputs of Muon's matrix; None if AdamW updates it.
 
     Raises `ConfigError` for a hidden kernel without a row in `MATRICES`.
     """

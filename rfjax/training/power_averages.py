@@ -51,8 +51,8 @@ def name_of(width: float) -> str:
 def exponent_of(width: float) -> float:
     """Returns gamma, the exponent of the weights t^gamma whose relative standard deviation (sigma_rel) is `width`.
 
-    It is the largest root of g^3 + 7 g^2 + (16 - w^-2) g + (12 - w^-2), from EDM2, equation 123:
-    sigma_rel = sqrt(g + 1) / ((g + 2) sqrt(g + 3)).
+    With g for gamma and w for `width`, EDM2, equation 123, is w = sqrt(g + 1) / ((g + 2) sqrt(g + 3)). So gamma is the
+    largest root of g^3 + 7 g^2 + (16 - w^-2) g + (12 - w^-2).
     """
     squared = width**-2
     return float(np.roots([1.0, 7.0, 16.0 - squared, 12.0 - squared]).real.max())
@@ -73,10 +73,10 @@ def state_of(tree: dict) -> TrainState | AveragedState:
 
 
 def update_weight(exponent: float, step: Int[Array, "*n"], since: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """The weight of the newest parameters in an update after `step` steps: 1 - (1 - D / t)^(gamma + 1).
+    """Returns the weight of the newest parameters in an update after `step` steps: 1 - (1 - D / t)^(gamma + 1).
 
-    D is the number of steps since the last update, which was after `since` steps (EDM2, equation 127, where D is 1). In
-    the first update D = t, and the weight is 1.
+    t is `step` and gamma is `exponent`. D is the number of steps since the last update, which was after `since` steps
+    (EDM2, equation 127, where D is 1). In the first update D = t, and the weight is 1.
     """
     share = (step - since).astype(jnp.float32) / step.astype(jnp.float32)
     first = since <= 0
@@ -114,8 +114,8 @@ def with_averages(update: Callable, config: TrainConfig) -> Callable:
 
 
 def snapshot_steps(config: TrainConfig) -> frozenset[int]:
-    """The steps whose averages are stored: `average_snapshots` of them, evenly spread over the run, each at an update
-    of the averages. Empty for a run without power-function averages."""
+    """Returns the steps whose averages are stored: `average_snapshots` steps, evenly spread over the run, each at an
+    update of the averages. They are fewer if there are fewer updates, and none without power-function averages."""
     if not config.power_averages:
         return frozenset()
     every, count = config.average_every, config.average_snapshots
@@ -148,10 +148,11 @@ def product(
 
 
 def mix(ends: Sequence[float], exponents: Sequence[float], end: float, exponent: float) -> Mixture:
-    """Finds the coefficients with which averages that end at `ends` make the average of `exponent` that ends at `end`.
+    """Finds the coefficients that make one average (`end`, `exponent`) from stored averages (`ends`, `exponents`).
 
-    EDM2, appendix C.3. The coefficients are divided by their sum, as in EDM2's code, so that the average of constant
-    parameters is exactly these parameters.
+    An average ends at a step, and has the exponent of its weights over steps. The method is that of EDM2, appendix C.3.
+    The coefficients are divided by their sum, as in EDM2's code, so that the average of constant parameters is exactly
+    these parameters.
     """
     t, g = np.asarray(ends, np.float64), np.asarray(exponents, np.float64)
     gram = product(t[:, None], g[:, None], t[None], g[None])

@@ -1,6 +1,6 @@
 """Makes the training step of a run on its mesh, from shapes alone.
 
-A run executes this program; a plan compiles it only.
+A run executes this step; a plan only compiles it.
 """
 
 from __future__ import annotations

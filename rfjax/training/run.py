@@ -1,7 +1,7 @@
 """The `Run` value: a config and everything made from it, checked once and then passed whole.
 
 `make_run` makes a run that is to be trained, measured or timed; `open_run` opens the run in a folder; `plan_run`
-makes a run for shapes and costs alone. They write nothing, so they refuse a config before a folder is claimed.
+makes a run for shapes and costs alone. None of them writes anything, so a config that they refuse leaves no folder.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Run:
     """One run: its config, the corpus it learns from, its network, its devices, and its name in every table.
 
     `mesh` is None for a run that is only planned, and `workdir` is None for a run without a folder. Raises
-    `ConfigError` for latents that the network cannot take, for a bucket with fewer images than a batch, for a parameter
-    that the parametrisation or the optimiser has no rule for, and for a formulation that does not allow the config's
-    timestep shift.
+    `ConfigError` for latents that the network cannot take, for a bucket with fewer images than the batch that
+    `tokens_per_batch` gives it, for a parameter that the parametrisation or the optimiser has no rule for, and for a
+    formulation that does not allow the config's timestep shift.
     """
 
     config: Config
@@ -161,7 +161,8 @@ class Run:
         return distributed.from_first(lambda: checkpoint.choose_step(self.workdir, step))
 
     def restore_params(self, step: int, weights: str) -> Params:
-        """Reads the `ema` or the `raw` weights of a stored checkpoint, laid out over the run's mesh."""
+        """Reads a checkpoint's weights by name (`ema`, `raw` or a power-function average), laid out over the run's
+        mesh. The adapter of a tuned run is merged into the weights."""
         return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 
@@ -177,7 +178,7 @@ def make_run(
 ) -> Run:
     """Makes the run of a config on all of JAX's devices, to be trained, measured or timed.
 
-    With `like`, the run shares the corpus, network and mesh of that run; the two configs must describe the same. Raises
+    With `like`, the run shares the corpus, network and mesh of that run; `config` must describe the same three. Raises
     `ConfigError` for an unknown corpus, for a network or an attention that does not fit, and for a mesh that does not
     match the devices.
     """
@@ -307,10 +308,10 @@ def _place(run: Run) -> dict:
 
 
 def _batch_sizes(config: Config, corpus: Corpus) -> tuple[int, ...]:
-    """Computes the batch size of each part of a corpus.
+    """Computes the batch size of each part of a corpus: `config.train.batch_size`, or what `tokens_per_batch` gives it.
 
     Raises `ConfigError` if the budget of tokens does not give the largest bucket exactly `config.train.batch_size`
-    examples. Also raises it for a bucket with fewer images than a batch, because a step would repeat images.
+    examples. With a budget, also raises it for a bucket with fewer images than its batch: a step would repeat images.
     """
     size, budget = config.train.batch_size, config.train.tokens_per_batch
     if not budget:
@@ -352,7 +353,7 @@ def _buckets(run: Run) -> list[dict] | None:
 
 def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
     """Records in run.json that an attempt begins at `step`, from a checkpoint with `facts`, with `together` runs in one
-    program. Returns the new record.
+    program. Returns the new record. Also writes config.json if there is none, and the status "running".
 
     A branch also records what its trunk had cost when the branch left, so that this cost is not counted twice.
     """

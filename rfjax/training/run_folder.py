@@ -84,7 +84,7 @@ class Start(TypedDict):
 
 
 class AdapterFacts(TypedDict):
-    """Facts about a tuned run's adapter: the checkpoint of the base run that it belongs to, its rank and its alpha.
+    """Facts about a tuned run's adapter: the base run's checkpoint that was tuned, and the adapter's rank and alpha.
 
     The merged weights are W + alpha / rank * (a b), where W are the weights of that checkpoint.
     """
@@ -98,7 +98,7 @@ class AdapterFacts(TypedDict):
 
 
 class RunName(TypedDict):
-    """The fields of run.json that every reader of a run needs."""
+    """The fields of run.json that readers of any run use; only `run` must be there."""
 
     run: str
     made_with: NotRequired[dict[str, object] | None]
@@ -144,8 +144,8 @@ def read_run(workdir: Path) -> RunFacts | None:
 
 
 def read_name(workdir: Path) -> RunName | None:
-    """The content of run.json; None if there is none. Only the fields of `RunName` are required, so that this also
-    reads runs that rfjax did not train."""
+    """Returns the content of run.json; None if there is no run.json. Of its fields only `run` is required, so that this
+    also reads runs that rfjax did not train. Raises `RfjaxError` if the file is damaged."""
     return _read(workdir / "run.json", RunName)
 
 
@@ -200,7 +200,8 @@ def check_config(workdir: Path, config: Config) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Locks the folder against a second trainer. The system drops the lock when the process ends."""
+    """Locks the folder against a second trainer; raises `RfjaxError` if another process has locked it. The system drops
+    the lock when the process ends."""
     if fcntl is None or not distributed.is_first():
         yield
         return
@@ -278,7 +279,8 @@ def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
 
 
 def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """Adds a start to `record`: its step, hardware and code, and how many runs are trained together."""
+    """Returns `record` with one more start: its step, time, mesh, hardware and code, and how many runs are trained
+    together."""
     on = {
         "code_hash": code_hash(),
         "hardware": hardware.describe(mesh.devices.flatten().tolist()),

@@ -80,7 +80,7 @@ def held_by(workdir: Path, step: int) -> tuple[list[Held], list[str]]:
     """Lists the stored averages of a run up to `step`: its snapshots, those of its trunk up to where the run left it,
     and the averages in the checkpoint of `step` itself. Returns (the averages, what is missing, in words).
 
-    Raises `ConfigError` for a run that keeps no power-function averages, or none that was updated by then.
+    Raises `ConfigError` for a run that keeps no power-function averages, or whose averages were not updated by `step`.
     """
     config = run_folder.read_config(workdir)
     widths = config.train.power_averages
@@ -99,8 +99,9 @@ def held_by(workdir: Path, step: int) -> tuple[list[Held], list[str]]:
 
 
 def _places(workdir: Path, step: int) -> tuple[list[tuple[str, int]], list[str]]:
-    """Returns (places, what is missing, in words). A place (folder, step) is the checkpoint of `step`, or a snapshot up
-    to that step. Snapshots of the run's trunk up to the departure are included, and those of the trunk's trunk."""
+    """Returns (where averages are stored, what is missing, in words). The first list has (folder, step) of the run's
+    checkpoint at `step` and of each snapshot up to it. Snapshots of the run's trunk up to the departure are included,
+    and so are those of the trunk's own trunk."""
     found, lacking, folder, last = [(str(workdir), step)], [], workdir, step
     while folder is not None:
         saved, record = checkpoint.steps_saved(folder / AVERAGES), run_folder.read_run(folder) or {}
@@ -127,7 +128,8 @@ def _trunk_of(folder: Path, record, trunk) -> Path | None:
 
 
 def _updated(folder: Path, at: int) -> int:
-    """The step after which the averages stored at a step were last updated; 0 for a checkpoint of weights alone."""
+    """Returns the step of the last update of the averages that are stored at step `at`. Returns 0 if they were not yet
+    updated, and for a checkpoint of weights alone."""
     shapes = checkpoint.stored_shapes(folder, at)
     if "power_step" not in shapes:
         return 0

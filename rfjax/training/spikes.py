@@ -23,7 +23,8 @@ QUIET = 128  # for this many steps after a warning no other warning of the same 
 
 
 class Memory(TypedDict):
-    """The detector's memory: `values` are the last finite values, `quiet` the steps of the last warnings by kind."""
+    """The detector's memory. `values` has the last finite values of each name, `quiet` the step of the last warning of
+    each kind, and `lowest` the lowest median of the loss so far."""
 
     values: dict[str, list[float]]
     quiet: dict[str, int]

@@ -25,7 +25,7 @@ TIME_BINS = 10  # the training loss is reported in this many equal bins of t in 
 
 
 class StepMetrics(NamedTuple):
-    """The metrics of a step, on device. `groups` are the top-level keys of the parameters, sorted."""
+    """The metrics of a step, on device. The axis `groups` has the top-level keys of the parameters, sorted."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]  # before clipping
@@ -54,9 +54,9 @@ def time_bins(aux: ExampleLosses):
 
 
 def microbatches(mesh: Mesh, array: Array, accumulate: int) -> Array:
-    """[batch, ...] -> [accumulate, batch / accumulate, ...] without moving data between devices.
+    """Reshapes [batch, ...] to [accumulate, batch / accumulate, ...] without moving data between devices.
 
-    Microbatch i takes every accumulate-th example, so that each device splits its own part.
+    Microbatch i takes every accumulate-th example from i on, so that each device splits its own part.
     """
     split = array.reshape(-1, accumulate, *array.shape[1:]).swapaxes(0, 1)
     return jax.lax.with_sharding_constraint(split, NamedSharding(mesh, P(None, *BATCH)))
@@ -101,7 +101,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
 
 
 class StepParts(NamedTuple):
-    """The gradients and the update of a step. `make_train_step` compiles both together, a benchmark each alone."""
+    """A step's gradients and update. `make_train_step` compiles both together; a benchmark compiles each alone."""
 
     gradients: Callable  # (params, batch, step) -> (gradients, loss, bins)
     update: Callable  # (state, gradients, loss, bins) -> (state, metrics)
@@ -132,9 +132,9 @@ def step_parts(
 def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
     """The weight of the newest parameters in update `number` = 1, 2, ... of the average: (1 - d) / (1 - d^number).
 
-    After k updates, the average weighs the parameters of update i by d^(k - i) (1 - d) / (1 - d^k). These weights sum
-    to 1 and leave out the initialisation. Kingma and Ba 2015, section 3, correct Adam's moments in this way. The weight
-    is a function of the step alone and falls to 1 - d.
+    d is `decay`. After k updates, the average weighs the parameters of update i by d^(k - i) (1 - d) / (1 - d^k). These
+    weights sum to 1 and leave out the initialisation. Kingma and Ba 2015, section 3, correct Adam's moments in this
+    way. The weight of the newest parameters depends on the step alone and falls to 1 - d.
     """
     if decay == 0:
         return jnp.ones(())

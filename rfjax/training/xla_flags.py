@@ -1,7 +1,7 @@
 """Sets the compiler flags with which GPUs and TPUs exchange arrays while they compute.
 
 The flags are a table by platform and version of jaxlib. They decide when an exchange runs, not what is computed. XLA
-ends a process at a flag that it does not know, so a child process tries them first. No JAX here.
+ends a process at a flag that it does not know, so a child process tries the flags first. No JAX here.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def choose_flags(
 ) -> Chosen:
     """Chooses the flags to add to the environment `given`. A flag that the user set there keeps the user's value.
 
-    No flag is added if XLA_FLAGS names a file of flags.
+    No flag is added for a kind of chip that is not in `VARIABLES`, or if the chip's variable names a file of flags.
     """
     ours = VARIABLES.get(platform)
     text = given.get(ours, "").strip() if ours else ""

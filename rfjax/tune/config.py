@@ -262,8 +262,8 @@ def flatten(tune: TuneConfig) -> dict[str, object]:
 
 
 def run_config(base: Config, tune: TuneConfig) -> Config:
-    """Makes the tuned run's config: that of the base run, with the fields `shared` (steps, batch size and so on) from
-    the tuning. After warm-up the rate is constant; the optimiser is AdamW; there is no condition dropout.
+    """Makes the tuned run's config from the base run's config. The fields `shared` (steps, batch size and so on) come
+    from the tuning. After warm-up the rate is constant; the optimiser is AdamW; there is no condition dropout.
 
     So code that reads runs can read a tuned run. Only the last checkpoint gets the evaluations of the base run's
     config.

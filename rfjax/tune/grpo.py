@@ -1,8 +1,8 @@
 """Flow-GRPO (Liu et al. 2025, arXiv 2505.05470).
 
-Images are sampled by stochastic steps, whose probability under the policy is known. Training makes a step more likely
-if its image's reward is above the mean of its group, and less likely if it is below. A path is the sequence of noisy
-latents through which an image was sampled.
+Images are sampled by stochastic steps, whose probability under the policy is known. Training makes the steps of an
+image more likely if the image's reward is above the mean of its group, and less likely if it is below. A path is the
+sequence of noisy latents through which an image was sampled.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def compile_paths(
     """Makes the program that samples a batch's paths [batch, levels, *latent_shape] by stochastic steps.
 
     The program takes the arguments of `evaluation.generate.sampling_program`, and is compiled at its first call. Its
-    steps are Euler-Maruyama steps, whatever the sampler's `method`.
+    steps are Euler-Maruyama steps, whatever the sampler's `method`; `amount` is the factor a of their noise
+    a sqrt(t / (1 - t)).
     """
 
     def make_batch(params, levels, at, seed, ids, conditions, negative):
@@ -107,7 +108,7 @@ class Paths(NamedTuple):
 
     @property
     def latents(self) -> Float[np.ndarray, "steps frames height width channels"]:
-        """The noisy latents at which the steps begin."""
+        """The noisy latent at which each example (one sampling step) begins, in the order of the examples."""
         return self.states[:, :-2].reshape(-1, *self.states.shape[2:])
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Transitions:
@@ -118,7 +119,8 @@ class Paths(NamedTuple):
 
 
 def transitions(groups: Groups, tune: TuneConfig) -> Paths:
-    """Selects the paths of groups whose rewards differ. In any other group all advantages are zero."""
+    """Selects the paths of each group whose images differ in reward, and computes the images' advantages. In a group of
+    equal rewards all advantages would be zero."""
     telling = np.flatnonzero(np.ptp(groups.rewards, axis=1))
     states = groups.states[telling]
     count = groups.rewards.shape[1]
@@ -139,8 +141,8 @@ def loss(
     tune: TuneConfig,
     sampler: SamplerConfig,
 ) -> Loss:
-    """Returns (losses, times t, measures), each with one value per sampling step. A loss is the GRPO loss plus `kl`
-    times the KL divergence of the policy's step from the reference's.
+    """Returns (losses, times t, measures), each with one value per sampling step. A loss is the GRPO loss plus
+    `grpo.kl` times the KL divergence of the policy's step from the reference's step.
 
     The probability of a step under the sampling policy is not stored: it is computed again from that policy's weights.
     """
@@ -170,7 +172,8 @@ def loss(
 
 
 def _guided(network, y, now: Matched, conditions: Conditions, sampler: SamplerConfig):
-    """The velocity at the points `y` with classifier-free guidance; each point has its own time."""
+    """Returns the velocity at the points `y`; each point has its own time. The velocity is guided at times inside the
+    sampler's guidance interval."""
 
     def velocity(given):
         return velocity_of(lambda _, *inputs: network(*inputs), None, y, now, given)

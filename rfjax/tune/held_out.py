@@ -30,7 +30,7 @@ class Row(TypedDict):
 
 
 def task_mean(by_task: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
-    """Returns (the unweighted mean over tasks of each task's mean, the ends of its 95 % interval).
+    """Returns (the unweighted mean of the tasks' means, the lower end and the upper end of its 95 % interval).
 
     The interval is a percentile bootstrap over prompts, drawn with replacement within each task.
     """
@@ -43,11 +43,11 @@ def task_mean(by_task: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[fl
 
 
 def change(before: Row, after: Row) -> tuple[float, float, float] | None:
-    """Returns (the mean change from `before` to `after`, the two ends of its 95 % interval), from the differences by
-    prompt.
+    """Returns (the mean change from `before` to `after`, the lower end, the upper end of its 95 % interval). All three
+    are computed from the differences by prompt.
 
     Both rows have the same prompts and noise, so a prompt that is hard before and after adds nothing to the interval.
-    Returns None if a row has no values by prompt, or if the two rows differ in prompts.
+    Returns None if a row has no values by prompt, or if the rows differ in their tasks or numbers of prompts.
     """
     first, last = before.get("by_task"), after.get("by_task")
     if not first or not last or {t: len(v) for t, v in first.items()} != {t: len(v) for t, v in last.items()}:
@@ -88,5 +88,5 @@ def table(rows: Sequence[Row], last: int) -> list[str]:
 
 
 def _cell(numbers: tuple[float, float, float] | None, sign: str = "") -> str:
-    """Formats a number with its interval. With the sign "+", a positive number has a plus."""
+    """Formats (number, low, high), or None as "-". With the sign "+", a positive number has a plus."""
     return "-" if numbers is None else "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*numbers, sign=sign)

@@ -39,9 +39,9 @@ from rfjax.tune.state import TuneState, init_tuning
 
 
 def tuning_key(tune: TuneConfig) -> jax.Array:
-    """The key of a tuning's random numbers.
+    """Returns the random key from which a tuning's training steps draw t and noise.
 
-    Tunings with the same seed have the same t and noise, whatever the method.
+    Tunings with the same seed draw the same t and noise, whatever the method.
     """
     return run_keys(tune.seed)[1]
 

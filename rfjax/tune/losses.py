@@ -24,11 +24,11 @@ def error_change(prediction: Latents, reference: Latents, target: Latents) -> Er
 
 
 def dpo(winner: Errors, loser: Errors, beta: Errors | float) -> tuple[Errors, Errors]:
-    """Returns (each pair's loss, its margin m): -log sigmoid(m) with m = -beta/2 (winner - loser).
+    """Returns (each pair's loss -log sigmoid(m), its margin m) with m = -beta/2 (winner - loser).
 
     `winner` and `loser` are `error_change` of the two images: the policy's error minus the reference's. This is eq. 14
-    of Wallace et al. 2023 (arXiv 2311.12908) with T and a constant weight included in beta. If the policy equals the
-    reference, the loss is ln 2.
+    of Wallace et al. 2023 (arXiv 2311.12908) with its T (the number of time steps) and a constant weight included in
+    beta. If the policy equals the reference, the loss is ln 2.
     """
     margin = -0.5 * beta * (winner - loser)
     return -jax.nn.log_sigmoid(margin), margin
@@ -42,16 +42,16 @@ def nft(
     beta: float,
     to_data: Errors | None = None,
 ) -> Errors:
-    """Each image's loss r ||v+ - v*||^2 + (1 - r) ||v- - v*||^2, with v+ = (1 - beta) v_old + beta v and
+    """Returns each image's loss r ||v+ - v*||^2 + (1 - r) ||v- - v*||^2, with v+ = (1 - beta) v_old + beta v and
     v- = (1 + beta) v_old - beta v (Zheng et al. 2025, arXiv 2509.16117, section 3.2).
 
     v is `prediction`, v_old is `old`, v* is `target`, and the reward r is in [0, 1]. Norms are means over an image's
     elements.
 
-    `to_data` is the factor from an error of the prediction to the error of x0. If it is given, the loss uses errors of
-    x0, and divides each by its mean absolute value, through which no gradient flows. Without `to_data`, and if v_old is
-    the exact velocity of the images' distribution, the loss is least at v_old + 2/beta E[r] (v' - v_old). Here v' is
-    the velocity of the distribution whose density is proportional to r times that of the images.
+    `to_data` is the factor from an error of the prediction to the error of x0. If it is given, the loss uses squared
+    errors of x0, and divides each by the mean absolute error of x0, through which no gradient flows. Without `to_data`,
+    and if v_old is the exact velocity of the images' distribution, the loss is least at v_old + 2/beta E[r] (v' -
+    v_old). Here v' is the velocity of the distribution whose density is proportional to r times that of the images.
     """
     ahead = (1.0 - beta) * old + beta * prediction
     behind = (1.0 + beta) * old - beta * prediction
@@ -71,9 +71,9 @@ def nft(
 def grpo(log_ratio: Errors, advantage: Errors, clip_ratio: float) -> tuple[Errors, Errors]:
     """Returns (each step's loss -min(r A, clip(r) A), its ratio r), as in Liu et al. 2025, eq. 7.
 
-    r = exp(log_ratio) is the probability of the step under the policy, divided by that under the sampling policy.
-    clip(r) limits it to 1 +- clip_ratio. Logarithms of probabilities are means over an image's elements. A is the
-    advantage.
+    r = exp(log_ratio) is the probability of the step under the policy, divided by its probability under the sampling
+    policy. clip(r) limits r to 1 +- clip_ratio. Logarithms of probabilities are means over an image's elements. A is
+    the advantage.
     """
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)

@@ -32,9 +32,9 @@ class Pairs(NamedTuple):
 
 
 def choose_pairs(groups: Groups, tune: TuneConfig) -> Pairs:
-    """Pairs the best image of each group with the worst, the second best with the second worst, and so on, as long as
-    the two rewards differ. Among equal rewards the earlier image ranks higher. A group whose rewards are all equal
-    gives no pair."""
+    """Pairs the best image of each group with the worst, the second best with the second worst, and so on, up to
+    `dpo.pairs_per_prompt` pairs of a group, as long as the two rewards differ. Among equal rewards the earlier image
+    ranks higher. A group whose rewards are all equal gives no pair."""
     order = np.argsort(-groups.rewards, axis=1, kind="stable")
     prompts, images = order.shape
     rows, places = [], []
@@ -127,8 +127,8 @@ def nft_loss(
     tune: TuneConfig,
     sampler: SamplerConfig | None = None,
 ) -> Loss:
-    """Returns (losses, times t, measures), each with one value per image. A loss is the DiffusionNFT loss plus `kl`
-    times the squared difference from the reference's prediction."""
+    """Returns (losses, times t, measures), each with one value per image. A loss is the DiffusionNFT loss plus
+    `nft.kl` times the mean squared difference between the policy's and the reference's predictions."""
     given = network_inputs(formulation, draws.t, rated.latents, draws.noise)
     conditions, target = Conditions(rated.context, rated.pooled), given.target
     each = networks.policy, networks.sampler, networks.reference

@@ -76,7 +76,8 @@ def of_round(tuned: Mapping[str, Sequence[dict]], tune: TuneConfig, number: int)
 def to_watch(prompts: Mapping[str, Sequence[dict]], held_out: Mapping[str, Sequence[dict]], count: int) -> dict:
     """Returns {name: rows} of the prompts to measure on, at most `count` per task.
 
-    `held_out` are prompts held out of tuning; `held_out_pairs` are prompts with pairs that the corpus itself holds out.
+    The name `held_out` has prompts that are held out of tuning; the name `held_out_pairs` has prompts with pairs that
+    the corpus itself holds out. A name without prompts is left out.
     """
     pairs = [row for rows in prompts.values() for row in [row for row in rows if row.get("held_out")][:count]]
     named = {"held_out": [row for rows in held_out.values() for row in rows[:count]], "held_out_pairs": pairs}

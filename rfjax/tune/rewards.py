@@ -1,4 +1,4 @@
-"""The table of rewards: functions of images and of their prompts' rows. More is better. No JAX here.
+"""The table of rewards, which are functions of images and of their prompts' rows. More is better. No JAX here.
 
 On the embedded corpora GenEval's reward needs no network: a detector of drawn objects reads the pixels, and GenEval's
 rules judge the objects.

@@ -27,10 +27,11 @@ def is_study(folder: Path) -> bool:
 
 
 def largest_runs(study: Path) -> list[Path]:
-    """Chooses a study's run to tune for each size (number of parameters), the smallest size first.
+    """Chooses the run to tune of each size (number of parameters) in a study. Returns the runs' folders, the smallest
+    size first.
 
-    It is the finished run with the most training FLOPs; among equals, the one with the smallest seed. Trunks, sweeps
-    and tuned runs are not considered. Raises `ConfigError` if no run is finished.
+    Of each size, the finished run with the most training FLOPs is chosen; among equals, the run with the smallest
+    seed. Trunks, sweeps and tuned runs are not considered. Raises `ConfigError` if no run is finished.
     """
     found: dict[int, tuple] = {}
     for folder in run_folders(study):
@@ -77,8 +78,8 @@ def read_changes(folders: Iterable[Path]) -> list[Change]:
     """Reads the measures that exist both for tuned runs and for their base runs.
 
     These are the validation loss, GenEval by each sampler that both have, and the rewards and diversity of
-    `held_out.jsonl`. If a reward or diversity was measured with and without guidance, its name without guidance ends
-    with `unguided`.
+    `held_out.jsonl`. If a reward or diversity was measured with and without guidance, the name of the measure
+    without guidance ends with `unguided`.
     """
     changes = []
     for folder in folders:

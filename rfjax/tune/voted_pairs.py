@@ -105,7 +105,7 @@ def _original(study: KeyedStudy, places, won: Won, image: str) -> pictures.Pictu
 
 
 def _encoded(study: KeyedStudy, places, files) -> list[str]:
-    """Says where the original images are, if raters saw them in a lossy encoding."""
+    """Returns a line that says where the original images are, if raters saw them in a lossy encoding; else no line."""
     quality, below = (study.asked.webp.get(name) for name in ("quality", "lossless_below"))
     sizes = {pictures.look_at(path, path.name).size for path in {files[0][0], files[-1][1]}}
     if quality is None or below is None or all(max(size) < below for size in sizes):
@@ -117,8 +117,8 @@ def _encoded(study: KeyedStudy, places, files) -> list[str]:
 def to_examples(voted: VotedPairs, run: Run) -> Pairs:
     """The pairs as latents and text features, in host memory.
 
-    Pixels become latents by the run's corpus: its autoencoder, or none where latents are pixels. Raises `ConfigError`
-    for images of another size than the run's.
+    The run's corpus makes the latents: by its autoencoder, or by scaling the pixels if latents are pixels. Raises
+    `ConfigError` for images of another size than the run's.
     """
     shapes, paths = run.corpus.shapes, [path for two in voted.files for path in two]
     latents = np.empty((len(paths), *shapes.latents), np.float32)

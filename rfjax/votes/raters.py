@@ -90,6 +90,6 @@ def _judge_one(study: KeyedStudy, rater: str, votes: Sequence[Vote]) -> Rater:
 
 
 def _run(study: KeyedStudy, image: str | None) -> object:
-    """The run whose image an answer chose; None for a tie. The answers to a pair and to its repeat are compared by run,
-    since the repeat may show the images under other ids."""
+    """Returns the index of the run whose image an answer chose; None for a tie. The answers to a pair and to its repeat
+    are compared by this index. The repeat shows the same images, with left and right exchanged."""
     return None if image is None else study.run_of.get(image, image)

@@ -27,8 +27,8 @@ class MadeBy(TypedDict):
 
 
 def checkpoints_of(study: KeyedStudy, folders: Sequence[Path]) -> dict[str, Checkpoint]:
-    """Finds the side of the study (one of the runs or folders that are compared) whose images each run in `folders`
-    made. Returns {side's name: the checkpoint that made the side's images}.
+    """Finds, for each run in `folders`, the side of the study whose images the run made. A side is one of the runs or
+    folders that the study compares. Returns {side's name: the checkpoint that made the side's images}.
 
     Raises `ConfigError` for a folder that does not hold a run, and for a run that made no side's images.
     """
@@ -57,9 +57,10 @@ def checkpoints_of(study: KeyedStudy, folders: Sequence[Path]) -> dict[str, Chec
 
 
 def write_records(analysis: Mapping, checkpoints: Mapping[str, Checkpoint], *, seconds: float) -> list[Path]:
-    """Writes each run's win rates and strengths, by question, as an evaluation record into the run's folder.
+    """Writes each run's win rate and strength on each question as an evaluation record into the run's folder.
 
-    The record's field `corpus` names the study, because win rates and strengths are relative to the study's other runs.
+    The win rate is against all other runs, and the strength is Bradley and Terry's. Returns the records' paths. The
+    record's field `corpus` names the study, because win rates and strengths are relative to the study's other runs.
     """
     paths = []
     for side, checkpoint in checkpoints.items():

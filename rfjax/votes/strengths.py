@@ -152,7 +152,8 @@ def has_maximum(problem: Problem) -> bool:
 
 
 def unconnected_groups(ballots: Ballots) -> list[list[int]]:
-    """Groups the runs that comparisons connect, directly or through others. An uncompared run is a group of its own."""
+    """Groups the runs that comparisons connect, directly or through other runs. Returns each group's indices of
+    runs. An uncompared run is a group of its own."""
     labels = _components(ballots, strongly=False)
     return [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
 

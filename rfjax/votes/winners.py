@@ -1,4 +1,4 @@
-"""Says which image of each pair people preferred, for one question: the image that more raters chose."""
+"""Finds which image of each pair people preferred on one question: the image that more raters chose."""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ def find_job(
     process_id: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Job | None:
-    """The job that the options describe, else the job in which this process was started. None for a job of one process.
+    """Returns the job that the options describe; without options, the job in which this process was started.
+
+    Returns None if there is no job, and for a job of one process.
 
     Raises `ConfigError` for options that are incomplete or contradict each other, and `RfjaxError` if the cluster's
     metadata cannot be read.
@@ -75,7 +77,8 @@ def _from_flags(coordinator, processes, process_id) -> Job | None:
 
 
 def _whole(environ, name: str, default: int | None = None) -> int:
-    """The whole number in an environment variable. Raises `ConfigError`, naming the variable, for any other text."""
+    """Returns the whole number in an environment variable, or `default` if the variable is unset. Raises `ConfigError`,
+    naming the variable, for any other text, and if the variable is unset and has no default."""
     text = environ.get(name, "" if default is None else str(default))
     if not re.fullmatch(r"[0-9]+", text, re.ASCII):
         remedy = "unset it, or give --coordinator, --processes and --process-id"
@@ -95,7 +98,7 @@ def _from_mpirun(environ) -> Job | None:
 
 
 def _from_slurm(environ) -> Job | None:
-    """The job of a task that `srun` started.
+    """Returns the job of a task that `srun` started; None if the task is alone.
 
     The number of processes is the number of tasks of the SLURM step, not SLURM_NTASKS. In a shell of an allocation, and
     in a step of one task, SLURM_NTASKS is the number of tasks of the whole SLURM job.
@@ -108,7 +111,8 @@ def _from_slurm(environ) -> Job | None:
 
 
 def _slurm_devices(environ) -> tuple[int, ...] | None:
-    """The GPUs of this task: an equal share of the GPUs that it sees. None if SLURM does not give the numbers.
+    """Returns the GPUs of this task, an equal share of those that it sees. Returns None if the number of GPUs or of
+    tasks is unknown.
 
     JAX would take the one GPU with the task's own number. With one task per node this leaves seven of eight GPUs idle,
     and if each task sees only its own GPU, JAX finds none.
@@ -129,8 +133,8 @@ def _slurm_devices(environ) -> tuple[int, ...] | None:
 
 
 def _tasks_on_node(environ) -> int | None:
-    """The number of SLURM tasks on this node. SLURM_STEP_TASKS_PER_NODE lists the numbers of all nodes in turn, as in
-    "2(x3),1"."""
+    """Returns the number of SLURM tasks on this node; None if SLURM does not give it. SLURM_STEP_TASKS_PER_NODE lists
+    the nodes' numbers of tasks, as in "2(x3),1"."""
     counts = []
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(number)] * int(times or 1)
@@ -139,7 +143,8 @@ def _tasks_on_node(environ) -> int | None:
 
 
 def _from_cluster(environ, only: str | None = None) -> Job | None:
-    """The job that JAX detects. A Kubernetes pod counts only if it belongs to an indexed job."""
+    """Returns the job that JAX detects by a kind of cluster other than SLURM, or by the kind `only`. Returns None if
+    there is none, or it has one process. A Kubernetes pod counts only if it belongs to an indexed job."""
     passed_over = {"slurm"} | (set() if "JOB_COMPLETION_INDEX" in environ else {"k8s"})
     for name, kind in cluster_kinds().items():
         if only not in (None, name) or kind.opt_in_only_method or name in passed_over or not kind.is_env_present():

@@ -1,7 +1,7 @@
 """Makes many processes act as one: they join, decide together, and leave without waiting for a lost process.
 
 JAX's coordination service does the work: it knows which processes are alive, and carries the short texts that they
-exchange. In a single process everything here does nothing and costs nothing.
+exchange. A single process waits for nothing here, and exchanges nothing.
 
 Arrays travel in collectives, which hang or fail if a process is missing. So before a collective, the processes tell
 each other by such texts whether anything that can fail in a single process (a file, a lock) has failed.
@@ -58,8 +58,8 @@ def join(
     """Connects this process with the job's other processes; does nothing for None. Call it before any other use of JAX.
 
     From then on, if another process is lost, this process ends within about `heartbeat_seconds`, with a message and the
-    exit status of `Preempted`. Raises `Apart` if the others do not come, for example because their nodes start too
-    late, and `RfjaxError` if JAX refuses the connection.
+    exit status of `Preempted`. If the others do not come, for example because their nodes start too late, this raises
+    `Apart`, or ends the process with the exit status of `Apart`. Raises `RfjaxError` if JAX refuses the connection.
     """
     global _job, _heartbeat
     if job is None:
@@ -106,7 +106,8 @@ def join(
 
 
 def _wait_for_coordinator(address, seconds, where) -> None:
-    """Waits until process 0 listens. JAX's own wait can neither be stopped nor raise an error that explains it."""
+    """Waits until process 0 listens; raises `Apart` after `seconds`. JAX's own wait cannot be interrupted, and the
+    error that ends that wait explains nothing."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -208,8 +209,8 @@ def first_failure(error: Exception | None) -> str | None:
 
 
 def point_ended(number: int, failure: Exception | None, *, patience_seconds: float = 120.0) -> str | None:
-    """Returns how the study's point `number` ended: None, or the failure of the first process that failed. All
-    processes get the same answer. Each passes its own `failure`, or None.
+    """Returns how the study's point `number` ended: None if no process failed, else the failure of one process that
+    failed. All processes get the same answer. Each process passes its own `failure`, or None.
 
     A process that failed waits `patience_seconds` for the others. If they do not come, it failed alone, and they wait
     for it elsewhere. Then this raises `RfjaxError`: the job must end and be started again.
@@ -257,11 +258,11 @@ def stop_agreed() -> bool:
 
 
 def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
-    """Turns JAX's abort after a process is lost into a message that names the process, and a status to requeue on.
+    """Sees to it that this process ends with a message and the exit status of `Preempted` if another process is lost.
 
-    When a process is lost, a barrier that can never complete fails, and its error names the lost process. JAX then
-    aborts this process, and a handler in C catches the abort. This is safe, because the abort comes from a C++ thread
-    at a known point. An abort for any other reason is left as it is.
+    When a process is lost, a barrier that can never complete fails, and the barrier's error names the lost process. JAX
+    then aborts this process, and a handler in C catches the abort. This is safe, because the abort comes from a C++
+    thread at a known point. An abort for any other reason is left as it is.
     """
 
     def listen():
@@ -289,7 +290,7 @@ def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
 
 
 def _on_abort(do: Callable[[], None] | None) -> None:
-    """Calls `do` once when C++ aborts the process. The process ends even if `do` returns."""
+    """Calls `do` once when C++ aborts the process; None calls nothing. The process ends even if `do` returns."""
     global _kept
     libc = ctypes.CDLL(None)
     install = getattr(libc, "sysv_signal", None)  # an abort resets this handler, so a second abort does not call it

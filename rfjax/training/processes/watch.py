@@ -45,7 +45,8 @@ def doing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
-    """In this context, the process is ended if `beat` is not called for `seconds`; 0 never ends it."""
+    """In this context, the process is ended if `beat` is not called for `seconds`; 0 never ends it. The message begins
+    with `name` and ends with `remedy`."""
     if not seconds:
         yield
         return
