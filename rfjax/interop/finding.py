@@ -106,7 +106,8 @@ def _one_file(path: Path) -> FoundCheckpoint:
         ):
             return _folder(folder, wanted=parsed[0])  # the JSON beside it says more than the tensors do
     manifest = _manifest(names.manifest_of(path))
-    settings, settings_path, notes = _settings_near(folder)
+    notes: list[str] = []
+    settings, settings_path = _settings_near(folder)
     # In a folder of many models config.json may be another model's: it is used only if it is an SD3 transformer's.
     if settings.get("_class_name") != "SD3Transformer2DModel":
         notes += [f"{settings_path} is not of an SD3Transformer2DModel and was not used"] if settings_path else []
@@ -115,13 +116,13 @@ def _one_file(path: Path) -> FoundCheckpoint:
     return FoundCheckpoint(path, (path,), manifest, settings, settings_path, scheduler, path.stem, {}, tuple(notes))
 
 
-def _settings_near(folder: Path) -> tuple[dict, Path | None, list[str]]:
-    """Returns (settings, path, an empty list for notes) of the config.json in `folder` or, if it has none, in its
-    subfolder `transformer`. Without a config.json the settings are empty and the path is None."""
+def _settings_near(folder: Path) -> tuple[dict, Path | None]:
+    """Returns (settings, path) of the config.json in `folder` or, if it has none, in its subfolder `transformer`.
+    Without a config.json the settings are empty and the path is None."""
     for path in (folder / "config.json", folder / _NETWORK / "config.json"):
         if path.is_file():
-            return read_json(path, remedy=_FETCH), path, []
-    return {}, None, []
+            return read_json(path, remedy=_FETCH), path
+    return {}, None
 
 
 def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:

@@ -76,7 +76,10 @@ def draw(
     shared, units = are_shared(trunks), len(np.unique(trunks))
     many = units >= MIN_RUNS_TO_RESAMPLE and freedom >= MIN_FREEDOM_TO_RESAMPLE
     if method == "runs" and shared and not many:
-        raise ConfigError(f"intervals over runs need {MIN_RUNS_TO_RESAMPLE} trunks, not {units}; leave them at auto")
+        raise ConfigError(
+            f"intervals over runs need {MIN_RUNS_TO_RESAMPLE} trunks and {k + MIN_FREEDOM_TO_RESAMPLE} runs, not "
+            f"{units} trunks and {n} runs; leave them at auto"
+        )
     if method == "runs" or (method == "auto" and many and (not shared or are_many(n))):
         weights, data = resampled_counts(rng, law, log_x, resamples, trunks), log_loss
         over = f"{units} trunks, whole" if shared else "runs"

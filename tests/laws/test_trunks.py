@@ -145,7 +145,7 @@ def test_a_trunk_is_one_sample():
     assert not named.generalised and (together.parameters != named.parameters).all()
     for each in (*together.estimates.values(), *named.estimates.values()):
         assert each.low <= each.value <= each.high
-    with pytest.raises(ConfigError, match="need 8 trunks, not 5"):
+    with pytest.raises(ConfigError, match="need 8 trunks and 10 runs, not 5 trunks"):
         fit(table, PARAMETRIC, resamples=10, intervals="runs")
     with pytest.raises(ConfigError, match="share 5 trunks"):
         profile(together, "E")
