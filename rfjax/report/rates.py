@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from rfjax.laws.study_fits import usable_ends
 from rfjax.report.axes import GREEN, GREY, VERMILION, WIDTH, depth_handles, log_scale
@@ -134,7 +135,10 @@ def learning_rate_figure(numbers, look) -> Figure | None:
     for axis, (settings, drawn) in zip(axes, panels.items(), strict=False):
         for sweep in drawn:
             _draw_sweep(axis, sweep, look[sweep["depth"]], STYLES[widths.index(sweep["hidden"]) % len(STYLES)])
-        log_scale(axis, "x", [run["learning_rate"] for sweep in drawn for run in sweep["runs"]])
+        tried = [run["learning_rate"] for sweep in drawn for run in sweep["runs"]]
+        log_scale(axis, "x", tried)
+        if columns > 1 and max(tried) > 30 * min(tried):  # labels at 1, 2 and 5 would overlap in a narrow panel
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
         if len(panels) > 1:
             own = [value for value, default in zip(settings, SETTINGS.values(), strict=True) if value != default]
             axis.set_title(", ".join(own) or "standard", fontsize="medium")
