@@ -193,8 +193,12 @@ def measure_coordinates(
 
 
 def lines(record: Mapping) -> list[str]:
-    """Returns lines for the console: for each axis (width, depth) the steepest activations and kernels' updates of each
-    step, then the axis's verdict."""
+    """Returns the lines for the console.
+
+    For each axis (width, depth) and step: the kernels whose updates grow or shrink with the axis, if there are any;
+    then the range of the activations' slopes if all activations are flat, else up to eight that are not flat, those
+    without a slope first and then the steepest. After an axis's steps, its verdict.
+    """
     name, shown = record["parametrization"], []
     for axis, found in record["axes"].items():
         sizes = ", ".join(map(str, found["sizes"]))

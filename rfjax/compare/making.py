@@ -129,8 +129,9 @@ PROMPTS = "prompts.txt"  # in the folder SAMPLES: the prompts that the runs were
 def _sides(request: Request, overrides: Mapping[str, object], prompts: Sequence[Prompt]) -> list[Side]:
     """Samples images from the sides that are runs. Returns all sides of the study, both runs and folders.
 
-    Raises `ConfigError` if two sides have the same name or images of different sizes, if samples for other prompts are
-    there, and if options for sampling are given and no side is a run.
+    Raises `ConfigError` if two sides have the same name; if the folder SAMPLES was begun for other prompts; if a side
+    is a run and the sides' images differ in size (`make_study` compares the sizes of folders alone); and if no side is
+    a run and options for sampling are given.
     """
     runs = [folder for folder in request.sides if (folder / "run.json").is_file()]
     if not runs and (overrides or request.step is not None):

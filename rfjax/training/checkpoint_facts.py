@@ -32,7 +32,12 @@ class Sums(TypedDict):
 
 
 class Facts(TypedDict):
-    """The facts in every checkpoint. Facts with a seal (the checksum) also have the step and the owner (the run)."""
+    """What a checkpoint holds beside its arrays. The first four fields are in every checkpoint.
+
+    `skipped_in_row`, `window` and `spikes` are in those that training saves; `weights_alone` marks an imported one,
+    without an optimiser's state. `seal` is the checksum of these facts; with it come the `step` and the `owner`, which
+    identifies the run (`owner_of`). Checkpoints of an earlier version have no seal.
+    """
 
     images: int
     flops: float
