@@ -160,8 +160,8 @@ class CosMap:
 
 
 def shift_time(t: Float[Array | np.ndarray, "*n"], alpha: float) -> Float[Array | np.ndarray, "*n"]:
-    """Returns the timestep t' at which another resolution has the uncertainty of this one at t (SD3 eq. 23):
-    t' = alpha t / (1 + (alpha - 1) t), with alpha = sqrt(m/n) from n pixels to m pixels.
+    """Maps a timestep t at n pixels to the timestep t' at m pixels that has the same uncertainty (SD3 eq. 23):
+    t' = alpha t / (1 + (alpha - 1) t), with alpha = sqrt(m/n).
 
     Training and sampling both call this function, so they cannot disagree. A shifted logit-normal(m, s) is a
     logit-normal(m + ln alpha, s).
