@@ -1,4 +1,4 @@
-"""The votes on one question as arrays with an entry for each vote: its rater, its prompt, the two runs and the choice."""
+"""The votes on one question as arrays, an entry for each vote: its rater, its prompt, the two runs and the choice."""
 
 from __future__ import annotations
 
