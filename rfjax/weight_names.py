@@ -60,7 +60,7 @@ def parse_widths(text: str) -> tuple[str, ...]:
     """Parses the widths of `--average`, such as "0.08,0.12". Returns the names of these averages. Raises `ConfigError`
     for anything else."""
     try:
-        widths = tuple(map(float, text.split(",")))
+        widths = tuple(float(f"{float(word):g}") for word in text.split(","))  # as in the averages' names
     except ValueError:
         widths = ()
     if not widths or not are_widths(widths):

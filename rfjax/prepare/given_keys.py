@@ -21,15 +21,22 @@ _REASON = "keys of {} that name no image"
 OF_CLIPS = ("--drop-keys", "--synthetic-captions")  # options whose keys may be those of clips
 
 
+def _by_file(keys: Iterable[str], clips: ClipRule | None) -> dict[str, list[str]]:
+    """Returns {FILE: those of `keys` that are FILE#NUMBER by the rule `clips`}; {} unless the rule cuts
+    several clips from a file."""
+    files: dict[str, list[str]] = {}
+    for key in keys if clips is not None and clips.most > 1 else ():
+        if (clip := file_of(key, clips)) is not None:
+            files.setdefault(clip[0], []).append(key)
+    return files
+
+
 def without_image(given: Iterable[str], keys: Iterable[str], clips: ClipRule | None = None) -> tuple[str, ...]:
     """Returns, in their order, the `given` keys that name nothing in a source. `keys` are the keys of the source's
     images or files. A key FILE#NUMBER names something if FILE is in `keys` and the rule `clips` may cut a clip
     NUMBER."""
     rest = dict.fromkeys(given)
-    files: dict[str, list[str]] = {}
-    for key in rest if clips is not None and clips.most > 1 else ():
-        if (clip := file_of(key, clips)) is not None:
-            files.setdefault(clip[0], []).append(key)
+    files = _by_file(rest, clips)
     for key in keys:
         for name in (key, *files.get(key, ())):
             rest.pop(name, None)
@@ -72,10 +79,7 @@ def known_after(
         rest = {key: None for key, file in numbered.items() if file not in dropped_whole and key not in unmet}
     if not rest:
         return ()
-    of_files: dict[str, list[str]] = {}
-    for key in rest:
-        if clips is not None and (clip := file_of(key, clips)):
-            of_files.setdefault(clip[0], []).append(key)
+    of_files = _by_file(rest, clips)
     try:
         for name in parts:
             with open(folder / f"{name}.dropped.jsonl", encoding="utf-8") as rows:

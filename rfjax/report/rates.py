@@ -69,11 +69,16 @@ def agreement(sweeps: list[dict]) -> list[dict]:
     ]
 
 
+def _own_settings(sweep: Mapping) -> tuple[str, ...]:
+    """Returns the sweep's `SETTINGS` that differ from the defaults."""
+    return tuple(sweep[name] for name, default in SETTINGS.items() if sweep[name] != default)
+
+
 def name_of(sweep: Mapping) -> str:
     """Names a sweep of learning rates by its size, its number of images, and its settings that differ from the
     defaults."""
-    own = [sweep[name] for name, default in SETTINGS.items() if sweep[name] != default]
-    return ", ".join([f"depth {sweep['depth']}", f"width {sweep['hidden']}", *own, f"{count(sweep['images'])} images"])
+    size = (f"depth {sweep['depth']}", f"width {sweep['hidden']}")
+    return ", ".join([*size, *_own_settings(sweep), f"{count(sweep['images'])} images"])
 
 
 def shown(sweep: Mapping) -> str:
@@ -125,14 +130,14 @@ def learning_rate_figure(numbers, look) -> Figure | None:
         return None
     panels: dict[tuple, list] = {}
     for sweep in sweeps:
-        panels.setdefault(tuple(sweep[name] for name in SETTINGS), []).append(sweep)
+        panels.setdefault(_own_settings(sweep), []).append(sweep)
     panels = dict(sorted(panels.items(), key=lambda panel: len(panel[1]), reverse=True))
     columns = min(len(panels), PANELS)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(WIDTH, 2.9 if rows == 1 else 2.2 * rows + 0.3))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     widths = sorted({sweep["hidden"] for sweep in sweeps})
-    for axis, (settings, drawn) in zip(axes, panels.items(), strict=False):
+    for axis, (own, drawn) in zip(axes, panels.items(), strict=False):
         for sweep in drawn:
             _draw_sweep(axis, sweep, look[sweep["depth"]], STYLES[widths.index(sweep["hidden"]) % len(STYLES)])
         tried = [run["learning_rate"] for sweep in drawn for run in sweep["runs"]]
@@ -140,14 +145,11 @@ def learning_rate_figure(numbers, look) -> Figure | None:
         if columns > 1 and max(tried) > 30 * min(tried):  # labels at 1, 2 and 5 would overlap in a narrow panel
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
         if len(panels) > 1:
-            own = [value for value, default in zip(settings, SETTINGS.values(), strict=True) if value != default]
             axis.set_title(", ".join(own) or "standard", fontsize="medium")
-        axis.label_outer()
-        axis.tick_params(labelbottom=True)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
+    log_scale(axes[0], "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])  # all panels share it
     for axis in axes[::columns]:
-        log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
         axis.set_ylabel("validation loss")
     for axis in axes[len(panels) - columns : len(panels)]:
         axis.set_xlabel("peak learning rate")

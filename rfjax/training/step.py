@@ -175,9 +175,8 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
         skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
         skipped = state.skipped + bad
         metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, *bins)
-        new = {"params": params, "ema": ema, "opt_state": opt_state}
-        new |= {"step": state.step + 1, "skipped": skipped, "skipped_in_row": skipped_in_row}
-        return state._replace(**new), metrics
+        counts = {"step": state.step + 1, "skipped": skipped, "skipped_in_row": skipped_in_row}
+        return state._replace(params=params, ema=ema, opt_state=opt_state, **counts), metrics
 
     return update
 
