@@ -73,8 +73,9 @@ def _find(kind: str, text: str, shipped: Mapping[str, Path]) -> Path:
     if name in shipped:
         return shipped[name]
     beside = [other.name for other in path.parent.glob("*.py")]
-    near = [str(path.parent / match) for match in difflib.get_close_matches(f"{path.stem}.py", beside, 1)]
-    near = near or ([] if has_folder else difflib.get_close_matches(name, shipped, 1))
+    files = [str(path.parent / match) for match in difflib.get_close_matches(f"{path.stem}.py", beside, 1)]
+    names = [] if has_folder else difflib.get_close_matches(name, shipped, 1)
+    near = files + names if is_path else names + files
     what = f"no {kind} file at {text}" if is_path else f"no {kind} {text!r} is shipped, and a path ends in .py"
     hint = f"; did you mean {near[0]}?" if near else "."
     raise ConfigError(f"{what}{hint} Shipped are {', '.join(shipped)}")

@@ -99,6 +99,7 @@ def test_paths_are_paths_and_names_are_names(tmp_path, monkeypatch):
     ("find", "text", "message"),
     [
         (shipped.find_config, "shaps", "no config 'shaps' is shipped, and a path ends in .py; did you mean shapes? "),
+        (shipped.find_config, "shpes", "did you mean shapes? "),  # not setup.py, which is in the folder, too
         (
             shipped.find_config,
             "mine",
@@ -113,6 +114,7 @@ def test_paths_are_paths_and_names_are_names(tmp_path, monkeypatch):
 )
 def test_what_is_not_there_is_refused_with_the_nearest(find, text, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").touch()
+    for name in ("mine.py", "setup.py"):
+        Path(name).touch()
     with pytest.raises(ConfigError, match=re.escape(message)):
         find(text)
