@@ -72,10 +72,10 @@ def _find(kind: str, text: str, shipped: Mapping[str, Path]) -> Path:
     name = text.removesuffix(".py")
     if name in shipped:
         return shipped[name]
-    beside = [other.name for other in path.parent.glob("*.py")]
-    files = [str(path.parent / match) for match in difflib.get_close_matches(f"{path.stem}.py", beside, 1)]
-    names = [] if has_folder else difflib.get_close_matches(name, shipped, 1)
-    near = files + names if is_path else names + files
+    beside = {other.stem: str(other) for other in path.parent.glob("*.py")}
+    names = {} if has_folder else dict(zip(shipped, shipped, strict=True))
+    known = names | beside if is_path else beside | names
+    near = [known[match] for match in difflib.get_close_matches(path.stem, known, 1)]
     what = f"no {kind} file at {text}" if is_path else f"no {kind} {text!r} is shipped, and a path ends in .py"
     hint = f"; did you mean {near[0]}?" if near else "."
     raise ConfigError(f"{what}{hint} Shipped are {', '.join(shipped)}")
