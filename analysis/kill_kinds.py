@@ -23,7 +23,7 @@ def get_config():
         "name": "killed",
         "model": {"depth": 1, "hidden": 32, "head_size": 16, "patch_size": 4, "position_tokens": 4,
                   "position_span": 4.0, "position_grid": 8},
-        "mesh": {"data": 1, "fsdp": 2},
+        "mesh": MESH,
         "train": {"steps": 200, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 20, "condition_dropout": 0.1,
                   "ema_every": 1, "ema_decay": 0.9, "checkpoint_every": 10, "log_every": 5, **MORE},
         "evaluation": {"every": EVERY, "sampler": {"steps": 2, "guidance_scale": 2.0},
@@ -48,15 +48,16 @@ def get_config():
 """
 
 
-def study(points: dict, **train) -> str:
+def study(points: dict, mesh: dict | None = None, **train) -> str:
     """The text of a study's config; `train` replaces fields of that section."""
-    return STUDY.replace("EVERY", str(EVERY)).replace("**MORE", f"**{train!r}").replace("POINTS", repr(points))
+    text = STUDY.replace("EVERY", str(EVERY)).replace("MESH", repr(mesh or {"data": 1, "fsdp": 2}))
+    return text.replace("**MORE", f"**{train!r}").replace("POINTS", repr(points))
 
 
 # The study that tuning, evaluating, collecting and exporting start from. It is trained once, undisturbed.
 BASE = study({"a": {}, "b": {"model.depth": 2}}, steps=40)
-WHOLE = {"mesh.data": -1, "mesh.fsdp": 1}  # each of the runs trained together is whole on one device
-RATES = {f"rate{number}": {"train.learning_rate": 5e-4 * 2**number, **WHOLE} for number in range(3)}
+WHOLE = {"data": -1, "fsdp": 1}  # each of the runs trained together is whole on one device
+RATES = {f"rate{number}": {"train.learning_rate": 5e-4 * 2**number} for number in range(3)}
 
 
 class Kind(NamedTuple):
@@ -143,7 +144,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 KINDS = {
     "study": Kind(study_command, study_ends, study({"only": {}})),
-    "together": Kind(study_command, study_ends, study(RATES, together=3), processes=(1,)),
+    "together": Kind(study_command, study_ends, study(RATES, WHOLE, together=3), processes=(1,)),
     "branches": Kind(
         study_command, study_ends, study({"only": {}}, schedule="wsd", decay_fraction=0.25, branches=(80, 140, 200))
     ),
