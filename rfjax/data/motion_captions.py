@@ -11,8 +11,8 @@ A row is a row of GenEval (`grammar.row`) in which each object also has "motion"
                      "position_last", only in the first frame
     "position_last"  [relation, 0]: the relation in the last frame
 
-A still has a plain row of GenEval, of the task `colors` or `position`. Training captions use the official wording of
-the rows or paraphrases of the same meaning.
+The prompt of a still picture is a plain row of GenEval, of the task `colors` or `position`, without "motion". Training
+captions use the official wording of the rows or paraphrases; some paraphrases leave out the first object's colour.
 """
 
 from __future__ import annotations

@@ -195,8 +195,8 @@ def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:
     """Returns the tokens per example. Numbers that the table lacks, or that differ between runs, are None."""
-    if "image_tokens" not in points or "images" not in points:
-        return TokensPerImage(reason="the table has no column image_tokens")
+    if lacking := next((name for name in ("image_tokens", "images") if name not in points), ""):
+        return TokensPerImage(reason=f"the table has no column {lacking}")
     images, params = (points[name].to_numpy(float) if name in points else np.nan for name in ("images", "params"))
     image = pd.to_numeric(points["image_tokens"], errors="coerce").to_numpy(float) / images
     if not np.isfinite(image).all():

@@ -38,8 +38,8 @@ class Exclusion:
 
 
 def listed_columns(table: pd.DataFrame) -> str:
-    """Returns the names of a table's columns, joined by commas. `run` is left out if the file has no such column and
-    rows are named by their lines."""
+    """Returns the names of a table's columns, joined by commas, without a column `run` that rfjax itself added to name
+    rows by their lines."""
     return ", ".join(str(name) for name in table.columns if not (name == "run" and table.attrs.get("runs_are_lines")))
 
 

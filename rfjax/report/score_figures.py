@@ -177,7 +177,8 @@ STEP_PANELS = (
 
 
 def score_against_steps(numbers, look):
-    """Draws the score, its drop and the path length against sampling steps, a line for each run under one sampler."""
+    """Draws the score, its drop and the path length against sampling steps: a line for each run under one sampler, or
+    for a selection if there are many. Returns None if no run was sampled with several numbers of steps."""
     counts = [count for count in numbers["sampling_steps"] if count["depth"] in look]
     if not counts:
         return None

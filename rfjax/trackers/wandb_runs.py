@@ -7,49 +7,44 @@ variables, such as WANDB_PROJECT.
 
 from __future__ import annotations
 
-import netrc
 import os
 import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
 import wandb
+from wandb.errors import AuthenticationError
 from wandb.proto.wandb_internal_pb2 import Record
+from wandb.sdk.lib.wbauth import read_netrc_auth
 
 from rfjax.errors import RfjaxError
 from rfjax.trackers.items import Item, read_picture
 from rfjax.trackers.table import About
 
+OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
 FLUSH_SECONDS = 30.0  # how long a flush may take
 # The transaction log has LevelDB's log format: bytes of a block, and a piece's header (checksum, length, kind).
 BLOCK, HEADER = 32768, struct.Struct("<IHB")
 
 
 def why_not() -> str:
-    """Says what is missing to start the library without a question to the user; "" if nothing is."""
-    settings = wandb.setup().settings
-    if settings.mode == "offline":
+    """Says what W&B still needs in order to start without asking the user for a login; "" if it needs nothing."""
+    try:
+        settings = wandb.setup().settings
+    except ValueError as error:
+        return f"W&B refuses its settings ({' '.join(str(error).split())}); correct its environment variables"
+    if settings.mode in OFFLINE:
         return ""
     if settings.mode == "disabled":
         return "W&B is switched off by WANDB_MODE=disabled; set it to online or offline"
-    host = urlparse(settings.base_url).hostname or ""
-    if settings.api_key or settings.identity_token_file or _in_netrc(host):
-        return ""
-    remedy = "run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline and upload later with `wandb sync`"
-    return f"there is no login for {host}; {remedy}"
-
-
-def _in_netrc(host: str) -> bool:
-    """Whether `wandb login` has stored a key for the host."""
-    for path in filter(None, (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")):
-        try:
-            if netrc.netrc(os.path.expanduser(path)).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    try:
+        if settings.api_key or settings.identity_token_file or read_netrc_auth(host=settings.base_url):
+            return ""
+        lack = f"there is no login for {settings.base_url}"
+    except (ValueError, AuthenticationError) as error:
+        lack = f"W&B refuses the address or the key for {settings.base_url} ({error})"
+    return f"{lack}; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline and upload later with `wandb sync`"
 
 
 class WandbRun:
@@ -95,7 +90,7 @@ class WandbRun:
     def flush(self) -> None:
         """Waits until the last row is in the transaction log and, unless W&B is offline, everything is uploaded."""
         deadline = time.monotonic() + FLUSH_SECONDS
-        offline = self._run.settings.mode == "offline"
+        offline = self._run.settings.mode in OFFLINE
         while self._number is not None:
             self._scan.go_on()
             there = self._scan.last is not None and self._scan.last >= self._number

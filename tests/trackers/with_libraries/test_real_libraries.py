@@ -135,6 +135,15 @@ def test_what_is_missing_is_told_with_its_remedy(tmp_path, monkeypatch):
     assert "; run `wandb login`, set WANDB_API_KEY" in said("wandb")
     assert "WANDB_MODE=disabled" in said("wandb", WANDB_MODE="disabled")
     assert said("wandb", WANDB_MODE="offline") == "" and said("wandb", WANDB_API_KEY="a" * 40) == ""
+    assert said("wandb", WANDB_MODE="dryrun") == "" and "refuses its settings" in said("wandb", WANDB_MODE="onlin")
+    stored = tmp_path / "netrc"
+    stored.write_text("machine localhost:8080 login user password " + "a" * 40 + "\n")
+    server = {"WANDB_BASE_URL": "http://localhost:8080", "NETRC": str(stored)}
+    assert said("wandb", **server) == ""
+    assert "no login for http://localhost:8081" in said("wandb", **server | {"WANDB_BASE_URL": "http://localhost:8081"})
+    (tmp_path / ".netrc").write_text(stored.read_text())
+    stored.write_text("")  # W&B reads NETRC alone, where it is set
+    assert "no login for http://localhost:8080" in said("wandb", **server)
     assert "the environment has no MLFLOW_TRACKING_URI; set it to your server" in said("mlflow")
     assert "cannot be used: " in said("mlflow", MLFLOW_TRACKING_URI="file:///nowhere", MLFLOW_ALLOW_FILE_STORE="")
     assert said("mlflow", MLFLOW_TRACKING_URI="http://127.0.0.1:1") == ""
