@@ -310,7 +310,8 @@ def main() -> None:
             check_compiler(parse_target(row.target))
             make(record, row, row.level)
         except RfjaxError as error:
-            print(f"{row.key}: {str(error)[:300]}", flush=True)
+            said = str(error)  # a traceback says at its end what is wrong
+            print(f"{row.key}: {said if len(said) < 400 else f'{said[:80]} ... {said[-300:]}'}", flush=True)
         else:
             print(f"{row.key}: compiled, peak {_gib(record[row.key]['peak_bytes'])} GiB", flush=True)
             write_page(record)
