@@ -12,7 +12,7 @@ import os
 from rfjax.config_files import load_file
 
 motion = load_file("motion")
-STEPS = int(os.environ.get("MIXED_STEPS", "6000"))  # of a mixed run
+STEPS = int(os.environ.get("MIXED_STEPS", "4000"))  # of a mixed run
 SEEDS = (0, 1)
 DEPTH, RATE = 2, 3e-3
 BATCH = 32  # clips
