@@ -108,7 +108,7 @@ def describe_part(
 def describe(
     descriptor: Descriptor, pixels: UInt8[np.ndarray, "n *frames height width 3"]
 ) -> Shaped[np.ndarray, "n views size"]:
-    """Describes images, or clips by some of their frames.
+    """Describes images, or clips, of which `pixels` has the frames to compare.
 
     A clip's row joins the rows of its frames, so the similarity of two clips is the mean over their frames. The row is
     all zeros, and so is not compared, if the row of one of its frames is all zeros.

@@ -1,7 +1,7 @@
 """Writes a run's checkpoint in a layout that PyTorch code reads.
 
-Only one array of the checkpoint is in memory at a time. Everything is written under a temporary name, and renamed when
-it is complete.
+Only one array of the checkpoint is in memory at a time, except that a power-function average is made as a whole.
+Everything is written under a temporary name, and renamed when it is complete.
 """
 
 from __future__ import annotations

@@ -312,10 +312,12 @@ def _estimates(law, parameters, draws, of_examples, drawn, ends):
     """Returns an `Estimate` of each of the law's parameters, by name, with the percentile interval of `draws`. `ends`
     maps the index of a parameter to the (low, high) that replace this interval.
 
-    If runs share trunks, an interval is widened until it holds the estimate. An interval can miss the estimate if the
-    user named a misfit, because the draws are then refitted by another misfit than the estimate.
+    If `drawn` has a `scatter` (runs share trunks, and trunks were not resampled), an interval that misses the estimate
+    is widened to reach it. It can miss if the user chose a misfit: the estimate minimises that misfit, but the draws
+    are refitted by generalised least squares.
 
-    Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have no finite variance.
+    `stderr` is given only by a bootstrap, because draws with t-distributed noise may have no finite variance.
+    `examples_stderr` is given if `of_examples` is: the parameters refitted to other validation examples.
     """
     method = drawn.method
     low, high = np.quantile(draws, ENDS, axis=0)

@@ -135,10 +135,11 @@ def scatter(
 
 
 def _sizes_with_several_seeds(trunks, log_x) -> int:
-    """Counts the sizes that have several trunks, with different seeds. Trunks count as one size if some of their
-    branches have equal `log_x` (the law's variables).
+    """Counts the sizes at which several trunks were trained. The trunks of a size are assumed to have different seeds.
 
-    So the size need not be a variable: for a law of compute, branches of one size and length have equal compute.
+    Two trunks are taken to have one size if a branch of each has the same `log_x` (the law's variables). In a law of
+    compute, which has no variable for size, branches of one size and length have equal compute. But if a table has
+    nominal FLOPs that are equal for different sizes, these sizes are taken for one.
     """
     settings = np.unique(np.round(log_x, 9), axis=0, return_inverse=True)[1].ravel()
     met = np.zeros((trunks.max() + 1, settings.max() + 1))

@@ -1,4 +1,5 @@
-"""The recipe of a prepared corpus: all that decides its bytes. Equal recipes make equal shards."""
+"""The recipe of a prepared corpus: all settings that decide its bytes. With one source, the same models and versions of
+the libraries, and one kind of device, equal recipes make equal shards."""
 
 from __future__ import annotations
 

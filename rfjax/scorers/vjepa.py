@@ -1,8 +1,9 @@
 """Computes the features of JEDi's distance, by V-JEPA 2 with its attentive probe, from a local transformers folder.
 
 JEDi (arXiv 2410.05203) takes the output of the attentive pooler of V-JEPA ViT-H/16, whose probe was trained on
-Something-Something v2. transformers has V-JEPA 2 in place of V-JEPA. The published probes of V-JEPA 2 have the same
-pooler, and were trained on the same data.
+Something-Something v2. transformers has V-JEPA 2 in place of V-JEPA. The pooler of V-JEPA 2 is deeper: three layers of
+self-attention come before the cross-attention. The probe in `MODELS` was trained on the same data as JEDi's; probes of
+V-JEPA 2 that were trained on other data, such as Diving48, are published, too.
 """
 
 from __future__ import annotations

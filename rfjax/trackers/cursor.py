@@ -69,7 +69,8 @@ def read_cursor(workdir: Path, tracker: str) -> Cursor:
         return Cursor(id=uuid.uuid4().hex[:16])
     outbox = None if held["outbox"] is None else tuple(held["outbox"])
     lists = {name: tuple(held[name]) for name in ("records", "outbox_records")}
-    return Cursor(**{**held, **lists, "outbox": outbox})
+    known = {name: held[name] for name in _CursorFile.__annotations__}  # a newer version may have written more
+    return Cursor(**{**known, **lists, "outbox": outbox})
 
 
 def write_cursor(workdir: Path, tracker: str, cursor: Cursor) -> None:

@@ -114,7 +114,8 @@ def read_facts(workdir: Path, step: int) -> dict:
 
 
 def stored_shapes(workdir: Path, step: int) -> dict:
-    """Returns the tree of a checkpoint's arrays as `ShapeDtypeStruct`s without shardings."""
+    """Returns the tree of a checkpoint's arrays as `ShapeDtypeStruct`s without shardings. Raises `RfjaxError` if the
+    checkpoint cannot be read."""
     try:
         with _reader() as reader:
             tree = reader.metadata(_path(workdir, step)).item_metadata["state"].tree

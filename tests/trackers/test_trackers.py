@@ -137,6 +137,13 @@ def test_only_process_0_sends(run, fake, monkeypatch):
     assert not fake.opened
 
 
+def test_what_a_newer_version_wrote_into_a_cursor_is_passed_over(run, fake):
+    fed(run)
+    path = next((run.workdir / "trackers").glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"newer": 1}))
+    assert cursor.read_cursor(run.workdir, "wandb").number == 8
+
+
 def test_a_damaged_cursor_is_named(run, fake, capsys):
     path = run.workdir / "trackers" / "wandb.json"
     path.parent.mkdir()

@@ -61,10 +61,10 @@ DEFAULT_OPTIONS = GenEvalOptions()
 class Detections:
     """The objects that a detector found in one image, by class name.
 
-    `boxes` has rows [x1, y1, x2, y2, score] in any order, in pixels with y downwards, with scores in [0, 1]. `colors`
-    has a colour name for each box of the classes whose colours are known. Raises `ConfigError` for boxes that have
-    another shape, are not finite or have their corners exchanged, for scores outside [0, 1], and for a class that has
-    colours but not one for each box.
+    `boxes` has rows [x1, y1, x2, y2, score] in any order, in pixels (for clips, in the unit of the frames' side) with y
+    downwards, with scores in [0, 1]. `colors` has a colour name for each box of the classes whose colours are known.
+    Raises `ConfigError` for boxes that have another shape, are not finite or have their corners exchanged, for scores
+    outside [0, 1], and for a class that has colours but not one for each box.
     """
 
     boxes: Mapping[str, Float32[np.ndarray, "objects 5"]]

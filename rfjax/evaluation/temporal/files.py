@@ -1,6 +1,6 @@
 """Temporal GenEval from files: reads what any detector found in the frames of clips, judges and sums up.
 
-The metadata are JSON lines, one prompt a line, as `data.motion_captions` writes them. The detections are JSON lines,
+The metadata are JSON lines, one prompt a line, as `data.motion_captions.row` makes them. The detections are JSON lines,
 one clip a line,
 
     {"prompt_index": 0, "sample": 0, "size": 256,
