@@ -46,7 +46,7 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven")
 SETTINGS = {
     "name": "clips",
     "model.depth": 2,
-    "model.hidden": 128,
+    "model.hidden": 256,  # above the 192 numbers of a patch: a narrower network cannot carry its noise
     "model.head_size": 32,
     "model.patch_size": 8,
     "model.position_tokens": 4,
@@ -148,7 +148,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--wheel", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2500)
     args = parser.parse_args()
     root, models = args.folder, args.folder / "models"
     captions = write_files(args.wheel, root / "files")
