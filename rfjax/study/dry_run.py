@@ -9,7 +9,7 @@ from rfjax.console import format_table
 from rfjax.study.cohorts import cohorts
 from rfjax.study.size import size_of, spent_flops
 from rfjax.study.study import Study, check_told_apart
-from rfjax.training.diagnostics import qk_norm_advice
+from rfjax.training.diagnostics import network_advice
 from rfjax.training.run import plan_run
 
 # column of the table -> field of the config; a column is shown only if points differ in its field
@@ -62,7 +62,7 @@ def dry_run_lines(study: Study) -> Sequence[str]:
         notes.append(f"Spent: for a branch, the FLOPs after it left its trunk. In all {saved}.")
     said = {}
     for point in study.points:
-        if line := qk_norm_advice(plan_run(point.config)):
+        for line in network_advice(plan_run(point.config)):
             said.setdefault(line, point.id)
     notes += [f"{point}: {line}" for line, point in said.items()]
     parts = cohorts({point.id: point.config for point in study.points})

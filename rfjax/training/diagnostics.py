@@ -94,3 +94,21 @@ def qk_norm_advice(run: Run) -> str | None:
         return None
     why = "in bfloat16 attention logits may grow until training diverges (SD3 section 5.3.2)"
     return f"{' and '.join(reasons)} without QK-norm: {why}; config.model.qk_norm=true keeps them small"
+
+
+def narrow_advice(run: Run) -> str | None:
+    """Returns a sentence that recommends another width or patch, if a patch holds more numbers than the network is
+    wide; else None. A narrower network cannot predict the noise of its input: the last linear map has too low a rank.
+    """
+    model, channels = run.config.model, run.corpus.shapes.latents[-1]
+    numbers = model.temporal_patch_size * model.patch_size**2 * channels
+    if model.hidden >= numbers:
+        return None
+    why = "it cannot pass on the noise of its input, so the loss stays high"
+    remedy = "take a larger config.model.hidden or a smaller config.model.patch_size"
+    return f"the network is {model.hidden} wide, and a patch holds {numbers} numbers: {why}; {remedy}"
+
+
+def network_advice(run: Run) -> list[str]:
+    """Returns all sentences of advice about a run's network."""
+    return [advice for advice in (narrow_advice(run), qk_norm_advice(run)) if advice]

@@ -21,7 +21,7 @@ from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trou
 from rfjax.training import branches, checkpoint, lineage, power_averages, run_folder
 from rfjax.training.bucket_losses import BucketLosses
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
-from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
+from rfjax.training.diagnostics import compile_diagnostics, network_advice
 from rfjax.training.kept_steps import evaluated_steps, images_before, keeps, saves
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
@@ -292,7 +292,7 @@ class _Attempt:
             progress.note(f"{name}: resumed at step {self.step} of {steps}")
         elif self.parent:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
-        if not self.step and (advice := qk_norm_advice(self.run)):
+        for advice in () if self.step else network_advice(self.run):
             progress.note(f"{name}: {advice}")
 
     def _compile(self, progress):

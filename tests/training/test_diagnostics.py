@@ -14,7 +14,7 @@ from rfjax.data.batch import BatchShapes
 from rfjax.models import attention_xla
 from rfjax.models.attention_xla import largest_logit
 from rfjax.models.backbone import make_backbone
-from rfjax.training.diagnostics import lower_diagnostics, qk_norm_advice
+from rfjax.training.diagnostics import lower_diagnostics, narrow_advice, qk_norm_advice
 from rfjax.training.loop import train
 from rfjax.training.run import make_run, plan_run
 
@@ -118,6 +118,20 @@ def test_rms_is_that_of_the_blocks_outputs():
 def test_qk_norm_is_recommended_where_logits_may_grow(changes, said):
     """1,024 tokens of the image and 2 of the text: crossdit's own attention has no text."""
     advice = qk_norm_advice(plan_run(apply_overrides(from_dict(BASE), changes)))
+    assert (advice is None) == (said is None) and (said is None or said in advice)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.hidden": 48, "model.patch_size": 4}, None),
+        ({"model.hidden": 32, "model.patch_size": 4}, "32 wide, and a patch holds 48 numbers"),
+        ({"model.hidden": 48, "model.patch_size": 8}, "48 wide, and a patch holds 192 numbers"),
+    ],
+)
+def test_a_network_narrower_than_its_patch_is_named(changes, said):
+    pixels = {"data.channels": 3, "data.image_size": 16, "model.head_size": 16}
+    advice = narrow_advice(plan_run(apply_overrides(from_dict(BASE), pixels | changes)))
     assert (advice is None) == (said is None) and (said is None or said in advice)
 
 
