@@ -209,6 +209,14 @@ RULES: tuple[Rule, ...] = (
         f"with fewer than {LEAST_UPDATES} updates an average does not have its width: set config.train.ema_every so "
         f"that config.train.steps holds {LEAST_UPDATES}, or leave power_averages out",
     ),
+    (
+        ("train.power_averages", "train.branches", "train.departure", "train.average_every"),
+        lambda widths, lengths, departure, every: (
+            not widths or not lengths or min(lengths[0], departure) // every >= LEAST_UPDATES
+        ),
+        f"the trunk, which ends at the last departure, and the shortest branch need {LEAST_UPDATES} updates of the "
+        "averages: lengthen it, lower config.train.ema_every, or leave power_averages out",
+    ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")
         for field in ("evaluation.weights", *(f"evaluation.{scores}.weights" for scores in SCORES))
@@ -360,6 +368,8 @@ def _check_unread(config, network: Network) -> None:
 _NAMES = {
     WIDTH: "the hidden size (config.model.hidden, or of the depth)",
     "train.warmup": "the warm-up (config.train.warmup_steps, or of the steps)",
+    "train.departure": "the last departure (of config.train.steps and decay_fraction)",
+    "train.average_every": "the steps between updates of the averages (config.train.ema_every, or of the steps)",
 }
 
 

@@ -51,7 +51,7 @@ def run(args, overrides) -> int:
         found = branches.read_departure(args.branch)
         start = found.config if skipped else branches.branch_of(found.config, found.config.train.steps)
         config = configs.apply_overrides(start, overrides)
-        place = {"role": "branch", "trunk": found.trunk._replace(skip_batches=skipped)}
+        place = {"role": branches.role_of(found.role, skipped), "trunk": found.trunk._replace(skip_batches=skipped)}
     if config.train.branches:
         given = f"config.train.branches is {config.train.branches}, which is several runs"
         raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")

@@ -18,6 +18,7 @@ from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
 from rfjax.laws.left_out import LeftOut, Role, left_out_by_role, left_out_runs, unfinished_runs
 from rfjax.laws.run_frontier import ChosenRuns, choose_runs
+from rfjax.laws.trunks import with_roots
 from rfjax.limits import ROLES
 from rfjax.results import foreign_table, merge, results_folder
 from rfjax.results.columns import Measure
@@ -145,6 +146,7 @@ def read_source(
             rows = rows.assign(role=_roles(rows, path))
         by_role = tuple(left_out_by_role(rows)) if "role" in rows else ()
         description |= {"left_out_by_role": [vars(each) for each in by_role]} if by_role else {}
+        rows = with_roots(rows, rows)
         rows = study_fits.counted(rows) if by_role else rows
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules)

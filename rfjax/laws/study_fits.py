@@ -23,7 +23,7 @@ from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.optimal_frontier import OptimalFrontier, derive
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
 from rfjax.laws.run_frontier import on_frontier
-from rfjax.laws.trunks import are_shared, trunks_of
+from rfjax.laws.trunks import are_shared, trunks_of, with_roots
 from rfjax.limits import ROLES
 from rfjax.results.many_runs import are_many
 from rfjax.results.merge import wide_frame
@@ -103,7 +103,8 @@ def primary_settings(results: Results) -> Settings:
 
 
 def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
-    """Returns the rows of wide.csv at these settings: one per evaluated checkpoint, ordered by depth and FLOPs."""
+    """Returns the rows of wide.csv at these settings: one per evaluated checkpoint, ordered by depth and FLOPs. The
+    column `trunk` has the run's first trunk (`trunks.roots_of`)."""
     long = results.long
     with_loss = (long["grid"] == settings.grid) & (long["evaluation_seed"] == settings.grid_seed)
     with_score = (
@@ -113,6 +114,7 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
     )
     of_model = (long["weights"] == settings.weights) & (long["corpus"] == settings.corpus)
     wide = wide_frame(long[of_model & (with_loss | with_score).fillna(False).astype(bool)])
+    wide = with_roots(wide, results.runs)
     return wide.sort_values(["depth", "flops", "run", "step"], kind="stable", ignore_index=True)
 
 

@@ -1,14 +1,15 @@
 """Estimates the scatter of runs that share trunks: between trunks, and between the runs of a trunk.
 
-Branches of one trunk share its seed and all its steps before they left it, so they are not independent points. The log
-loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has the standard deviation `between`, and e
-has `within`. Both are found by restricted maximum likelihood (Patterson and Thompson 1971). This method projects out of
-the residuals all directions that the law's parameters can fit, so that the residuals of any estimator give the same
-answer.
+Branches of one trunk share its seed and all its steps before they left it. So they are not independent points, nor is a
+trunk that is a point itself. The log loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has
+the standard deviation `between`, and e has `within`. Both are found by restricted maximum likelihood (Patterson and
+Thompson 1971). This method projects out of the residuals all directions that the law's parameters can fit, so that the
+residuals of any estimator give the same answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,14 +74,47 @@ class Scatter:
         )
 
 
-def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
-    """Numbers the trunk of each row. Branches of one trunk share a number; every other run has its own."""
-    runs = "run " + table["run"].astype(str)
+def roots_of(table: pd.DataFrame) -> list[str]:
+    """Returns the name of each row's first trunk: the run that the row's run, its trunk, the trunk's trunk and so on
+    left, which itself left none. For a run without a trunk it is the run's own name.
+
+    Trunks are followed through the rows whose `run` they name. A trunk that has no row is a first trunk.
+    """
+    runs, left = table["run"].astype(str), {}
     if "trunk" in table:
         given = table["trunk"].astype(object)
         named = given.where(given.notna(), "").astype(str).str.strip()
-        runs = runs.where(named == "", "trunk " + named)
-    return np.unique(runs.to_numpy(), return_inverse=True)[1].ravel()
+        left = {run: trunk for run, trunk in zip(runs, named, strict=True) if trunk not in ("", run)}
+    return [_root(run, left) for run in runs]
+
+
+def _root(run: str, left: Mapping[str, str]) -> str:
+    """Follows `left`, {run: the run that it left}, from a run to its end. Runs that leave each other in a circle, by
+    mistake, all have the first of their names."""
+    passed = []
+    while run in left and run not in passed:
+        passed.append(run)
+        run = left[run]
+    return min(passed[passed.index(run) :]) if run in passed else run
+
+
+def with_roots(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table whose column `trunk` names first trunks (`roots_of`), which are found among all `runs`. So two
+    rows share a trunk even if the run that joins them is not in the table, as a trunk that is no point of a law."""
+    if "trunk" not in table:
+        return table
+    first = {run: root for run, root in zip(runs["run"].astype(str), roots_of(runs), strict=True) if root != run}
+    roots = table["run"].astype(str).map(first)
+    return table.assign(trunk=roots.where(roots.notna(), table["trunk"].astype(object)))
+
+
+def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
+    """Numbers the trunk of each row. A trunk, its branches and their branches share a number (`roots_of`); every other
+    run has its own."""
+    runs, roots = table["run"].astype(str), roots_of(table)
+    left = {root for run, root in zip(runs, roots, strict=True) if root != run}
+    # Draws depend on the order of the numbers: runs without branches come first.
+    return np.unique([("trunk " if root in left else "run ") + root for root in roots], return_inverse=True)[1].ravel()
 
 
 def trunk_means(

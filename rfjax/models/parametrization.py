@@ -11,7 +11,8 @@ of
     v = width / balanced_width  and, under completep,  L = depth / base_depth.
 
 At the balanced width (and the base depth) all powers are 1, and the network is the standard one. The base width sets
-the unit of the rate alone: `train.learning_rate` is the rate of hidden kernels at the base width.
+the unit of the rate alone: at the base width, hidden kernels have the rate `train.learning_rate` under Adam, and
+(base width / balanced width)^(1/2) times this rate under Muon.
 
 A forward multiplier m of a leaf W is folded into the leaf, as W' = m W. Under Adam, W' then stays equal to m W if W'
 has m times the initial value, m times the rate and 1/m times the epsilon. (Only clipping by the global norm differs: it

@@ -16,7 +16,7 @@ from rfjax.laws.design import Known, Problem, Trunk, seeds_of
 from rfjax.laws.fit_source import read_source
 from rfjax.laws.fitting import Fit, fit
 from rfjax.laws.laws import PARAMETRIC
-from rfjax.laws.trunks import ASSUMED_BETWEEN, ASSUMED_WITHIN, Scatter, scatter, trunks_of
+from rfjax.laws.trunks import ASSUMED_BETWEEN, ASSUMED_WITHIN, Scatter, roots_of, scatter, trunks_of
 from rfjax.plan.design_trunks import Size
 
 DRAWS = 33  # draws of the law, over which the variance is averaged
@@ -151,7 +151,7 @@ def _known(
         params = float(of_trunk["params"].iloc[0])
         if of_trunk["params"].max() > (1 + SAME_SIZE) * of_trunk["params"].min():
             of_both = f"{of_trunk['params'].min():g} and {of_trunk['params'].max():g} parameters"
-            given = f"trunk {of_trunk['trunk'].iloc[0]} of {path} has runs of {of_both}"
+            given = f"trunk {roots_of(rows)[int(np.argmax(trunks == trunk))]} of {path} has runs of {of_both}"
             raise ConfigError(f"{given}; a trunk has one size: give the trunks of each size names of their own")
         nearest = min(range(len(sizes)), key=lambda n: abs(np.log(sizes[n].params / params)))
         size = sizes[nearest]

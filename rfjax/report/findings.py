@@ -22,7 +22,7 @@ def subtitle(numbers: Mapping) -> str:
     kinds = ", ".join(map(str, environment["device_kind"]))
     where = f" on {text(kinds)}" if kinds else ""
     spent = {"seconds": totals["train_seconds"], "flops": totals["flops"]}
-    if any(run["role"] in ("trunk", "branch") for run in numbers["runs"]):  # branches share the cost of their trunk
+    if any(run["role"] == "trunk" or run["trunk"] for run in numbers["runs"]):  # they share the cost of their trunk
         spent = {name: totals[f"spent_{name}"] for name in spent}
     return (
         f"{totals['finished']} of {totals['runs']} runs finished on the {'corpus' if len(corpora) == 1 else 'corpora'} "

@@ -139,20 +139,22 @@ def _claims(analysis, rows, results, settings, options):
 
 
 def _with_short_names(results):
-    """Renames each run to its point, and trunks and branches to their folder. If two runs would share a name, the table
-    stays as it is."""
+    """Renames each run to its point, and trunks and branches to their folder, also where the column `trunk` names them.
+    If two runs would share a name, also with a trunk that is not in the table, the table stays as it is."""
     runs = results.runs
     points = runs["point"].where(runs["point"] != "", runs["run"])
     points = points.where(~runs["role"].isin(["trunk", "branch"]), runs["run"].str.rsplit("/", n=1).str[-1])
-    if not points.is_unique:
+    gone = set(runs["trunk"].dropna()) - set(runs["run"])
+    if not points.is_unique or gone & set(points):
         return results
     shown = dict(zip(runs["run"], points, strict=True))
 
-    def rename(frame, column="run"):
-        return frame.assign(**{column: frame[column].map(lambda run: shown.get(run, run))})
+    def rename(frame, *columns):
+        there = {name: frame[name] for name in columns if name in frame}
+        return frame.assign(**{name: values.map(lambda run: shown.get(run, run)) for name, values in there.items()})
 
     samples = tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples)
-    frames = {file.removesuffix(".csv"): rename(results.frame(file)) for file in FILES}
+    frames = {file.removesuffix(".csv"): rename(results.frame(file), "run", "trunk") for file in FILES}
     return replace(results, **frames | {"pairs": rename(frames["pairs"], "other_run")}, samples=samples)
 
 

@@ -112,8 +112,8 @@ parent_run | text | | run whose checkpoint this one started from; empty for none
 parent_step | integer | steps | step of the checkpoint that this run started from
 role | text | | what the run is to its study: `run`, `trunk`, `branch`, `sweep` or `tuned`; laws, correlations and \
 rankings take runs and branches
-trunk | text | | run that this branch left; empty for all other roles
-trunk_step | integer | steps | step at which this branch left its trunk
+trunk | text | | run that this run left, as a branch or to skip batches; empty for none
+trunk_step | integer | steps | step at which this run left its trunk
 """)
 
 # The further columns of runs.csv, which has one row per run and also the columns `run` and RUN.

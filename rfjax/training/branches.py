@@ -24,35 +24,7 @@ from rfjax.training.metrics import CURVE, DIAGNOSTICS
 from rfjax.training.optimizer import learning_rate
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run, Trunk
-
-# The fields (or the beginnings of their names) that may differ between a trunk and its branch. Some of them decide the
-# learning rates and how often the average is updated. `check_fits` compares these results, not the fields. No other
-# field of this list changes a step before the departure.
-_MAY_DIFFER = (
-    "name",
-    "evaluation.",
-    "mesh.",
-    "train.steps",
-    "train.branches",
-    "train.schedule",
-    "train.decay_",
-    "train.final_learning_rate_fraction",
-    "train.warmup_steps",
-    "train.ema_every",
-    "train.checkpoint_every",
-    "train.keep_",
-    "train.log_every",
-    "train.diagnostics_every",
-    "train.max_skipped_in_row",
-    "train.stall_seconds",
-    "train.trackers",
-    "train.together",
-    "train.attention",
-    "train.remat",
-    "train.unroll",
-    "data.prepared.path",
-    "data.prepared.models",
-)
+from rfjax.training.shared_settings import differing_settings
 
 
 def departures(train: TrainConfig) -> tuple[int, ...]:
@@ -100,26 +72,36 @@ def _shared(train: TrainConfig, **changes) -> TrainConfig:
 
 
 class Departure(NamedTuple):
-    """What `--branch RUN@STEP` names: the trunk with the step of departure, and the trunk's config."""
+    """What `--branch RUN@STEP` names: the trunk with the step of departure, and the trunk's config and role."""
 
     trunk: Trunk
     config: Config
+    role: str = "run"
 
 
 def read_departure(text: str) -> Departure:
     """Returns the `Departure` that `RUN@STEP` names. Raises `ConfigError` if there is no such run or checkpoint."""
     folder, step = lineage.parse_origin(text, "--branch")
     config = run_folder.read_config(folder)
-    name = (run_folder.read_name(folder) or {}).get("run", folder.name)
+    record = run_folder.read_name(folder) or {}
     if config is None:
         raise ConfigError(f"--branch={text}: {folder} has no config.json; name the folder of a run")
-    return Departure(Trunk(str(folder), name, step), config)
+    return Departure(Trunk(str(folder), record.get("run", folder.name), step), config, record.get("role", "run"))
+
+
+def role_of(left: str, skip_batches: int) -> str:
+    """Returns the role of a run that leaves a run of the role `left` (`limits.ROLES`).
+
+    A run that skips batches is the run that it leaves, trained again, so it has that run's role. A branch of a run of a
+    sweep has that run's learning rate, so it belongs to the sweep, too. Every other branch has the role `branch`.
+    """
+    return left if skip_batches or left == "sweep" else "branch"
 
 
 def check_fits(trunk: Trunk, run: Run) -> None:
     """Raises `ConfigError` if the run cannot be a branch of the trunk. Up to the departure the two must not differ.
 
-    The trunk must have a checkpoint at the departure. The two runs must have equal configs (but for `_MAY_DIFFER`),
+    The trunk must have a checkpoint at the departure. The two runs must have equal settings (`shared_settings`),
     equal corpora, and equal learning rates before the departure. The branch must leave at the step where its rate
     begins to fall; a branch that skips batches may leave at any step before its last.
     """
@@ -141,9 +123,7 @@ def check_fits(trunk: Trunk, run: Run) -> None:
     theirs = run_folder.read_config(folder)
     if theirs is None:
         raise ConfigError(f"{folder} has no config.json; name the folder of a run")
-    keys = [key for key in schema.differences(theirs, run.config) if not key.startswith(_MAY_DIFFER)]
-    keys += ["train.ema_every"] if theirs.train.average_every != train.average_every else []
-    if keys:
+    if keys := differing_settings(theirs, run.config):
         held, ours = schema.flatten(theirs), schema.flatten(run.config)
         said = "; ".join(f"config.{key} is {held[key]} in the trunk and {ours[key]} in this run" for key in keys[:4])
         raise ConfigError(f"{where} is no trunk of this run: {said}")

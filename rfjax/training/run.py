@@ -82,7 +82,7 @@ class Run:
     point: str | None = None
     workdir: Path | None = None
     role: str = "run"  # a name of `limits.ROLES`
-    trunk: Trunk | None = None  # None unless the run is a branch
+    trunk: Trunk | None = None  # None unless the run left another
     stream: Stream = field(init=False)  # which examples each step takes
     formulation: Formulation = field(init=False)  # at the corpus's first latent shape
 
@@ -296,8 +296,8 @@ def describe(run: Run, parent: dict | None) -> dict:
 
 
 def _place(run: Run) -> dict:
-    """Returns the fields of run.json for a run's role, if it is not `run`, and for the trunk that a branch leaves; {}
-    for a plain run."""
+    """Returns the fields of run.json for a run's role, if it is not `run`, and for the trunk that it left, if it left
+    one; {} for a plain run."""
     facts = {} if run.role == "run" else {"role": run.role}
     trunk = (
         {name: value for name, value in run.trunk._asdict().items() if value or name != "skip_batches"}

@@ -105,6 +105,7 @@ class RunName(TypedDict):
     step: NotRequired[int]
     skips: NotRequired[list[list[int]]]  # `lineage.Skip`s
     corpus_fingerprint: NotRequired[str]
+    role: NotRequired[str]
     adapter: NotRequired[AdapterFacts]
 
 
@@ -115,7 +116,6 @@ class RunFacts(RunName):
     corpus_fingerprint: str
     parent: ParentFacts | None
     starts: list[Start]
-    role: NotRequired[str]
     trunk: NotRequired[TrunkFacts]
     buckets: NotRequired[list[BucketFacts] | None]
 

@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rfjax.config_rules import LEAST_UPDATES
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints
 from rfjax.training.checkpoint_facts import AVERAGES
 from rfjax.training.power_averages import Mixture, Snapshot, exponent_of, mix, name_of, snapshot_steps
 from rfjax.training.processes import distributed
+from rfjax.training.shared_settings import differing_settings
 from rfjax.training.state import State
 from rfjax.weight_names import weights_name
 
-SAME_AS_TRUNK = ("seed", "learning_rate", "batch_size", "params", "corpus_fingerprint")  # of a branch's run.json
+SAME_AS_TRUNK = ("params", "corpus_fingerprint")  # of a branch's run.json, besides the settings of its config
 # The largest relative error that is allowed for the weights over steps, as the root of the mean square. From two
 # averages of widths 0.05 and 0.1 with 16 evenly spread snapshots, a width of 0.15 has an error of 0.009, 0.2 of 0.023,
 # 0.03 of 0.039, and 0.25 of 0.079.
@@ -80,13 +82,18 @@ def held_by(workdir: Path, step: int) -> tuple[list[Held], list[str]]:
     """Lists the stored averages of a run up to `step`: its snapshots, those of its trunk up to where the run left it,
     and the averages in the checkpoint of `step` itself. Returns (the averages, what is missing, in words).
 
-    Raises `ConfigError` for a run that keeps no power-function averages, or whose averages were not updated by `step`.
+    Raises `ConfigError` for a run that keeps no power-function averages, and for a step by which they had fewer than
+    `LEAST_UPDATES` updates. A branch goes on with its trunk's averages, so updates are counted from step 0.
     """
     config = run_folder.read_config(workdir)
     widths = config.train.power_averages
     if not widths:
         lack = f"the run in {workdir} keeps no power-function averages, of which others are made"
         raise ConfigError(f"{lack}; train it with --config.train.power_averages=0.05,0.1, or evaluate ema or raw")
+    updates, least = step // config.train.average_every, LEAST_UPDATES * config.train.average_every
+    if updates < LEAST_UPDATES:
+        lack = f"by step {step} the averages of {workdir} had {updates} updates, and a width is right from"
+        raise ConfigError(f"{lack} {LEAST_UPDATES} on; give a --step of at least {least}")
     found: dict[tuple[int, float], Held] = {}
     places, lacking = distributed.from_first(lambda: _places(workdir, step))
     for name, at in places:
@@ -113,16 +120,24 @@ def _places(workdir: Path, step: int) -> tuple[list[tuple[str, int]], list[str]]
         lacking += [f"{len(missing)} snapshots are missing in {folder / AVERAGES}"] if missing else []
         folder, last = (_trunk_of(folder, record, trunk), begun) if trunk else (None, 0)
         if trunk and folder is None:
-            lacking.append(f"its trunk {trunk['run']} is not beside it")
+            lacking.append(f"its trunk {trunk['run']} is neither at {trunk['path']} nor beside it")
     return found, lacking
 
 
 def _trunk_of(folder: Path, record, trunk) -> Path | None:
-    """The trunk's folder: beside the branch, or where it was when the branch left it. None if neither is that trunk."""
-    path = Path(trunk["path"])
-    for place in (folder.absolute().parent / path.name, path):
+    """The trunk's folder: where it was when the branch left it, or beside the branch, if the study was moved. None if
+    neither is that trunk."""
+    path, config = Path(trunk["path"]), run_folder.read_config(folder)
+    for place in (path, folder.absolute().parent / path.name):
         there = run_folder.read_run(place) if (place / "run.json").is_file() else None
-        if there is not None and all(there[name] == record[name] for name in SAME_AS_TRUNK):
+        if there is None or (theirs := run_folder.read_config(place)) is None or there["run"] != trunk["run"]:
+            continue
+        same_warmup = max(1, theirs.train.warmup) == max(1, config.train.warmup)  # the rate is constant after it
+        if (
+            same_warmup
+            and not differing_settings(theirs, config)
+            and all(there[name] == record[name] for name in SAME_AS_TRUNK)
+        ):
             return place
     return None
 

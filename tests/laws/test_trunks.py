@@ -63,6 +63,32 @@ def test_the_likelihood_is_that_of_the_mixed_model():
             assert np.interp(level, share, np.log(grid)) == pytest.approx(np.log(np.quantile(drawn, level)), abs=0.12)
 
 
+def labelled(**trunks):
+    """A table of runs, with the trunks that they name."""
+    return pd.DataFrame({"run": list(trunks), "trunk": list(trunks.values())})
+
+
+def test_a_trunk_shares_the_number_of_its_branches_and_theirs():
+    """Catches a run, the run that is trained again without some of its batches, and its branches by hand that count as
+    independent; a trunk that is in no row; and names in a circle, which never end."""
+    table = labelled(a="", b="a", c="b", d="gone", e="gone", f=None, x="y", y="x", z="x", same="same")
+    groups = table.groupby(shared.trunks_of(table))["run"].agg("".join)
+    assert groups.tolist() == ["f", "same", "abc", "de", "xyz"]  # runs without branches first: draws depend on it
+    assert shared.are_shared(shared.trunks_of(table[:2])) and not shared.are_shared(shared.trunks_of(table[5:6]))
+    assert shared.trunks_of(table[["run"]]).tolist() == np.argsort(np.argsort(table["run"])).tolist()
+    assert shared.roots_of(table) == ["a", "a", "a", "gone", "gone", "f", "x", "x", "x", "same"]
+
+
+def test_branches_share_a_trunk_through_a_run_that_is_left_out():
+    """Catches branches of a trunk, and of the same trunk trained again, that are independent as no trunk is a point."""
+    table = labelled(trunk="", again="trunk", early="trunk", late="again", other="")
+    points = table[table["run"].isin(["early", "late", "other"])]
+    assert len(set(shared.trunks_of(points))) == 3
+    found = shared.with_roots(points, table)
+    assert found["trunk"].tolist() == ["trunk", "trunk", ""] and len(set(shared.trunks_of(found))) == 2
+    assert shared.with_roots(points[["run"]], table).columns.tolist() == ["run"]
+
+
 def test_planted_noise_is_found():
     many = branched(1, 0.03, 0.004, sizes=np.geomspace(1e5, 1e7, 7))
     found = fit(many, POWER, resamples=5, held_out=False, intervals="runs")

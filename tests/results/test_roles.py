@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from helpers import planted_study
 from rfjax import cli
 from rfjax.errors import ConfigError
+from rfjax.laws import study_fits
 from rfjax.laws.fit_source import read_source
 from rfjax.laws.trunks import trunks_of
-from rfjax.report.numbers import report_numbers
+from rfjax.report.findings import subtitle
+from rfjax.report.numbers import _with_short_names, report_numbers
 from rfjax.results import columns, merge, results_folder
 
 OPTIONS = {"rename": {}, "flops_per_param_image": None, "curves": False, "largest_losses": 0, "max_loss": None}
@@ -62,6 +65,36 @@ def test_what_is_spent_is_told_beside_what_a_branch_would_cost(branched):
     assert [each["role"] for each in numbers["left_out_by_role"]] == ["trunk", "sweep"]
     named = {run["run"] for run in numbers["runs"]}  # by its folder: a point has several
     assert {"d1-trunk", "d2-steps500"} <= named
+    runs = [run | {"role": "run"} for run in numbers["runs"]]  # such as one that is trained again without some batches
+    assert subtitle(numbers | {"runs": runs}) == subtitle(numbers)
+
+
+def test_runs_are_points_of_their_trunks_under_any_name(branched):
+    """Catches a run and the branches that left it, of which the report shortens only the run's name; branches that only
+    a run joins that is no point; and a short name that a trunk from elsewhere has already."""
+    results = results_folder.read(branched)
+
+    def changed(**columns):
+        frames = {name: getattr(results, name).copy() for name in ("long", "runs")}
+        for frame in frames.values():
+            for column, of_runs in columns.items():
+                frame[column] = frame["run"].map(of_runs).fillna(frame[column])
+        return replace(results, **frames)
+
+    def trunks(table):
+        points = study_fits.final_points(study_fits.checkpoints(table, study_fits.primary_settings(table)))
+        return dict(zip(points["run"], trunks_of(points), strict=True))
+
+    by_hand = changed(role={"planted/d1-trunk": "run"})
+    short = _with_short_names(by_hand)
+    assert set(short.runs["trunk"]) == {"", "d1", "d2-trunk"}
+    for table in (by_hand, short):
+        assert len(trunks(table)) == 7 and len(set(trunks(table).values())) == 2
+    chain = {"planted/d1-trunk": "planted/d1-steps500", "planted/d1-steps500": ""}
+    chained = changed(trunk=chain, role={"planted/d1-trunk": "trunk"})
+    assert len(trunks(chained)) == 6 and len(set(trunks(chained).values())) == 2
+    elsewhere = changed(trunk={"planted/d1-steps500": "d2-steps500"})
+    assert _with_short_names(elsewhere) is elsewhere
 
 
 def test_a_role_in_anybodys_table_counts(branched, tmp_path, capsys):
@@ -112,6 +145,9 @@ def test_roles_and_trunks_of_anybodys_table_are_read_in_any_spelling(tmp_path):
     assert source.final["role"].tolist() == ["branch", "branch", "run"] and source.by_role[0].runs == ("a",)
     assert trunks_of(source.final).tolist()[0] == trunks_of(source.final).tolist()[1]
     assert len(set(trunks_of(source.final))) == 2
+    chained = table.assign(run=["a", "b", "c", "d"], Trunk=[None, "a", "a", "b"], Role=["", "trunk", "", ""])
+    chained.to_parquet(tmp_path / "mine.parquet")
+    assert set(trunks_of(read_source(tmp_path / "mine.parquet", **OPTIONS).final)) == {0}
     table.assign(Role="pilot").to_parquet(tmp_path / "mine.parquet")
     with pytest.raises(ConfigError, match="role in row 1 of .* is 'pilot'; it must be run, branch"):
         read_source(tmp_path / "mine.parquet", **OPTIONS)

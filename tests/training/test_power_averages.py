@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from helpers.training_tiny import ended, run_in, start_processes, tiny_config, tiny_train
+from rfjax import config as configs
 from rfjax.config import TrainConfig
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.training import adapted, checkpoint, run_folder, snapshots
+from rfjax.training import adapted, branches, checkpoint, run_folder, snapshots
 from rfjax.training.checkpoint_facts import AVERAGES
 from rfjax.training.mesh import path_name, shardings
 from rfjax.training.power_averages import exponent_of, mix, name_of, snapshot_steps, update_weight
@@ -184,8 +185,7 @@ def test_a_branch_takes_the_trunks_averages_and_snapshots_along(trained, tmp_pat
 
 
 def test_snapshots_of_other_runs_are_refused_and_missing_ones_said(trained, tmp_path):
-    """Catches averages of another seed that are mixed in without a word; and a study that was moved, beside whose old
-    place another trunk was trained."""
+    """Catches averages of another seed that are mixed in without a word."""
     other = KEEPS | {"seed": 7}
     tiny_train(tmp_path / "other", other)
     shutil.copytree(trained / "run", tmp_path / "run")
@@ -198,11 +198,50 @@ def test_snapshots_of_other_runs_are_refused_and_missing_ones_said(trained, tmp_
     shutil.copytree(tmp_path / "other" / inside, tmp_path / "run" / inside)
     with pytest.raises(RfjaxError, match="that of another run: seed"):
         run.restore_params(64, "power-0.12")
-    record = run_folder.read_run(trained / "run")
-    place = {"path": str(tmp_path / "other"), "run": "other", "step": 48}
-    assert snapshots._trunk_of(tmp_path / "run", record, place) is None
-    place["path"] = str(tmp_path / "gone" / "run")  # the study was moved: the trunk is beside the branch
-    assert snapshots._trunk_of(tmp_path / "branch", record, place) == tmp_path / "run"
+
+
+def test_the_trunk_is_the_run_that_the_branch_left(tmp_path):
+    """Catches another run with the folder's name beside the branch, whose averages are mixed in: under another name,
+    with other settings or another warm-up; and a study that was moved, whose trunk is beside the branch alone."""
+    record = {
+        "run": "run",
+        "flops_per_image": 1.0,
+        "corpus_fingerprint": "f",
+        "parent": None,
+        "starts": [],
+        "params": 5,
+    }
+
+    def planted(place, config=None, **facts):
+        place.mkdir(parents=True)
+        run_folder.write_json(place / "run.json", record | facts)
+        run_folder.write_json(place / "config.json", configs.to_dict(tiny_config(KEEPS | (config or {}))))
+        return place
+
+    def found(branch, path):
+        return snapshots._trunk_of(branch, record, {"path": str(path), "run": "run", "step": 48})
+
+    own, branch = planted(tmp_path / "study" / "run"), planted(tmp_path / "elsewhere" / "branch")
+    beside = planted(branch.parent / "run")
+    assert found(branch, own) == own and found(branch, tmp_path / "gone" / "run") == beside
+    others = ({"seed": 7}, {"train.b2": 0.9}, {"train.warmup_steps": 8})
+    for number, config in enumerate(others):
+        other = planted(tmp_path / str(number) / "run", config)
+        assert found(planted(other.parent / "branch"), tmp_path / "gone" / "run") is None
+        assert found(branch, other) == beside
+    shorter = {"train.steps": 56, "train.checkpoint_every": 5}  # nothing that its first 48 steps depend on
+    assert found(branch, planted(tmp_path / "shorter" / "run", shorter)) == tmp_path / "shorter" / "run"
+    for number, facts in enumerate(({"run": "study/run"}, {"corpus_fingerprint": "x"}, {"params": 1})):
+        assert found(branch, planted(tmp_path / f"facts{number}" / "run", **facts)) == beside
+
+
+def test_a_step_with_too_few_updates_has_no_average(trained, monkeypatch):
+    """Catches a width that is recorded as 0.05 and is 0.039, of the first steps of a run."""
+    monkeypatch.setattr(snapshots, "_places", lambda workdir, step: ([(str(workdir / AVERAGES), step)], []))
+    with pytest.raises(ConfigError, match="by step 39 the averages of .*run had 19 updates, .* at least 40"):
+        snapshots.check_widths(trained / "run", 39, [0.05])
+    held, _ = snapshots.held_by(trained / "run", 40)
+    assert {each.updated for each in held} == {40}
 
 
 def test_a_run_goes_on_where_snapshots_were_removed(trained, tmp_path):
@@ -233,6 +272,14 @@ def test_two_processes_keep_the_averages_of_one(trained, tmp_path):
 def test_too_few_updates_are_refused():
     with pytest.raises(ConfigError, match="with fewer than 20 updates an average does not have its width"):
         tiny_config(KEEPS | {"train.ema_every": 4})
+    branched = KEEPS | {"train.schedule": "wsd", "train.branches": (38, 64), "train.decay_fraction": 0.2}
+    with pytest.raises(ConfigError, match=r"config.train.branches is \(38, 64\) .* shortest branch need 20 updates"):
+        tiny_config(branched)
+    with pytest.raises(ConfigError, match="the last departure .* is 38 .* the trunk, which ends at .* need 20 updates"):
+        tiny_config(branched | {"train.branches": (48,), "train.steps": 48})
+    config = tiny_config(branched | {"train.branches": (40, 64)})
+    for each in (branches.trunk_of(config), branches.branch_of(config, 40)):  # as config.json is read again
+        assert configs.from_dict(configs.to_dict(each)) == each
 
 
 def test_runs_trained_together_keep_the_averages_of_runs_alone(tmp_path):

@@ -6,9 +6,11 @@ import pytest
 from test_branches import bits, same
 
 from helpers.child_process import ROOT
-from helpers.training_tiny import rows, tiny_train
+from helpers.training_tiny import rows, tiny_config, tiny_train
+from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.errors import ConfigError, Preempted
+from rfjax.study import run as study_run
 from rfjax.training import checkpoint, lineage
 from rfjax.training.run import Trunk
 
@@ -74,3 +76,26 @@ def test_what_is_no_way_back_is_refused(blown_up, tmp_path):
         go_back(blown_up, tmp_path / "end", 3, step=30)
     assert not list(tmp_path.iterdir())
     assert main(["train", f"--config={ROOT}/configs/shapes.py", f"--workdir={tmp_path / 'x'}", "--skip-batches=5"]) == 2
+
+
+SKIPS, BRANCHES = "--skip-batches=5", "--config.train.steps=8"
+
+
+@pytest.mark.parametrize(
+    "left, option, role",
+    [
+        *(("run", SKIPS, "run"), ("trunk", SKIPS, "trunk"), ("branch", SKIPS, "branch"), ("sweep", SKIPS, "sweep")),
+        *(("run", BRANCHES, "branch"), ("trunk", BRANCHES, "branch"), ("branch", BRANCHES, "branch")),
+        ("sweep", BRANCHES, "sweep"),
+    ],
+)
+def test_a_run_that_leaves_another_has_its_role_in_the_study(tmp_path, monkeypatch, left, option, role):
+    """Catches a run of a sweep, or one at a constant rate, that becomes a point of the law."""
+    given, sweep = [], {"train.role": "sweep"} if left == "sweep" else {}
+    (tmp_path / "a" / checkpoint.FOLDER / "6").mkdir(parents=True)
+    config = tiny_config({"train.schedule": "constant"} | sweep)
+    (tmp_path / "a" / "config.json").write_text(json.dumps(configs.to_dict(config)))
+    (tmp_path / "a" / "run.json").write_text(json.dumps({"run": "a"} | ({} if left == "run" else {"role": left})))
+    monkeypatch.setattr(study_run, "run_config", lambda *args, **place: given.append(place))
+    assert main(["train", f"--branch={tmp_path / 'a'}@6", option, f"--workdir={tmp_path / 'b'}"]) == 0
+    assert [place["role"] for place in given] == [role] and given[0]["trunk"].run == "a"
