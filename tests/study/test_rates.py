@@ -249,8 +249,8 @@ def test_a_sweep_is_judged_by_the_loss_that_its_config_asks_for(tmp_path):
     one sweep."""
     folders = write_sweep(tmp_path, sizes=(64,), weights="ema")
     before = rate_of(tmp_path)
-    for folder in folders[6:8]:  # as rfjax eval RUN --config.evaluation.validation.examples=64 leaves them
-        put_loss(folder, 0.01, weights="ema", grid="paper-8-n64")
+    for folder in folders[6:8]:  # as rfjax eval RUN --config.evaluation.validation.examples=96 leaves them
+        put_loss(folder, 0.01, weights="ema", grid="paper-8-n96")
         put_loss(folder, 0.01, weights="ema", corpus="zebras")
     assert before == rate_of(tmp_path) == pytest.approx(-9.3, abs=0.05)
     for folder in folders:
