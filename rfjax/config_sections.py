@@ -64,13 +64,14 @@ def _written(section) -> dict:
 
 def flatten(config: Any) -> dict[str, object]:
     """Returns {dotted key: JSON value} of all fields of a config."""
-    return _flatten(json.loads(json.dumps(dataclasses.asdict(config))), "")
+    return flatten_nested(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
-def _flatten(nested, prefix):
+def flatten_nested(nested: Mapping, prefix: str = "") -> dict[str, object]:
+    """Returns {dotted key: value} of a config's nested dict; each key begins with `prefix`."""
     flat = {}
     for key, value in nested.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten_nested(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -42,7 +43,7 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
     absent = counted(runs[(runs["state"] == "done") & ~runs["run"].isin(set(points["run"]))])
     found, losses = [], rows_by_run(rows_where(results.long, metric="loss", item="mean"))
     for run in absent.sort_values("cost", ascending=False, kind="stable").to_dict("records"):
-        why, command = _why(losses(run["run"]), run, settings, _folder(results, run))
+        why, command = why_left_out(losses(run["run"]), run, settings, results)
         largest = bool(pd.notna(run["cost"]) and run["cost"] == most)
         found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=largest))
     return found
@@ -91,9 +92,12 @@ def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, c
     return found
 
 
-def _why(losses, run, settings, folder) -> tuple[str, str]:
-    """Returns (the reason, the command that would include the run, or ""). `losses` has the rows of the run's
-    validation losses."""
+def why_left_out(losses: pd.DataFrame, run: Mapping, settings: Settings, results: Results) -> tuple[str, str]:
+    """Returns why a finished run has no usable loss at these settings, and the command that would include it, or "".
+
+    `run` is the run's row of runs.csv, and `losses` has the rows of its mean validation losses.
+    """
+    folder = _folder(results, run)
     command = f"rfjax eval {shlex.quote(folder)} --weights {settings.weights} {_overrides(settings)}".rstrip()
     if run["train_corpus"] and run["train_corpus"] != settings.corpus and losses.empty:
         return f"was trained on {run['train_corpus']}, and the others are on {settings.corpus}", ""

@@ -106,12 +106,11 @@ SENTENCES = {"sizes": _sizes_sentences, "variants": _variants_sentences, "rates"
 
 def warnings(numbers: Mapping) -> list[str]:
     """Returns warnings that a reader needs before trusting the numbers, as plain sentences."""
-    lines = [
-        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the {sweep['edge']} of "
-        f"its grid, {sweep['best']:g}: widen the grid."
-        for sweep in numbers["learning_rates"]
-        if sweep["at_edge"]
-    ]
+    lines = []
+    for sweep in (sweep for sweep in numbers["learning_rates"] if sweep["at_edge"]):
+        edge, remedy = rates.edge_of(sweep)
+        named, images = ", ".join([f"depth {sweep['depth']}", *sweep["named"]]), count(sweep["images"])
+        lines.append(f"The best learning rate of {named} ({images} images) is {edge}, {sweep['best']:g}: {remedy}.")
     failed, unfinished = (names([run["run"] for run in numbers[name]]) for name in ("failures", "unfinished"))
     if failed:
         lines.append(f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {failed}.")
@@ -120,6 +119,7 @@ def warnings(numbers: Mapping) -> list[str]:
     lines += [
         f"Not among the points: {str(LeftOut(**each)).removeprefix('left out: ')}." for each in numbers["left_out"]
     ]
+    lines += _in_no_sweep(numbers["in_no_sweep"])
     lines += [
         f"Not among the scores and their correlations: {str(LeftOut(**each)).removeprefix('left out: ')}."
         for each in numbers["without_score"]
@@ -136,6 +136,19 @@ def warnings(numbers: Mapping) -> list[str]:
     return lines + [
         f"The runs on {corpus} were trained on {versions} versions of the data."
         for corpus, versions in numbers["environment"]["corpora_that_changed"].items()
+    ]
+
+
+def _in_no_sweep(left_out):
+    """Returns a line for each reason why finished runs are in no sweep of the learning rate, with the first run's
+    command as an example."""
+    reasons: dict[str, list] = {}
+    for each in left_out:
+        reasons.setdefault(each["why"], []).append(each)
+    return [
+        f"In no sweep of the learning rate: {names([each['run'] for each in found])}, as each {why}"
+        + (f". For the first: {found[0]['command']}" if found[0]["command"] else ".")
+        for why, found in reasons.items()
     ]
 
 

@@ -28,7 +28,7 @@ from rfjax.laws.tuned import NONE_TUNED, Change
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import preference_numbers, rates, scores, temporal_scores
 from rfjax.report.average_widths import average_widths
-from rfjax.report.rates import sweep_points
+from rfjax.report.sweep_points import in_no_sweep, lost_runs, sweep_points
 from rfjax.report.tuned_section import tuned_numbers
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
@@ -79,14 +79,16 @@ def report_numbers(
     sheets = _samples(results, settings, points, validation)
     clips = temporal_scores.temporal(results, points, settings, resamples=2 * resamples, seed=seed)
     options = FitOptions(resamples=resamples, seed=seed)
-    swept = sweep_points(rows)
+    swept = sweep_points(rows, results, settings)
     alone = points.empty and not swept.empty  # a study that does nothing but sweep has no points of laws
     analysis = None if alone else study_fits.analyse(points, options, pairs=pairs, profiles=True)
     ends = _final_checkpoints(results, swept if alone else points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
     compares = "rates" if alone else "variants" if ranking and points["depth"].nunique() < 2 else "sizes"
-    learning_rates = rates.learning_rates(points, swept)
+    learning_rates = rates.learning_rates(points, swept, results.runs, lost_runs(results, settings))
+    in_sweeps = {run["run"] for sweep in learning_rates for run in sweep["runs"]}
+    in_sweeps |= {run for sweep in learning_rates for each in sweep["diverged"] for run in each["diverged"]}
     return plain(
         {
             "schema": REPORT_SCHEMA,
@@ -113,7 +115,9 @@ def report_numbers(
             "claims": _claims(analysis, rows, results, settings, options) if compares == "sizes" else None,
             "learning_rates": learning_rates,
             "rate_agreement": rates.agreement(learning_rates),
-            "average_widths": average_widths(results, swept if alone else points, settings),
+            "average_widths": average_widths(
+                results, rows_where(swept, corpus=settings.corpus) if alone else points, settings
+            ),
             "other_settings": _other_settings(results, ends),
             "temporal": clips,
             "preference": preference_numbers.preference(results, points, settings, resamples=2 * resamples, seed=seed),
@@ -124,6 +128,7 @@ def report_numbers(
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
             "left_out_by_role": [vars(each) for each in left_out_by_role(rows_where(results.runs, state="done"))],
+            "in_no_sweep": [vars(each) for each in in_no_sweep(results, settings, swept, in_sweeps)],
             "without_score": [vars(each) for each in scoreless_runs(results, settings, points, score_column())],
             "not_shown": _not_shown(results, sheets, steps, settings),
             "lagging_averages": _lagging_averages(results),

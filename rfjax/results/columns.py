@@ -16,12 +16,13 @@ from rfjax.evaluation.image_folders import compbench
 from rfjax.evaluation.temporal import scores as temporal
 from rfjax.results import tokens
 
-SCHEMA = 7
+SCHEMA = 8
 # schema version -> the columns that it added. In an older table these are empty, and every run has the role `run`.
 ADDED: dict[int, tuple[str, ...]] = {
     5: ("role", "trunk", "trunk_step", "spent_flops", "spent_seconds"),
     6: tokens.COLUMNS,
     7: ("parametrization", "optimizer"),
+    8: ("settings",),
 }
 
 
@@ -118,6 +119,8 @@ trunk_step | integer | steps | step at which this run left its trunk
 
 # The further columns of runs.csv, which has one row per run and also the columns `run` and RUN.
 OUTCOME = read_columns("""
+settings | text | | the other fields of the run's config that change what it learns, as a JSON object {dotted key: \
+value} without fields at their defaults; empty without a config.json
 flops_per_image | number | FLOP | training FLOPs per image: 3 times the forward pass, recomputation not counted; with \
 aspect buckets, the mean over images as training draws them
 flops_forward_per_image | number | FLOP | forward FLOPs per image

@@ -25,6 +25,7 @@ from rfjax.inputs.json_files import WrongJson, parse_json, read_json
 from rfjax.limits import ROLES
 from rfjax.results import tokens
 from rfjax.results.columns import CURVE, KEY, RUN, RUNS
+from rfjax.study.sweep_fields import settings_text
 
 RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
@@ -51,6 +52,11 @@ RUN_FIELDS = {
     "trunk_step": ("trunk", "step"),
 }
 
+
+# The config fields that columns of their own hold.
+_IN_COLUMNS = ("data.corpus", "train.batch_size", "train.steps") + tuple(
+    ".".join(keys[1:]) for keys in RUN_FIELDS.values() if keys[0] == "config"
+)
 
 # cost -> (its key in run.json, whether that value includes the parent's cost). The value always includes the trunk's.
 SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
@@ -188,6 +194,8 @@ def read_run(folder: Path) -> RunRecords:
             if column.required and facts[column.name] is None:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
         counted = tokens.read_tokens(run)
+        config = run.get("config")
+        facts["settings"] = settings_text(config, _IN_COLUMNS) if isinstance(config, dict) else None
         facts |= {"role": _role(folder, run)} | {f"spent_{what}": _spent(run, *names) for what, names in SPENT.items()}
     else:
         facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}

@@ -24,27 +24,13 @@ from rfjax.files import write_whole
 from rfjax.inputs.json_files import read_json
 from rfjax.outputs import check_output_folder, open_to_append
 from rfjax.training import hardware
+from rfjax.training.may_change import MAY_CHANGE
 from rfjax.training.processes import distributed
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: two trainers in one folder are then not noticed
     fcntl = None
-
-# A run may go on with other values of these fields. They change where and how fast it is computed, not the result. A
-# prepared corpus may have been moved, since its fingerprint depends on its content alone.
-_MAY_CHANGE = (
-    "mesh.",
-    "train.attention",
-    "train.remat",
-    "train.unroll",
-    "train.stall_seconds",
-    "train.together",
-    "train.diagnostics_every",
-    "train.trackers",
-    "data.prepared.path",
-    "data.prepared.models",
-)
 
 
 def write_json(path: Path, value) -> None:
@@ -167,7 +153,7 @@ def changed_keys(workdir: Path, config: Config) -> list[str] | None:
     held = read_config(workdir)
     if held is None:
         return None
-    return [key for key in schema.differences(held, config) if not key.startswith(_MAY_CHANGE)]
+    return [key for key in schema.differences(held, config) if not key.startswith(MAY_CHANGE)]
 
 
 def check_run_folder(workdir: Path) -> None:

@@ -325,8 +325,8 @@ def without_column(text, name):
         ("table.json", lambda text: text[:100], "is damaged"),
         (
             "table.json",
-            lambda text: text.replace('"schema": 7', '"schema": 8'),
-            "schema version 8; this rfjax reads version 7",
+            lambda text: text.replace('"schema": 8', '"schema": 9'),
+            "schema version 9; this rfjax reads version 8",
         ),
         ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
     ],
