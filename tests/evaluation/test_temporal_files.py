@@ -174,6 +174,11 @@ GOOD_CLIP = {"prompt_index": 0, "sample": 0, "size": 16, "frames": [FRAME, FRAME
         (lambda row, clip: row["include"][0].update(motion="still", speed="slow"), "is still and has speed='slow'"),
         (lambda row, clip: row["include"][0].update(then="jumps"), "then is 'jumps'; it must be one of stops, bounces"),
         (lambda row, clip: row["include"][0].update(position=["left of", 0]), "left out here, as nothing comes before"),
+        (lambda row, clip: row["include"][0].update(count=2), ":1: include.0. count is 2; .* one object of a class"),
+        (
+            lambda row, clip: row["include"].append(row["include"][0] | {"color": "blue"}),
+            ":1: include.0. and include.1. both have the class 'square'; .* one object of a class",
+        ),
         (
             lambda row, clip: clip.update(frames=[FRAME]),
             "a list of two frames or more; score stills with rfjax geneval",

@@ -147,6 +147,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
             check_keys(place, name, item, INCLUDE_KEYS)
             check_text(place, f"{name} class", item["class"])
             check_integer(place, f"{name} count", item["count"], 1, math.inf)
+            _check_one_of_a_class(place, row["include"], index)
             for key in {"color", "becomes"} & set(item):
                 check_text(place, f"{name} {key}", item[key])
             for key in set(VALUES) & set(item):
@@ -157,6 +158,19 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
                     check_position(place, name, key, item[key], index)
         rows.append(row)
     return rows
+
+
+def _check_one_of_a_class(place, include, index):
+    """Raises `ConfigError` if item `index` of a row asks for several objects, or has the class of an earlier item.
+    Clauses other than `count` see one box of a class in each frame (`rules.tracks_of`)."""
+    count, name = include[index]["count"], include[index]["class"]
+    rule = "temporal GenEval judges one object of a class"
+    if count != 1:
+        raise ConfigError(f"{place}: include[{index}] count is {count}; {rule}, so it must be 1")
+    for earlier, item in enumerate(include[:index]):
+        if item["class"] == name:
+            both = f"include[{earlier}] and include[{index}] both have the class {name!r}"
+            raise ConfigError(f"{place}: {both}; {rule}, so give items of different classes")
 
 
 def _check_events(place, name, item):
