@@ -202,6 +202,32 @@ def test_files_that_cannot_be_scored_are_refused(change, message, tmp_path):
     assert not (tmp_path / "results.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda clips, truth: clips[1].update(size=32), "clips.jsonl: prompt_index 0, .* 16, .*_index 1, .* size 32"),
+        (lambda clips, truth: [clip.update(size=8.5) for clip in truth], "has size 16, but .*truth.*has size 8.5; the"),
+        (lambda clips, truth: truth.pop(), r"truth.jsonl lacks every image of 1 metadata row \(1\).*--allow-missing"),
+        (lambda clips, truth: truth[0].update(frames=[FRAME] * 3), "truth.* has 3 frames, but .*clips.* 0 has 2; give"),
+    ],
+)
+def test_clips_and_truth_have_one_unit_and_the_same_prompts(change, message, tmp_path):
+    """Catches a detector's own error that is in another unit, or of other prompts, than the clips' error beside it."""
+    clips, truth = (json.loads(json.dumps([GOOD_CLIP, GOOD_CLIP | {"prompt_index": 1}])) for _ in range(2))
+    change(clips, truth)
+    for name, lines in (("metadata", [GOOD_ROW] * 2), ("clips", clips), ("truth", truth)):
+        write(tmp_path / f"{name}.jsonl", lines)
+    velocity = {"world": "first", "truth_path": tmp_path / "truth.jsonl"}
+    with pytest.raises(ConfigError, match=message):
+        score_folder(tmp_path, **velocity)
+    if len(truth) == 1:
+        summary = score_folder(tmp_path, **velocity, allow_missing=True)
+        assert summary["velocity"]["truth_missing_prompts"] == [1] and not summary["missing_prompts"]
+        assert "missing in the truth, and left out: every image of 1" in files.summary_text(summary)
+    if clips[1]["size"] == 32:
+        score_folder(tmp_path)  # scores without velocities have no unit
+
+
 def test_other_tasks_than_genevals_are_scored_by_its_estimates():
     result = judge([Detections.from_lists(FRAME["detections"], FRAME["colors"])] * 2, 16, GOOD_ROW).as_image()
     assert score([result], tasks=TASKS).tasks["motion"].value == 0.0

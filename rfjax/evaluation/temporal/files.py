@@ -64,12 +64,13 @@ def score_files(
 
     `world` names the world whose speeds the prompts ask for. If it is given, the summary also has the velocity error.
     `truth_path` is a file of detections in ground-truth clips of the same prompts; the velocity error of these clips is
-    the detector's own error.
+    the detector's own error. Each such clip must have as many frames as the scored clips of its prompt. Velocities are
+    averaged in the boxes' unit, so with `world` all clips of both files must have one size.
 
     Writes a line for each clip to `out_path`, with every clause of the clip's prompt, and the summary to a file beside
     it. The number of clips that each prompt must have is one more than the largest sample number in the file. Missing
-    clips are an error; with `allow_missing` they are left out and listed in the summary. Raises `ConfigError`, naming
-    file, line and remedy, for anything that cannot be used as given.
+    clips are an error, in both files; with `allow_missing` they are left out and listed in the summary. Raises
+    `ConfigError`, naming file, line and remedy, for anything that cannot be used as given.
     """
     from rfjax.data.motion_worlds import WORLDS
     from rfjax.evaluation.temporal.rules import TemporalOptions, judge
@@ -85,14 +86,14 @@ def score_files(
     check_outputs(out_path, reads, is_json_with("metadata_file", "clips_file"))
     rows = read_metadata(metadata_path)
     clips = read_clips(detections_path, rows)
-    truth = {} if truth_path is None else read_clips(truth_path, rows)
-    expected = 1 + max(sample for _, sample in clips)
-    missing_prompts, missing_clips = missing(set(clips), len(rows), expected)
-    if (missing_prompts or missing_clips) and not allow_missing:
-        raise ConfigError(
-            f"{detections_path} lacks {lacking(missing_prompts, missing_clips)}; {len(rows)} metadata rows x "
-            f"{expected} clips are expected. Add them, or pass --allow-missing"
-        )
+    expected, missing_prompts, missing_clips = _missing_clips(detections_path, clips, rows, allow_missing)
+    truth, truth_prompts, truth_clips = {}, [], []
+    if truth_path is not None:
+        truth = read_clips(truth_path, rows)
+        _, truth_prompts, truth_clips = _missing_clips(truth_path, truth, rows, allow_missing)
+        _check_frames(detections_path, clips, truth_path, truth)
+    if world is not None:
+        _check_sizes({detections_path: clips, truth_path: truth})
     places = sorted(clips)
     summary = {
         "schema": SCHEMA,
@@ -116,6 +117,8 @@ def score_files(
         summary["velocity"] = {
             "world": world,
             "truth_file": None if truth_path is None else str(truth_path),
+            "truth_missing_prompts": truth_prompts,
+            "truth_missing_clips": [list(place) for place in truth_clips],
             **measured,
         }
     lines = []
@@ -128,6 +131,51 @@ def score_files(
         lines.append(json.dumps(facts) + "\n")
     write_results(out_path, lines, summary)
     return summary
+
+
+def _missing_clips(path, clips, rows, allow_missing):
+    """Returns (the number of clips that each prompt must have, the prompts without any clip, the single clips that
+    other prompts lack). Raises `ConfigError` if clips are missing and may not be."""
+    expected = 1 + max(sample for _, sample in clips)
+    prompts, single = missing(set(clips), len(rows), expected)
+    if (prompts or single) and not allow_missing:
+        raise ConfigError(
+            f"{path} lacks {lacking(prompts, single)}; {len(rows)} metadata rows x {expected} clips are expected. "
+            "Add them, or pass --allow-missing"
+        )
+    return expected, prompts, single
+
+
+def _check_sizes(files):
+    """Raises `ConfigError` if clips of the files {path: clips} have different sizes: the mean velocity error would mix
+    units."""
+    sizes = {}
+    for path, clips in files.items():
+        for place, (_, size) in clips.items():
+            sizes.setdefault(size, f"{_named(path, place)} has size {size:g}")
+    if len(sizes) > 1:
+        first, other, *_ = sizes.values()
+        raise ConfigError(
+            f"{first}, but {other}; the velocity error is a mean in the boxes' unit, so scale all clips to one size"
+        )
+
+
+def _check_frames(path, clips, truth_path, truth):
+    """Raises `ConfigError` if a clip of the truth has another number of frames than a scored clip of its prompt."""
+    scored = {}
+    for place, (frames, _) in clips.items():
+        scored.setdefault(place[0], {}).setdefault(len(frames), place)
+    for place, (frames, _) in truth.items():
+        for count, own in scored.get(place[0], {}).items():
+            if count != len(frames):
+                raise ConfigError(
+                    f"{_named(truth_path, place)} has {len(frames)} frames, but {_named(path, own)} has {count}; give "
+                    "the truth as many frames as the clips of its prompt"
+                )
+
+
+def _named(path, place):
+    return f"{path}: prompt_index {place[0]}, sample {place[1]}"
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
@@ -238,7 +286,11 @@ def summary_text(summary: Mapping[str, object]) -> str:
     for task, clauses in summary["clauses"].items():
         low = ", ".join(f"{name} {share:.3f}" for name, share in clauses.items())
         lines.append(f"{task}: {low}")
-    lines += _velocity_lines(summary["velocity"]) if summary["velocity"] else []
+    velocity = summary["velocity"] or {}
+    lines += _velocity_lines(velocity) if velocity else []
+    if velocity and (velocity["truth_missing_prompts"] or velocity["truth_missing_clips"]):
+        left_out = lacking(velocity["truth_missing_prompts"], velocity["truth_missing_clips"])
+        lines.append(f"missing in the truth, and left out: {left_out}")
     if summary["missing_prompts"] or summary["missing_clips"]:
         lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_clips'])}")
     return "\n".join(lines)
