@@ -67,6 +67,14 @@ def test_ground_truth_is_right_and_every_floor_is_below(truth):
     assert len(lines) == len(rows) * SAMPLES and all(line["correct"] == all(line["clauses"].values()) for line in lines)
 
 
+def test_the_fields_of_tasks_are_those_of_the_corpus(truth):
+    """Catches a table of fields that lets a task's tag contradict them."""
+    for row in truth[1]:
+        further = {key for item in row["include"] for key in item} - {"class", "count", "color", "motion"}
+        assert further == set(files.TASK_FIELDS[row["tag"]])
+    assert set(files.TASK_FIELDS) == set(TASKS)
+
+
 def test_intervals_are_clustered_by_prompt(truth):
     """Catches clips that are counted as independent: here all clips of a prompt are wrong together."""
     world, rows, _, found, folder, size = truth
@@ -179,6 +187,17 @@ GOOD_CLIP = {"prompt_index": 0, "sample": 0, "size": 16, "frames": [FRAME, FRAME
             lambda row, clip: row["include"].append(row["include"][0] | {"color": "blue"}),
             ":1: include.0. and include.1. both have the class 'square'; .* one object of a class",
         ),
+        (lambda row, clip: row.update(held_out="false"), ":1: held_out is 'false'; it must be true or false"),
+        (lambda row, clip: row["include"][0].update(motion="still"), ":1: tag is 'motion', .*motion .* is still; .* 1"),
+        (lambda row, clip: row.update(tag="motion_binding"), ":1: tag is 'motion_binding', .*is left; .*at least 2"),
+        (lambda row, clip: row.update(tag="still"), ":1: tag is 'still', but include.0. motion is 'left'"),
+        (lambda row, clip: row.update(tag="speed"), ":1: tag is 'speed', but no item of include has 'speed'; add it"),
+        (lambda row, clip: row["include"][0].update(then="stops"), "has then='stops'; .* give the tag stop$"),
+        (
+            lambda row, clip: (row.update(tag="stop"), row["include"][0].update(then="bounces")),
+            "tag is 'stop', but include.0. has then='bounces'; leave it out, or give the tag bounce$",
+        ),
+        (lambda row, clip: clip.update(size=3), "frame 0 of prompt_index 0, sample 0: the box .1.0, .*size is 3; size"),
         (
             lambda row, clip: clip.update(frames=[FRAME]),
             "a list of two frames or more; score stills with rfjax geneval",
@@ -226,6 +245,18 @@ def test_clips_and_truth_have_one_unit_and_the_same_prompts(change, message, tmp
         assert "missing in the truth, and left out: every image of 1" in files.summary_text(summary)
     if clips[1]["size"] == 32:
         score_folder(tmp_path)  # scores without velocities have no unit
+
+
+def test_a_class_that_is_never_detected_is_named(tmp_path):
+    """Catches a score of 0 that only the detector's spelling makes, and a box at the border that is refused."""
+    edge = {"detections": {"Square": [[-3, 4, 3, 9, 0.9]]}, "colors": {}}
+    write(tmp_path / "metadata.jsonl", [GOOD_ROW | {"held_out": True}])
+    write(tmp_path / "clips.jsonl", [GOOD_CLIP | {"frames": [edge, edge]}])
+    summary = score_folder(tmp_path)
+    assert summary["classes_never_detected"] == ["square"]
+    assert "never detected: square; are they spelt as the prompts spell them?" in files.summary_text(summary)
+    write(tmp_path / "clips.jsonl", [GOOD_CLIP])
+    assert score_folder(tmp_path)["classes_never_detected"] == []
 
 
 def test_other_tasks_than_genevals_are_scored_by_its_estimates():

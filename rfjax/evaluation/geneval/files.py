@@ -91,7 +91,7 @@ def score_files(
         **score_summary(score(results, seed=seed)),
         "missing_prompts": missing_prompts,
         "missing_images": [list(place) for place in missing_images],
-        "classes_never_detected": never_detected(rows, found),
+        "classes_never_detected": never_detected(rows, {prompt for prompt, _ in found}, found.values()),
         "options": dataclasses.asdict(options),
         "seed": seed,
     } | numbering_facts(numbered)
@@ -170,10 +170,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
         lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_images'])}")
     if "numbering" in summary:
         lines.append(f"note: {summary['numbering']}")
-    if summary["classes_never_detected"]:
-        names = ", ".join(summary["classes_never_detected"])
-        lines.append(f"never detected: {names}; are they spelt as the prompts spell them?")
-    return "\n".join(lines)
+    return "\n".join([*lines, *never_detected_lines(summary["classes_never_detected"])])
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
@@ -281,12 +278,17 @@ def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 
-def never_detected(rows, found):
-    """Returns the classes that the images' prompts ask for but that were detected in no image. Often the detector
-    spells the name of such a class differently."""
-    asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
-    seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
+def never_detected(rows, prompts, found):
+    """Returns the classes that `prompts`, indices of `rows`, ask for but that none of the `Detections` `found` has.
+    Often the detector spells the name of such a class differently."""
+    asked = {item["class"] for prompt in prompts for item in rows[prompt].get("include", [])}
+    seen = {name for detections in found for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)
+
+
+def never_detected_lines(classes: Sequence[str]) -> list[str]:
+    """The warning about classes that were never detected, as a line for the console; [] if there is none."""
+    return [f"never detected: {', '.join(classes)}; are they spelt as the prompts spell them?"] if classes else []
 
 
 def lacking(rows, images):

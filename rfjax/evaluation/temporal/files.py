@@ -18,7 +18,14 @@ import os
 from collections.abc import Mapping, Sequence
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.geneval.files import check_outputs, lacking, missing, write_results
+from rfjax.evaluation.geneval.files import (
+    check_outputs,
+    lacking,
+    missing,
+    never_detected,
+    never_detected_lines,
+    write_results,
+)
 from rfjax.evaluation.geneval.rows import (
     check_boxes,
     check_choice,
@@ -44,9 +51,26 @@ VALUES = {
     "then": ("stops", "bounces"),
     "behind": ("screen",),
 }
+# task: the fields that its items have beside class, count, color and motion, as `data.motion_captions.row` makes them;
+# with the field's value where the task determines it
+TASK_FIELDS: dict[str, dict[str, str | None]] = {
+    "still": {},
+    "position": {"position": None},
+    "motion": {},
+    "speed": {"speed": None},
+    "stop": {"then": "stops"},
+    "bounce": {"then": "bounces"},
+    "permanence": {"behind": "screen"},
+    "change": {"becomes": None},
+    "motion_binding": {},
+    "relation_change": {"position": None, "position_last": None},
+}
 DETECTIONS_KEYS = {"prompt_index": True, "sample": True, "size": True, "frames": True}
 FRAME_KEYS = {"detections": True, "colors": False}
 MOST_SAMPLES = 10_000
+# How far the centre of a box may lie outside the frame, as a share of the frame's side. Edges may lie further outside:
+# detectors draw the whole box of an object that the frame's border cuts.
+MOST_OUTSIDE = 0.05
 
 
 def score_files(
@@ -105,6 +129,9 @@ def score_files(
         "velocity": None,
         "missing_prompts": missing_prompts,
         "missing_clips": [list(place) for place in missing_clips],
+        "classes_never_detected": never_detected(
+            rows, {prompt for prompt, _ in clips}, (found for frames, _ in clips.values() for found in frames)
+        ),
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
@@ -180,7 +207,8 @@ def _named(path, place):
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
     """Reads and checks a metadata file; returns its rows. Raises `ConfigError`, naming the line, for a row of another
-    form."""
+    form, and for one whose tag contradicts its fields: the tag decides the floors, and whether velocities are
+    measured."""
     from rfjax.data.motion_worlds import TASKS
 
     rows = []
@@ -188,6 +216,8 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
         check_keys(place, "", row, METADATA_KEYS)
         check_choice(place, "tag", row["tag"], TASKS)
         check_text(place, "prompt", row["prompt"])
+        if not isinstance(row.get("held_out", False), bool):
+            raise ConfigError(f"{place}: held_out is {row['held_out']!r}; it must be true or false")
         if not isinstance(row["include"], list) or not row["include"]:
             raise ConfigError(f"{place}: include is {row['include']!r}; it must be a list of one or more items")
         for index, item in enumerate(row["include"]):
@@ -204,6 +234,8 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
             for key in ("position", "position_last"):
                 if key in item:
                     check_position(place, name, key, item[key], index)
+        _check_motions(place, row)
+        _check_fields(place, row)
         rows.append(row)
     return rows
 
@@ -233,6 +265,40 @@ def _check_events(place, name, item):
             raise ConfigError(f"{place}: {name} has {key} and no {needs}; give both")
     if "position_last" in item and item["position_last"][1:] != item["position"][1:]:
         raise ConfigError(f"{place}: {name} has position and position_last to two targets; give one target")
+
+
+def _check_motions(place, row):
+    """Raises `ConfigError` if objects move in a task at rest, or too few objects move in another task."""
+    from rfjax.data.motion_worlds import AT_REST
+
+    tag, motions = row["tag"], [item["motion"] for item in row["include"]]
+    moving = [index for index, motion in enumerate(motions) if motion != "still"]
+    least = 2 if tag == "motion_binding" else 1
+    if tag in AT_REST and moving:
+        found = f"include[{moving[0]}] motion is {motions[moving[0]]!r}"
+        raise ConfigError(f"{place}: tag is {tag!r}, but {found}; objects of this task are still. Give another tag")
+    if tag not in AT_REST and len(moving) < least:
+        raise ConfigError(
+            f"{place}: tag is {tag!r}, but the motion of its items is {', '.join(motions)}; in this task at least "
+            f"{least} must move. Give another tag"
+        )
+
+
+def _check_fields(place, row):
+    """Raises `ConfigError` if a row's items lack a field of `TASK_FIELDS`, or have a field or a value of another
+    task."""
+    tag, own = row["tag"], TASK_FIELDS[row["tag"]]
+    for key in dict.fromkeys(key for fields in TASK_FIELDS.values() for key in fields):
+        having = [(index, item[key]) for index, item in enumerate(row["include"]) if key in item]
+        if key in own and not having:
+            raise ConfigError(f"{place}: tag is {tag!r}, but no item of include has {key!r}; add it, or change the tag")
+        for index, value in having:
+            if key not in own or own[key] not in (None, value):
+                meant = " or ".join(task for task, of in TASK_FIELDS.items() if of.get(key, "") in (None, value))
+                raise ConfigError(
+                    f"{place}: tag is {tag!r}, but include[{index}] has {key}={value!r}; leave it out, or give the tag "
+                    f"{meant}"
+                )
 
 
 def read_clips(path: str | os.PathLike, metadata: Sequence[Mapping]) -> dict[tuple[int, int], tuple[list, float]]:
@@ -268,9 +334,21 @@ def read_clips(path: str | os.PathLike, metadata: Sequence[Mapping]) -> dict[tup
             for item in metadata[key[0]]["include"]:
                 if "color" in item and frame["detections"].get(item["class"]) and item["class"] not in found.colors:
                     raise ConfigError(f"{at}: no colors for {item['class']!r}, whose color its prompt names; give one")
+            _check_inside(f"{at} of prompt_index {key[0]}, sample {key[1]}", found, side)
             frames.append(found)
         clips[key] = frames, float(side)
     return clips
+
+
+def _check_inside(at, found, side):
+    """Raises `ConfigError` if the centre of a box lies outside the frame by more than `MOST_OUTSIDE` of its side."""
+    for name, boxes in found.boxes.items():
+        off = abs((boxes[:, :2] + boxes[:, 2:4]) / 2 - side / 2).max(axis=1, initial=0) > (0.5 + MOST_OUTSIDE) * side
+        if off.any():
+            raise ConfigError(
+                f"{at}: the box {boxes[off][0, :4].tolist()} of {name!r} is outside the frame, and size is {side}; "
+                "size must be the side of the square frames, in the boxes' unit"
+            )
 
 
 def summary_text(summary: Mapping[str, object]) -> str:
@@ -293,7 +371,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
         lines.append(f"missing in the truth, and left out: {left_out}")
     if summary["missing_prompts"] or summary["missing_clips"]:
         lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_clips'])}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *never_detected_lines(summary["classes_never_detected"])])
 
 
 def _velocity_lines(velocity: Mapping) -> list[str]:
