@@ -85,7 +85,8 @@ image_tokens | integer | tokens | image tokens trained on so far; empty if run.j
 this number, and for a run that started from another run's checkpoint
 image_tokens_per_param | number | tokens per parameter | `image_tokens` divided by `params`
 tokens_per_param | number | tokens per parameter | image and text tokens divided by `params`, padding of the text \
-included; empty if the text is not part of the sequence
+included; empty if the text is not part of the sequence. A caption counts once, even with factorised attention over \
+frames, which processes a copy for each temporal position
 times_seen | number | | how often each training image was seen, on average; empty for a corpus that draws its images
 """)
 

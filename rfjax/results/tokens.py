@@ -2,7 +2,9 @@
 
 Papers count tokens differently: image tokens alone (Abra 2608.17286), or image and text tokens (Liang et al.
 2410.08184, where the text is part of the sequence). So there is a column of tokens per parameter for each count. Text
-tokens are those of the sequence, padding included. A column is empty if run.json and config.json do not determine its
+tokens are those of the sequence, padding included. A caption's tokens count once for an image or clip, also with
+factorised attention over frames, whose network processes a copy of the caption for each temporal position; the FLOPs
+count every copy (`models.flops.sequence_tokens`). A column is empty if run.json and config.json do not determine its
 number. All columns are empty for a run that started from the checkpoint of a parent run, because the parent's images
 may have had other sizes or come from another corpus.
 """

@@ -33,6 +33,8 @@ def test_square_latents_are_counted_by_the_config():
     }
     video = changed(model={"temporal_patch_size": 2}, data={"frames": 8})
     assert read_tokens(video).seen(5, 50)["image_tokens"] == 4 * 3200
+    copies = changed(model={"temporal_patch_size": 2, "temporal_attention": "factorised"}, data={"frames": 8})
+    assert read_tokens(copies).seen(5, 50) == read_tokens(video).seen(5, 50)  # a caption counts once
 
 
 def test_run_json_tells_what_the_config_does_not():
