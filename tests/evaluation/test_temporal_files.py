@@ -11,7 +11,7 @@ from rfjax.data.motion_worlds import TASKS, WORLDS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.detectors.clips import detect_clips
 from rfjax.evaluation.geneval.rules import Detections, score
-from rfjax.evaluation.temporal import files, floors
+from rfjax.evaluation.temporal import files, floors, metadata
 from rfjax.evaluation.temporal.rules import judge
 from rfjax.evaluation.temporal.soft import centroids, soft_measures
 
@@ -71,8 +71,8 @@ def test_the_fields_of_tasks_are_those_of_the_corpus(truth):
     """Catches a table of fields that lets a task's tag contradict them."""
     for row in truth[1]:
         further = {key for item in row["include"] for key in item} - {"class", "count", "color", "motion"}
-        assert further == set(files.TASK_FIELDS[row["tag"]])
-    assert set(files.TASK_FIELDS) == set(TASKS)
+        assert further == set(metadata.TASK_FIELDS[row["tag"]])
+    assert set(metadata.TASK_FIELDS) == set(TASKS)
 
 
 def test_intervals_are_clustered_by_prompt(truth):
