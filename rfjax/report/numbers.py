@@ -130,7 +130,7 @@ def report_numbers(
             "left_out_by_role": [vars(each) for each in left_out_by_role(rows_where(results.runs, state="done"))],
             "in_no_sweep": [vars(each) for each in in_no_sweep(results, settings, swept, in_sweeps)],
             "without_score": [vars(each) for each in scoreless_runs(results, settings, points, score_column())],
-            "not_shown": _not_shown(results, sheets, steps, settings),
+            "not_shown": _not_shown(results, points, sheets, steps, clips, settings),
             "lagging_averages": _lagging_averages(results),
             "notes": results.notes,
         }
@@ -342,14 +342,18 @@ def _other_settings(results, ends):
     ]
 
 
-def _not_shown(results, shown, steps, settings):
-    """Returns rows (section, runs, reason) on runs that the page omits although they have sample sheets, or scores at
-    several numbers of sampling steps."""
+def _not_shown(results, points, shown, steps, temporal, settings):
+    """Returns rows (section, runs, reason) on runs that the page omits although they have sample sheets, scores at
+    several numbers of sampling steps, or scores of clips."""
     sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
     stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
+    moving = set(rows_where(results.long, evaluation=temporal_scores.METRIC)["run"]) & set(points["run"])
+    moving -= {row["run"] for row in temporal["runs"]} if temporal else set()
+    of_most = "the prompts, sampler, seed and weights of the most runs"
     found = (
-        ("samples", sheets, "no sheet of theirs has the prompts, sampler, seed and weights of the most runs"),
+        ("samples", sheets, f"no sheet of theirs has {of_most}"),
         ("sampling steps", stepped, f"their final checkpoint was not measured with {settings.weights} weights"),
+        ("motion", moving, f"the clips of their final checkpoint were not scored with {of_most}"),
     )
     return [{"section": name, "runs": sorted(runs), "reason": why} for name, runs, why in found if runs]
 

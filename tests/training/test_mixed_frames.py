@@ -1,6 +1,7 @@
 """Stills and clips in one run: batches by a budget of tokens, closed in (seed, step), at every way of cutting a run."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rfjax.data.buckets import CYCLE
 from rfjax.data.loader import batch_of_step
 from rfjax.data.stream import batch_sizes, stream_of
 from rfjax.errors import ConfigError, Preempted
+from rfjax.evaluation import step_sweep
 from rfjax.models.flops import training_flops
 from rfjax.study.size import size_of
 from rfjax.training import checkpoint
@@ -142,6 +144,19 @@ def test_a_steps_loss_is_that_of_its_bucket_and_its_shift(tmp_path):
         assert shown == {["16x16", "8x16x16", "9x16x16"][part]: row["loss"]}
         by_bucket[part] = row["loss"]
     assert set(by_bucket) == {0, 1, 2}
+
+
+def test_counts_of_sampling_steps_are_measured_on_the_stills(undisturbed, tmp_path, monkeypatch):
+    """Catches a corpus of several shapes where one shape is sampled."""
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    more = {"evaluation.geneval.prompts_per_task": 2, "evaluation.geneval.batch_size": 4}
+    run = mixed_run(mixed_config(more), tmp_path / "run")
+    monkeypatch.setattr(step_sweep, "open_run", lambda workdir, overrides: run)
+    records = step_sweep.measure_sampling_steps(tmp_path / "run", {}, (1, 2), step=None, weights="ema")
+    prompts = run.corpus.parts[0].evaluation_prompts(2, 0)
+    images = len(prompts) * run.config.evaluation.geneval.images_per_prompt
+    assert [record["values"][0]["n"] for record in records] == [images, images]
+    assert {record["key"]["corpus"] for record in records} == {run.config.data.label}
 
 
 @pytest.mark.parametrize(
