@@ -20,7 +20,7 @@ from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import check_batch_size, generator_of
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
-from rfjax.evaluation.kinds.prompted import prompts_of
+from rfjax.evaluation.kinds.prompted import on_stills, prompts_of
 from rfjax.evaluation.records import (
     Measured,
     check_may_record,
@@ -61,12 +61,14 @@ def measure_sampling_steps(
     """Measures one checkpoint at each count of sampling steps. Writes a record for each count, and returns the records,
     the smallest count first.
 
+    A run on stills and clips is measured on its stills, as GenEval measures it.
+
     The metrics are "sampling" (GenEval, overall and per task), "sampling_path_length" and "sampling_distance". A
     latent's path length is the sum over steps of the norm of the latent's move in the step. A latent's distance is the
     root mean square, over its elements, of the difference from the latent that was sampled with the most steps. Both
     metrics are means over images.
     """
-    run = open_run(workdir, overrides)
+    run = on_stills(open_run(workdir, overrides))
     distributed.from_first(lambda: check_may_record(run.workdir))
     step = run.choose_step(step)
     evaluation, reference = run.config.evaluation, max(counts)

@@ -96,9 +96,7 @@ def primary_settings(results: Results) -> Settings:
     same = rows_where(results.long, corpus=chosen["corpus"], weights=chosen["weights"])
     found = (counted(rows_where(same, evaluation=evaluation)) for evaluation in SCORED_BY)
     scores = next((rows for rows in found if len(rows)), same[:0])
-    scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
-    sampler = most_common(scores, "sampler") if len(scores) else ""
-    seed = most_common(scores[scores["sampler"] == sampler], "evaluation_seed") if len(scores) else None
+    sampler, seed = most_common_sampler(scores)
     return Settings(grid_seed=grid_seed, sampler=sampler, sampler_seed=seed, **chosen)
 
 
@@ -265,6 +263,16 @@ def _plan_budget(parametric, rows):
         return None, f"the runs do not decide it: the interval of {' and '.join(open_ends)} reaches 0"
     largest = rows["images"].to_numpy(float).max()
     return allocate(parametric, PLANNED * float(rows["flops"].max()), measure_cost(rows), fixed_images=largest), ""
+
+
+def most_common_sampler(scores: pd.DataFrame) -> tuple[str, int | None]:
+    """Returns the sampler and the seed that most runs have in these rows of long.csv: in the rows of final checkpoints,
+    if there are any. Without rows, returns ("", None)."""
+    if scores.empty:
+        return "", None
+    scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
+    sampler = most_common(scores, "sampler")
+    return sampler, most_common(scores[scores["sampler"] == sampler], "evaluation_seed")
 
 
 def most_common(rows, column, preferences=()):

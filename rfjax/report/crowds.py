@@ -15,6 +15,7 @@ ROWS = 40  # most rows of a table that are shown unfolded
 LINES = 60  # most lines of a figure
 SHEETS = 40  # most strips of samples under one another
 NAMES = 20  # most names in a sentence
+SAMPLES = ("samples", "samples_of_clips")  # the report's groups of sample sheets
 Row = TypeVar("Row")
 
 
@@ -82,8 +83,12 @@ def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], 
 
 
 def shown_sheets(numbers: Mapping) -> list[Mapping]:
-    """Returns the sample sheets that the page shows: those of each depth's best run, then others by compute."""
-    rows = numbers["samples"]["rows"]
+    """Returns the sample sheets that the page shows, of stills and of clips: those of each depth's best run, then
+    others by compute."""
+    return [row for group in SAMPLES for row in _shown_rows(numbers[group]["rows"])]
+
+
+def _shown_rows(rows):
     others = spread([row for row in rows if not row["best_of_depth"]], SHEETS, lambda row: row["flops"] or 0.0)
     kept = {row["png"] for row in [*others, *(row for row in rows if row["best_of_depth"])]}
     return [row for row in rows if row["png"] in kept]

@@ -76,7 +76,7 @@ def report_numbers(
     pairs = study_fits.pairs_of(results, settings)
     steps = step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
     validation = _lists_by_run(rows[rows["loss"].notna()].sort_values("step", kind="stable"), VALIDATED)
-    sheets = _samples(results, settings, points, validation)
+    sheets, playing = (_samples(results, settings, points, validation, clips=clips) for clips in (False, True))
     clips = temporal_scores.temporal(results, points, settings, resamples=2 * resamples, seed=seed)
     options = FitOptions(resamples=resamples, seed=seed)
     swept = sweep_points(rows, results, settings)
@@ -123,14 +123,15 @@ def report_numbers(
             "preference": preference_numbers.preference(results, points, settings, resamples=2 * resamples, seed=seed),
             "tuned": tuned_numbers(tuned),
             "samples": sheets,
-            "gallery": _gallery(results.runs, sheets),
+            "samples_of_clips": playing,
+            "gallery": _gallery(results.runs, playing),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
             "left_out_by_role": [vars(each) for each in left_out_by_role(rows_where(results.runs, state="done"))],
             "in_no_sweep": [vars(each) for each in in_no_sweep(results, settings, swept, in_sweeps)],
             "without_score": [vars(each) for each in scoreless_runs(results, settings, points, score_column())],
-            "not_shown": _not_shown(results, sheets, steps, settings),
+            "not_shown": _not_shown(results, points, (sheets, playing), steps, clips, settings),
             "lagging_averages": _lagging_averages(results),
             "notes": results.notes,
         }
@@ -342,24 +343,33 @@ def _other_settings(results, ends):
     ]
 
 
-def _not_shown(results, shown, steps, settings):
-    """Returns rows (section, runs, reason) on runs that the page omits although they have sample sheets, or scores at
-    several numbers of sampling steps."""
-    sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
+def _not_shown(results, points, shown, steps, temporal, settings):
+    """Returns rows (section, runs, reason) on runs that the page omits although they have sample sheets, scores at
+    several numbers of sampling steps, or scores of clips."""
+    stills, playing = (
+        {sheet.run for sheet in results.samples if bool(sheet.webp) == clips} - {row["run"] for row in group["rows"]}
+        for group, clips in zip(shown, (False, True), strict=True)
+    )
     stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
+    moving = set(rows_where(results.long, evaluation=temporal_scores.METRIC)["run"]) & set(points["run"])
+    moving -= {row["run"] for row in temporal["runs"]} if temporal else set()
+    of_most = "the prompts, sampler, seed and weights of the most runs"
     found = (
-        ("samples", sheets, "no sheet of theirs has the prompts, sampler, seed and weights of the most runs"),
+        ("samples", stills, f"no sheet of theirs has {of_most}"),
+        ("samples of clips", playing, f"no clips of theirs have {of_most}"),
         ("sampling steps", stepped, f"their final checkpoint was not measured with {settings.weights} weights"),
+        ("motion", moving, f"the clips of their final checkpoint were not scored with {of_most}"),
     )
     return [{"section": name, "runs": sorted(runs), "reason": why} for name, runs, why in found if runs]
 
 
-def _samples(results, settings, points, validation_by_run):
-    """Returns the largest group of sample sheets that share prompts, sampler and noise, in order of compute."""
+def _samples(results, settings, points, validation_by_run, *, clips):
+    """Returns the largest group of sample sheets, of stills or of clips, that share prompts, sampler and noise, in
+    order of compute."""
     facts = results.runs.set_index("run")
-    sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
+    sheets = [s for s in results.samples if s.weights == settings.weights and bool(s.webp) == clips]
     groups: dict[tuple, list] = {}
-    for sheet in sheets:
+    for sheet in (sheet for sheet in sheets if sheet.run in facts.index):
         groups.setdefault((sheet.prompts, sheet.sampler, sheet.seed), []).append(sheet)
     if not groups:
         return {"prompts": [], "rows": []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfjax.report.crowds import drawn_steps, names, shown_of
+from rfjax.report.crowds import SAMPLES, drawn_steps, names, shown_of
 from rfjax.report.fit_facts import correlation_fact
 from rfjax.report.formats import NONE, count, estimate, interval, loss, minus, p_value, percent, power, score, text
 from rfjax.report.html_parts import picture, warning
@@ -225,9 +225,13 @@ def _drop(found):
 
 
 def samples_section(numbers, page):
-    """Returns the HTML of the section with sample sheets: those of the best run of each depth, then all shown sheets in
-    order of compute."""
-    samples = numbers["samples"]
+    """Returns the HTML of the section with sample sheets, first of stills, then of clips."""
+    return "".join(_samples(numbers[group], page) for group in SAMPLES)
+
+
+def _samples(samples, page):
+    """Returns the HTML of a group of sample sheets: those of the best run of each depth, then all shown sheets in order
+    of compute."""
     rows = [row for row in samples["rows"] if row["png"] in page.sheets]
     if not rows:
         return ""

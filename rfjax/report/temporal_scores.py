@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rfjax.evaluation.temporal.scores import ALL_FLOORS, CEILING, DETECTOR, ERRORS, ITEMS, METRIC, PARTS, floor_metric
 from rfjax.laws import correlation, score_links
-from rfjax.laws.study_fits import counted
+from rfjax.laws.study_fits import counted, most_common_sampler
 from rfjax.laws.trunks import trunks_of
 from rfjax.report.scores import by_item, ceiling_of_prompts
 from rfjax.results.plain import plain
@@ -22,10 +22,14 @@ GALLERY_MOST = 1.5  # factor by which a row's compute may miss the wanted comput
 
 def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | None:
     """Returns every finished run's scores and floors, the ceiling, and the scores' correlation with the loss; None if
-    no run was scored."""
+    no run was scored.
+
+    The scores are those of the sampler and the seed that most runs' clips were scored with. GenEval may have others.
+    """
     of_study = rows_where(results.long, corpus=settings.corpus)
     rows = counted(rows_where(of_study, evaluation=METRIC, weights=settings.weights))
-    rows = rows_where(rows, sampler=settings.sampler, evaluation_seed=settings.sampler_seed)
+    sampler, sampler_seed = most_common_sampler(rows)
+    rows = rows_where(rows, sampler=sampler, evaluation_seed=sampler_seed)
     rows = rows.merge(points[["run", "step"]], on=["run", "step"])
     if rows.empty:
         return None
@@ -48,10 +52,10 @@ def temporal(results, points, settings, *, resamples: int, seed: int) -> dict | 
         run["best_of_depth"] = best[run["depth"]] is run
     return {
         "items": [item for item in ITEMS if any(item in run["scores"] for run in runs)],
-        "sampler": settings.sampler,
-        "seed": settings.sampler_seed,
+        "sampler": sampler,
+        "seed": sampler_seed,
         "runs": runs,
-        "ceiling": _ceiling(of_study, settings.sampler),
+        "ceiling": _ceiling(of_study, sampler),
         "correlation": _correlations(runs, points, resamples, seed),
     }
 

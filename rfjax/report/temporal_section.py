@@ -120,7 +120,7 @@ def _gallery(numbers, page):
         f"The same prompts and the same noise at compute C, 4C and 32C, as in Sora's report: depth {rows[0]['depth']}, "
         "each end with its learning rate annealed. The clips play; in print, time runs downwards."
     )
-    return page.figure(sheet_of(numbers["samples"]["prompts"], rows, labels, page.sheets), caption)
+    return page.figure(sheet_of(numbers["samples_of_clips"]["prompts"], rows, labels, page.sheets), caption)
 
 
 def _times(factor):

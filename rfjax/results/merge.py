@@ -109,7 +109,7 @@ def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> t
         "curves": _cast(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
     }
     owned = [(run.folder, record) for run in runs for record in run.records]
-    return frames, [_sheet(folder, record) for folder, record in [*owned, *shared] if record["extra"].get("png")]
+    return frames, _sheets([*owned, *shared])
 
 
 def _sound_runs(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
@@ -398,6 +398,20 @@ def _text_of(name: str) -> str:
 def _as_text(value) -> str:
     """Converts a value to text that UTF-8 can encode: bytes of a name that are not UTF-8 become escapes."""
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _sheets(records):
+    """Returns the sheets of the records of samples, each as `_sheet` returns it. `records` are pairs (folder, record).
+
+    The clips of a run that also has stills were once recorded as "samples", and are now "temporal_samples". If a run
+    has both records of the same clips, only the latter counts.
+    """
+    found = {}
+    for folder, record in sorted(records, key=lambda each: each[1]["key"]["evaluation"]):
+        if record["extra"].get("png"):
+            same = {name: value for name, value in record["key"].items() if name != "evaluation"}
+            found[(*same.values(), bool(record["extra"].get("webp")))] = _sheet(folder, record)
+    return list(found.values())
 
 
 def _sheet(folder, record):

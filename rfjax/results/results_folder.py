@@ -106,8 +106,10 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
         if not data.startswith(PNG_MAGIC):
             notes.append(f"{sheet.run}: the sample sheet of step {sheet.step} is missing or is no PNG ({source.name})")
             continue
-        key = json.dumps([sheet.run, sheet.step, sheet.weights, sheet.sampler, sheet.seed])
-        name = f"{SHEETS}/{hashlib.sha1(key.encode()).hexdigest()[:16]}.png"  # run names may hold anything
+        key = [sheet.run, sheet.step, sheet.weights, sheet.sampler, sheet.seed]
+        key += ["clips"] if sheet.webp else []  # a checkpoint may also have a sheet of stills
+        # run names may hold anything
+        name = f"{SHEETS}/{hashlib.sha1(json.dumps(key).encode()).hexdigest()[:16]}.png"
         contents[name], playing = data, ""
         if sheet.webp:
             moving = source.with_suffix(".webp")

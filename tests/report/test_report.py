@@ -14,6 +14,8 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.records import record_name
 from rfjax.report import formats, page, sections
 from rfjax.report.axes import to_bytes
+from rfjax.report.crowds import shown_sheets
+from rfjax.report.numbers import report_numbers
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge, results_folder
 
@@ -456,6 +458,32 @@ def test_what_the_page_does_not_show_is_named(undrawn, tmp_path, capsys):
     page = (tmp_path / "runs" / "report" / "index.html").read_text()
     for words in (f"Not shown under samples: {first.name};", f"Not shown under sampling steps: {first.name};"):
         assert words in said and words in page
+
+
+def test_clips_are_shown_at_their_own_sampler_beside_genevals(tmp_path):
+    """Catches a section on motion that is left out because GenEval has other prompts or another seed, and a run with
+    scores of another sampler that is nowhere."""
+    runs = planted_runs(tmp_path / "runs", 4)
+    for number, run in enumerate(runs):
+        values = [planted_study.value("temporal", "direction_right", 0.5 + 0.1 * number, 0.1, 9)]
+        sampler = f"{planted_study.SAMPLER}-{9 if number == 3 else 6}x2"
+        steps = json.loads((run / "run.json").read_text())["steps"]
+        at = {"images": 1, "flops": 1.0, "weights": "ema", "sampler": sampler, "seed": 5}
+        planted_study.put(run, run.name, steps, "temporal", values, **at)
+        pictures = {"png": "samples/final.png", "webp": "samples/final.webp"}
+        (run / "samples" / "final.webp").write_bytes(results_folder.WEBP_MAGIC)
+        extra = pictures | {"prompts": ["a video"], "tile": 64}
+        planted_study.put(run, run.name, steps, "temporal_samples", [], extra=extra, **at)
+    table = merge.collect(runs, tmp_path / "results")
+    numbers = report_numbers(table, resamples=20)
+    assert numbers["geneval"]["runs"] and numbers["settings"]["sampler"] == planted_study.SAMPLER
+    temporal, others = numbers["temporal"], {each["section"]: each["runs"] for each in numbers["not_shown"]}
+    assert (temporal["sampler"], temporal["seed"]) == (f"{planted_study.SAMPLER}-6x2", 5)
+    assert {run["run"] for run in temporal["runs"]} == {run.name for run in runs[:3]}
+    assert others == {name: [runs[3].name] for name in ("motion", "samples of clips")}
+    shown = [{row["run"] for row in numbers[group]["rows"]} for group in ("samples", "samples_of_clips")]
+    assert shown == [{run.name for run in runs}, {run.name for run in runs[:3]}]
+    assert len({row["png"] for row in shown_sheets(numbers)}) == 4 + 3
 
 
 def test_a_name_with_control_characters_moves_no_terminal(undrawn, tmp_path, capsys):

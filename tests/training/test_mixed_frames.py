@@ -1,6 +1,7 @@
 """Stills and clips in one run: batches by a budget of tokens, closed in (seed, step), at every way of cutting a run."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,11 @@ from rfjax.data.buckets import CYCLE
 from rfjax.data.loader import batch_of_step
 from rfjax.data.stream import batch_sizes, stream_of
 from rfjax.errors import ConfigError, Preempted
+from rfjax.evaluation import step_sweep
+from rfjax.evaluation.evaluate import Evaluator, due_at
+from rfjax.evaluation.records import read_records, write_record
 from rfjax.models.flops import training_flops
+from rfjax.results import merge
 from rfjax.study.size import size_of
 from rfjax.training import checkpoint
 from rfjax.training.loss import make_loss, run_keys
@@ -142,6 +147,42 @@ def test_a_steps_loss_is_that_of_its_bucket_and_its_shift(tmp_path):
         assert shown == {["16x16", "8x16x16", "9x16x16"][part]: row["loss"]}
         by_bucket[part] = row["loss"]
     assert set(by_bucket) == {0, 1, 2}
+
+
+def test_counts_of_sampling_steps_are_measured_on_the_stills(undisturbed, tmp_path, monkeypatch):
+    """Catches a corpus of several shapes where one shape is sampled."""
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    more = {"evaluation.geneval.prompts_per_task": 2, "evaluation.geneval.batch_size": 4}
+    run = mixed_run(mixed_config(more), tmp_path / "run")
+    monkeypatch.setattr(step_sweep, "open_run", lambda workdir, overrides: run)
+    records = step_sweep.measure_sampling_steps(tmp_path / "run", {}, (1, 2), step=None, weights="ema")
+    prompts = run.corpus.parts[0].evaluation_prompts(2, 0)
+    images = len(prompts) * run.config.evaluation.geneval.images_per_prompt
+    assert [record["values"][0]["n"] for record in records] == [images, images]
+    assert {record["key"]["corpus"] for record in records} == {run.config.data.label}
+
+
+def test_stills_and_clips_to_look_at_are_both_kept(undisturbed, tmp_path):
+    """Catches clips that replace GenEval's stills of the same sampler and seed: their record, their picture, and their
+    sheet in the results folder. Clips that such a run once recorded as "samples" are one sheet, not two."""
+    workdir = shutil.copytree(undisturbed[0], tmp_path / undisturbed[0].name)
+    sizes = {"geneval.images_per_prompt": 1, "temporal.clips_per_prompt": 1, "sampler.steps": 1}
+    for kind in ("geneval", "temporal"):
+        sizes |= {f"{kind}.prompts_per_task": 2, f"{kind}.batch_size": 4}
+    run = mixed_run(mixed_config({f"evaluation.{name}": value for name, value in sizes.items()}), workdir)
+    due = [each for each in due_at(run.config, run.name, STEPS) if each.kind != "validation" and each.weights == "ema"]
+    assert len({(each.key["sampler"], each.key["seed"]) for each in due}) == 1 and len(due) == 2
+    Evaluator(run).measure(due)
+    found = {r["key"]["evaluation"]: r for r in read_records(workdir) if r["extra"].get("png")}
+    assert set(found) == {"samples", "temporal_samples"}
+    old = found["temporal_samples"]
+    write_record(workdir, old | {"key": old["key"] | {"evaluation": "samples", "weights": "raw"}})
+    write_record(workdir, old | {"key": old["key"] | {"weights": "raw"}})
+    sheets = merge.collect([workdir], tmp_path / "results").samples
+    assert len({sheet.png for sheet in sheets}) == 3
+    stills, clips = sorted((sheet for sheet in sheets if sheet.weights == "ema"), key=lambda sheet: sheet.webp)
+    assert not stills.webp and all(prompt.startswith("a still of") for prompt in stills.prompts)
+    assert clips.webp and all(prompt.startswith("a video of") for prompt in clips.prompts)
 
 
 @pytest.mark.parametrize(

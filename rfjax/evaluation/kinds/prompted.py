@@ -22,6 +22,12 @@ from rfjax.training.run import Run
 Settings = GenEvalConfig | RankingConfig | TemporalConfig
 
 
+def has_both(run: Run) -> bool:
+    """Whether the run's corpus has stills and clips, so that both GenEval and temporal GenEval can score the run."""
+    frames = [part.shapes.latents[0] for part in run.corpus.parts]
+    return 1 in frames and max(frames) > 1
+
+
 def on_stills(run: Run) -> Run:
     """Returns the run restricted to the part of its corpus whose images are sampled: the first part whose latents have
     one frame.
@@ -29,7 +35,7 @@ def on_stills(run: Run) -> Run:
     The run itself is returned if no part has one frame, or if all parts have one frame.
     """
     frames = [part.shapes.latents[0] for part in run.corpus.parts]
-    return run.on_part(frames.index(1)) if 1 in frames and max(frames) > 1 else run
+    return run.on_part(frames.index(1)) if has_both(run) else run
 
 
 def on_clips(run: Run) -> Run:

@@ -57,10 +57,10 @@ def first_of_tasks(
     return [prompts[index]["prompt"] for index in chosen], [first[index] for index in chosen]
 
 
-def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping) -> None:
-    """Writes the record of pictures to look at. `extra` has the paths of the files, the prompts, and `tile`: the height
-    of one picture in pixels."""
-    write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
+def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping, name: str = "samples") -> None:
+    """Writes the record of pictures to look at, of the evaluation `name`. `extra` has the paths of the files, the
+    prompts, and `tile`: the height of one picture in pixels."""
+    write_record(run.workdir, make_record({**evaluation.key, "evaluation": name}, [], extra=extra, **spent))
 
 
 def write_ceiling(

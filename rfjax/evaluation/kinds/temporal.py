@@ -15,7 +15,7 @@ from rfjax.config import Config, SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.evaluation.detectors.clips import detect_clips
 from rfjax.evaluation.geneval.judgements import prompt_scores
-from rfjax.evaluation.kinds.prompted import check_sampling, latents_of, on_clips, prompts_of, with_names
+from rfjax.evaluation.kinds.prompted import check_sampling, has_both, latents_of, on_clips, prompts_of, with_names
 from rfjax.evaluation.kinds.prompted_records import (
     first_of_tasks,
     null_condition,
@@ -32,6 +32,7 @@ from rfjax.training.run import Run
 
 SHOWN = 9  # clips to look at, shared out over the tasks
 CEILING_CLIPS = 2  # per prompt
+BESIDE_STILLS = "temporal_samples"  # the evaluation of the record of clips if GenEval may write "samples" of the run
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
@@ -54,7 +55,7 @@ def check(run: Run, programs: Programs) -> None:
 
 
 def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
-    run = on_clips(run)
+    stills_too, run = has_both(run), on_clips(run)
     began, settings = time.monotonic(), run.config.evaluation.temporal
     prompts, ids, conditions = prompts_of(run, settings)
     clips, null = (
@@ -66,10 +67,10 @@ def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent:
             (*null_condition(ids, conditions), f"{evaluation.step} null condition"),
         )
     )
-    return lambda: _write(run, evaluation, prompts, ids, clips, null, spent, began)
+    return lambda: _write(run, evaluation, prompts, ids, clips, null, stills_too, spent, began)
 
 
-def _write(run, evaluation, prompts, ids, clips, null, spent, began):
+def _write(run, evaluation, prompts, ids, clips, null, stills_too, spent, began):
     """Detects, judges and records, in process 0 alone."""
     settings, own = run.config.evaluation.temporal, ids[:, 0].tolist()
     detect = functools.partial(detect_clips, scans=run.corpus.drawn_from.of_scans)
@@ -84,7 +85,7 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
         for (i, j), frames in zip(ids, found, strict=True)
     )
     write_detections(run, "temporal", evaluation, prompts, "clips.jsonl", rows)
-    _write_pictures(run, evaluation, prompts, ids, clips, spent)
+    _write_pictures(run, evaluation, prompts, ids, clips, stills_too, spent)
 
     def ceiling(key, truth, own):
         return make_record(key, truth_scores(look_at(truth, detect(truth)), own, prompts, **how))
@@ -95,14 +96,16 @@ def _write(run, evaluation, prompts, ids, clips, null, spent, began):
     write_record(run.workdir, make_record(evaluation.key, values, seconds=seconds, extra=extra, **spent))
 
 
-def _write_pictures(run, evaluation, prompts, ids, clips, spent):
+def _write_pictures(run, evaluation, prompts, ids, clips, stills_too, spent):
     """Writes the first clip of the first prompts of each task, with the clips side by side, in two files: an animated
     WebP, and a PNG that shows the frames of a clip below each other.
 
-    All runs that share prompts and sampler show the same prompts from the same noise.
+    All runs that share prompts and sampler show the same prompts from the same noise. If the run also has stills,
+    the files and the record have names of their own: GenEval's samples may have the same sampler and seed.
     """
     each = max(1, SHOWN // len({row["tag"] for row in prompts}))
     shown, rows = first_of_tasks(prompts, ids, each)
-    png, webp = (Path("samples") / f"{place_of(evaluation)}.{kind}" for kind in ("png", "webp"))
+    name, end = (BESIDE_STILLS, "-clips") if stills_too else ("samples", "")
+    png, webp = (Path("samples") / f"{place_of(evaluation)}{end}.{kind}" for kind in ("png", "webp"))
     tile = write_clips(run.workdir / png, run.workdir / webp, clips[rows])
-    write_samples(run, evaluation, {"png": str(png), "webp": str(webp), "prompts": shown, "tile": tile}, spent)
+    write_samples(run, evaluation, {"png": str(png), "webp": str(webp), "prompts": shown, "tile": tile}, spent, name)
