@@ -192,7 +192,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     from rfjax.bench import phases
     from rfjax.bench.report import summary
     from rfjax.data.batch import written_shape
-    from rfjax.data.buckets import format_shape, largest_part
+    from rfjax.data.buckets import format_shape
     from rfjax.models.flops import recompute_flops
     from rfjax.training import hardware
     from rfjax.training.optimizer import optimizer_bytes, optimizer_flops
@@ -200,7 +200,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
 
     _check_one_process()
     whole, train = make_run(config), config.train
-    run = whole.on_part(largest_part(whole.corpus))
+    run = whole.on_part(whole.largest_part)
     shapes, devices = run.corpus.shapes, run.mesh.devices.flatten().tolist()
     if (buckets := len(whole.corpus.parts)) > 1:
         say(f"the largest of {buckets} aspect buckets is measured, latents of {format_shape(shapes.latents)}")
