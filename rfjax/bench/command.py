@@ -187,7 +187,8 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     """Benchmarks a config's training step on all of JAX's devices; returns the record that --json writes.
 
     `steps` is the number of timed steps. `trace` is a folder for JAX's profile of these steps; None writes no profile.
-    A corpus of several aspect buckets is measured on the largest bucket, with its batch size. `say` gets a line before each measurement.
+    A corpus of several aspect buckets is measured on the largest bucket, with its batch size. `say` gets a line before
+    each measurement.
     """
     from rfjax.bench import phases
     from rfjax.bench.report import summary
