@@ -187,20 +187,22 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     """Benchmarks a config's training step on all of JAX's devices; returns the record that --json writes.
 
     `steps` is the number of timed steps. `trace` is a folder for JAX's profile of these steps; None writes no profile.
-    A corpus of several aspect buckets is measured on the largest bucket. `say` gets a line before each measurement.
+    A corpus of several aspect buckets is measured on the largest bucket, with its batch size. `say` gets a line before
+    each measurement.
     """
     from rfjax.bench import phases
     from rfjax.bench.report import summary
     from rfjax.data.batch import written_shape
-    from rfjax.data.buckets import format_shape, largest_part
+    from rfjax.data.buckets import format_shape
     from rfjax.models.flops import recompute_flops
     from rfjax.training import hardware
     from rfjax.training.optimizer import optimizer_bytes, optimizer_flops
     from rfjax.training.run import make_run
 
     _check_one_process()
-    whole, train = make_run(config), config.train
-    run = whole.on_part(largest_part(whole.corpus))
+    whole = make_run(config)
+    run = whole.on_part(whole.largest_part)
+    train = run.config.train  # with the batch size of that bucket
     shapes, devices = run.corpus.shapes, run.mesh.devices.flatten().tolist()
     if (buckets := len(whole.corpus.parts)) > 1:
         say(f"the largest of {buckets} aspect buckets is measured, latents of {format_shape(shapes.latents)}")

@@ -205,17 +205,6 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
     return tuple(part for part, count in enumerate(schedule_of(corpus).counts) if count)
 
 
-def largest_part(corpus: Corpus) -> int:
-    """The index of the part with the most latent pixels, among the parts that have training images: its examples cost
-    most."""
-    return max(trained_parts(corpus), key=lambda part: math.prod(corpus.parts[part].shapes.latents[:3]))
-
-
-def largest(corpus: Corpus) -> Corpus:
-    """The part that costs most to train on."""
-    return corpus.parts[largest_part(corpus)]
-
-
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:
     """Divides `examples` validation examples among the parts, in proportion to their validation images.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 import pprint
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rfjax import config as schema
-from rfjax.config import Config
+from rfjax.config import Config, TrainConfig
+from rfjax.data.stream import Stream
 from rfjax.errors import ConfigError
 from rfjax.laws.design import Trunk, runs_of_lengths
 from rfjax.study.size import size_of
 from rfjax.study.study import Study
-from rfjax.training.branches import steps_taken
+from rfjax.training.branches import departures
+from rfjax.training.run import plan_run
 
 DECAY_SHAPE = "1-sqrt"  # the train.decay_shape that a design sets if the config's schedule is not wsd
 PARTS = (8, 4, 2, 1)  # by default, the lengths of branches are the most steps of any size, divided by these
@@ -31,12 +34,27 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Size:
-    """A size to choose from: its name in the new study, the config of its first point, and the cost of its runs."""
+    """A size to choose from: its name in the new study, the config of its first point, and the cost of its runs. With
+    several aspect buckets, the order of the buckets (`stream`) is that of the first point's seed."""
 
     name: str
     config: Config
     params: float
-    per_image: float  # training FLOPs
+    per_image: float  # training FLOPs; with buckets, the mean over the images of a whole cycle
+    stream: Stream  # how many examples the steps take from each bucket
+    of_parts: tuple[int, ...]  # training FLOPs of an image of each bucket
+
+    def flops(self, train: TrainConfig) -> int:
+        """Training FLOPs of a trunk with all its branches: those of the trunk up to the last departure, and those of
+        each branch after it leaves."""
+        if not train.branches:
+            return self._flops_before(train.steps)
+        leaves = departures(train)
+        own = (self._flops_before(end) - self._flops_before(at) for end, at in zip(train.branches, leaves, strict=True))
+        return self._flops_before(max(leaves)) + sum(own)
+
+    def _flops_before(self, step: int) -> int:
+        return sum(map(operator.mul, self.stream.examples_of_parts(step), self.of_parts))
 
 
 def sizes_of(study: Study) -> list[Size]:
@@ -48,9 +66,9 @@ def sizes_of(study: Study) -> list[Size]:
     found: dict[tuple, Size] = {}
     first: dict[tuple, str] = {}
     for point in study.points:
-        size, model = size_of(point.config), point.config.model
+        size, model, run = size_of(point.config), point.config.model, plan_run(point.config)
         key = float(size.params), float(size.flops_per_image)
-        made = Size(f"depth{model.depth}-width{model.width}", point.config, *key)
+        made = Size(f"depth{model.depth}-width{model.width}", point.config, *key, run.stream, run.flops_of_parts)
         other = found.setdefault(key, made)
         first.setdefault(key, point.id)
         differ = [name for name in schema.differences(other.config, point.config) if name not in _MAY_DIFFER]
@@ -62,7 +80,7 @@ def sizes_of(study: Study) -> list[Size]:
             )
     sizes = [found[key] for key in sorted(found)]
     if len({size.name for size in sizes}) < len(sizes):  # two sizes have one depth and width
-        sizes = [Size(f"size{n}", size.config, size.params, size.per_image) for n, size in enumerate(sizes)]
+        sizes = [replace(size, name=f"size{n}") for n, size in enumerate(sizes)]
     return sizes
 
 
@@ -100,7 +118,7 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
     """
     found, overrides = [], {}
     for number, size in enumerate(sizes):
-        batch, train = size.config.train.batch_size, size.config.train
+        train = size.config.train
         # All trunks update the average of the weights at equal intervals of steps. By default the interval depends on a
         # trunk's longest length, so equal branches of two trunks would have different averages.
         cadence = replace(train, steps=max(lengths)).average_every
@@ -116,9 +134,8 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
             if not _departs_after_warmup(size.config, branches[0]):
                 given = f"a run of {branches[0]} steps of --lengths falls before the warm-up of {size.name} is over"
                 raise ConfigError(f"{given} ({config.train.warmup} steps); leave it out, or warm up for less")
-            images = tuple(float(length * batch) for length in branches)
-            flops = float(size.per_image * batch * steps_taken(config.train))
-            found.append(Trunk(size=number, params=size.params, images=images, flops=flops))
+            images = tuple(float(size.stream.examples_before(length)) for length in branches)
+            found.append(Trunk(size=number, params=size.params, images=images, flops=float(size.flops(config.train))))
             overrides[number, images] = changes
     return found, overrides
 
@@ -133,8 +150,8 @@ def schedule_text(sizes: Sequence[Size]) -> str:
 
 def steps_text(trunk: Trunk, sizes: Sequence[Size]) -> str:
     """The lengths of a trunk's branches in steps, as text."""
-    batch = sizes[trunk.size].config.train.batch_size
-    return " ".join(f"{images / batch:.0f}" for images in trunk.images)
+    stream = sizes[trunk.size].stream
+    return " ".join(str(stream.step_after(int(images))) for images in trunk.images)
 
 
 def config_text(

@@ -16,7 +16,6 @@ import jax
 from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
-from rfjax.data.buckets import largest
 from rfjax.mesh_axes import AXES, DATA, FSDP, TENSOR, batch_ways
 from rfjax.models.flops import RECOMPUTED, attended_sequences, flops_by_part, recompute_flops, training_flops
 from rfjax.plan.roofline import Collective, Roofline, roofline
@@ -68,7 +67,7 @@ def _state(config: Config):
     The shapes are the largest aspect bucket's, since that has to fit.
     """
     run = plan_run(config)
-    return largest(run.corpus).shapes, state_shapes(run), optimizer_flops(config, run.backbone)
+    return run.corpus.parts[run.largest_part].shapes, state_shapes(run), optimizer_flops(config, run.backbone)
 
 
 def tree_bytes(tree, places) -> int:

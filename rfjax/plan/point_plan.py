@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rfjax.config import Config
-from rfjax.data.buckets import format_shape, largest
+from rfjax.data.buckets import format_shape
 from rfjax.errors import ConfigError
 from rfjax.plan.compiled import Compiled, Compiler, attention_of, compile_step
 from rfjax.plan.estimate import StepEstimate, estimate
@@ -124,12 +124,12 @@ class _Attempt(NamedTuple):
 
 
 def _buckets_note(config) -> list[str]:
-    corpus = plan_run(config).corpus
-    if len(corpus.parts) == 1:
+    run = plan_run(config)
+    parts = run.corpus.parts
+    if len(parts) == 1:
         return []
-    which = (
-        f"the largest of {len(corpus.parts)} aspect buckets, latents of {format_shape(largest(corpus).shapes.latents)}"
-    )
+    latents = format_shape(parts[run.largest_part].shapes.latents)
+    which = f"the largest of {len(parts)} aspect buckets, latents of {latents}"
     means = "what fits there fits in all, days are an upper bound, and FLOPs are the mean over the buckets' steps"
     return [f"a step is planned at {which}: {means}"]
 

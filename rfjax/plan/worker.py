@@ -34,14 +34,13 @@ def topology_devices(target):
 
 def lower(config, devices, platform: str):
     """Lowers a config's train step on a mesh over `devices`; `platform` is a name in `models/attention.py`."""
-    from rfjax.data.buckets import largest_part
     from rfjax.models.backbone import training_backbone
     from rfjax.training.mesh import make_mesh
     from rfjax.training.program import lower_train_step
     from rfjax.training.run import plan_run
 
     run, mesh = plan_run(config), make_mesh(config.mesh, devices)
-    run = run.on_part(largest_part(run.corpus))
+    run = run.on_part(run.largest_part)
     backbone = training_backbone(run.config, run.corpus.shapes, platform)
     return lower_train_step(dataclasses.replace(run, backbone=backbone, mesh=mesh))
 

@@ -130,6 +130,17 @@ class Run:
         """How many images of each latent shape one cycle of steps (`data/buckets.py`) takes."""
         return tuple(quota * size for quota, size in zip(self.stream.schedule.quotas, self.stream.sizes, strict=True))
 
+    @property
+    def largest_part(self) -> int:
+        """The index of the largest bucket: of the parts that have training images, the one whose examples have the most
+        tokens (`sequence_tokens`).
+
+        Of parts with equally many tokens it is the one whose examples take the most FLOPs, and then the first.
+        """
+        model, parts = self.config.model, [part.shapes for part in self.corpus.parts]
+        cost = lambda part: (sequence_tokens(model, parts[part]), training_flops(model, parts[part]))  # noqa: E731
+        return max(trained_parts(self.corpus), key=cost)
+
     def on_part(self, part: int) -> Run:
         """Returns the run as if its corpus were only the given part, which has one latent shape, with the batch size of
         that part."""

@@ -9,6 +9,7 @@ import pytest
 from rfjax import config_files
 from rfjax.bench.report import COLLECTIVES_ALONE, COLLECTIVES_UNKNOWN, lines, summary
 from rfjax.cli import main
+from rfjax.config import from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.models.flops import recompute_flops, training_flops
 
@@ -83,6 +84,31 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, quick_
         assert name.replace("_", " ") in printed and (name == "collectives" or math.isfinite(phase["seconds"]))
     assert record["phases"]["forward"]["seconds"] > 0 and record["phases"]["optimiser"]["seconds"] > 0
     assert f"{record['images_per_second']:,.2f} images/s" in printed and "\n".join(lines(record)) in printed
+
+
+@pytest.mark.parametrize("part, batch", [(None, 4), (1, 12)], ids=["largest", "smallest"])
+def test_a_bucket_is_measured_with_its_own_batch(monkeypatch, part, batch):
+    """Catches rates that are computed with the config's batch size, though `tokens_per_batch` gave the measured bucket
+    a multiple of it."""
+    from rfjax.bench import command, peak, phases
+    from rfjax.training.run import Run
+
+    model = {"depth": 1, "hidden": 32, "head_size": 16, "position_grid": 8, "position_tokens": 4, "position_span": 4.0}
+    data = {"corpus": "motion", "world": "first", "buckets": ("4x16x16@0.5", "16x16@0.5")}
+    settings = {"model": model | {"patch_size": 2}, "data": data, "evaluation": {"geneval": {"prompts_per_task": 0}}}
+    config = from_dict(settings | {"train": {"batch_size": 4, "tokens_per_batch": -1}})
+    if part is not None:
+        monkeypatch.setattr(Run, "largest_part", part)
+    loop = phases.Loop(**{name: [2.0] for name in phases.Loop._fields})
+    monkeypatch.setattr(peak, "matmul_flops_per_second", lambda devices, dtype: {"flops_per_second": 1e9})
+    monkeypatch.setattr(phases, "loader_seconds", lambda run, steps: 0.1)
+    monkeypatch.setattr(phases, "run_loop", lambda run, steps, trace: loop)
+    parts = dict.fromkeys(("forward", "forward_backward", "optimiser"), 0.5)
+    monkeypatch.setattr(phases, "part_seconds", lambda run, steps: parts)
+    record = command.measure(config, 1, None, lambda text: None)
+    assert record["latent_size"] == ([4, 16, 16] if part is None else [16, 16])
+    assert record["batch_size"] == record["config"]["train"]["batch_size"] == batch
+    assert record["images_per_second"] == pytest.approx(batch / 2.0)
 
 
 def test_what_cannot_be_measured_is_refused(capsys):

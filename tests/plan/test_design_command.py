@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 
 from rfjax.cli import main
+from rfjax.config import apply_overrides
+from rfjax.plan.design_trunks import candidates_of, sizes_of, steps_text
 from rfjax.study.size import size_of, spent_flops
 from rfjax.study.study import load_study
+from rfjax.training.run import plan_run
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -50,6 +53,35 @@ def test_the_config_that_is_written_trains_the_design(config, tmp_path, capsys):
     assert main(["design", f"--config={out}", *command[2:]]) == 2  # not over the config that it reads
     out.write_text("mine")
     assert main(command) == 2 and out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("tokens_per_batch", [0, -1])
+def test_trunks_on_buckets_have_the_images_and_flops_of_their_steps(tmp_path, tokens_per_batch):
+    """Catches images counted as steps x batch size where `tokens_per_batch` gives stills larger batches than clips, and
+    FLOPs of a mean image where the steps are no whole cycles."""
+    model = {"depth": 1, "hidden": 32, "head_size": 16, "patch_size": 4, "position_tokens": 4, "position_span": 4.0}
+    data = {"corpus": "motion", "world": "first", "buckets": ("16x16@0.5", "4x16x16@0.5")}
+    train = {"steps": 300, "batch_size": 8, "warmup_steps": 20, "schedule": "wsd", "tokens_per_batch": tokens_per_batch}
+    given = {"name": "b", "model": model | {"position_grid": 8}, "data": data, "train": train}
+    given |= {"evaluation": {"geneval": {"prompts_per_task": 0}}}
+    (tmp_path / "b.py").write_text(
+        f"from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({given!r})\n"
+    )
+    sizes = sizes_of(load_study(tmp_path / "b.py"))
+    trunks, changes = candidates_of(sizes, [100, 300])
+    assert [steps_text(trunk, sizes) for trunk in trunks] == ["100", "100 300", "300"]
+    for trunk in trunks:
+        steps = changes[trunk.size, trunk.images]["train.steps"]
+        alone = size_of(apply_overrides(sizes[0].config, {"train.steps": steps, "train.branches": ()}))
+        assert trunk.images[-1] == alone.images and (trunk.images[-1] > 8 * steps) == (tokens_per_batch == -1)
+        if len(trunk.images) == 1:
+            assert trunk.flops == alone.flops
+    stream, each = (
+        sizes[0].stream,
+        plan_run(sizes[0].config).flops_of_parts,
+    )  # the branch of 100 steps leaves at step 80
+    own = (stream.examples_of_parts(100)[part] - stream.examples_of_parts(80)[part] for part in (0, 1))
+    assert trunks[1].flops == trunks[2].flops + sum(n * flops for n, flops in zip(own, each, strict=True))
 
 
 def so_far(tmp_path, trunks=5, **columns):

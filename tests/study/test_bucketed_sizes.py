@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from rfjax.config import from_dict
-from rfjax.data.buckets import BucketedCorpus, largest
+from rfjax.data.buckets import BucketedCorpus, format_shape
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.models.flops import forward_flops, training_flops
 from rfjax.plan import point_plan
+from rfjax.plan.estimate import _state
 from rfjax.study.size import size_of
 from rfjax.training import run as runs
 from rfjax.training.run import plan_run
@@ -70,8 +71,32 @@ def test_a_study_refuses_before_it_trains(corpus):
 
 def test_plans_are_of_the_largest_bucket_that_is_trained_on(corpus, monkeypatch):
     """Catches memory planned for the first bucket, and for one that no step takes."""
-    assert largest(corpus).shapes.latents == (1, 6, 4, 3)
+    run = plan_run(config())
+    assert corpus.parts[run.largest_part].shapes.latents == (1, 6, 4, 3)
     (note,) = point_plan._buckets_note(config())
     assert "largest of 4 aspect buckets, latents of 6x4" in note
     monkeypatch.setattr(runs, "_corpus", lambda data, seed: corpus.parts[0])
     assert point_plan._buckets_note(config()) == []
+
+
+@pytest.mark.parametrize(
+    "temporal_patch_size, shapes, largest",
+    [
+        (1, ((4, 8, 8), (1, 14, 14)), 0),  # 64 tokens and 49; a largest by its sides would be the still
+        (4, ((4, 8, 8), (1, 14, 14)), 1),  # 16 tokens and 49, though the clip has more latent pixels
+        (2, ((1, 4, 4), (1, 4, 8), (1, 8, 4)), 1),  # images: most pixels, and of equals the first
+    ],
+)
+def test_the_largest_bucket_has_the_most_tokens(monkeypatch, temporal_patch_size, shapes, largest):
+    """Catches plans of the bucket with the most latent pixels, whose examples have fewer tokens than another's."""
+    model = {"depth": 2, "hidden": 32, "head_size": 16, "position_grid": 8, "position_tokens": 4, "position_span": 4.0}
+    model |= {"temporal_patch_size": temporal_patch_size}
+    settings = config(model=model)
+    plain = load_corpus(settings.data, 0)
+    parts = tuple(replace(plain, shapes=replace(plain.shapes, latents=(*shape, 3))) for shape in shapes)
+    ones = (1,) * len(parts)
+    monkeypatch.setattr(runs, "_corpus", lambda data, seed: BucketedCorpus("clips", parts, 0, ones, ones))
+    assert plan_run(settings).largest_part == largest
+    assert _state.__wrapped__(settings)[0] == parts[largest].shapes
+    (note,) = point_plan._buckets_note(settings)
+    assert f"latents of {format_shape(parts[largest].shapes.latents)}:" in note

@@ -13,7 +13,6 @@ from helpers.bucketed_tiny import SETTINGS, bucketed, flops, pixelwise
 from helpers.training_tiny import run_in, tiny_config
 from rfjax.config import SamplerConfig
 from rfjax.data.batch import Conditions
-from rfjax.data.buckets import largest
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import check_batch_size, generator_of, prompt_ids, whole_batch
 from rfjax.models.flops import training_flops
@@ -78,7 +77,7 @@ def test_flops_are_the_mean_over_steps_and_each_shapes_own(tmp_path):
     assert run.flops_of_parts == each and len(set(each)) == 3
     assert run.flops_per_image == round(0.5 * each[0] + 0.3 * each[1] + 0.2 * each[2])
     assert [bucket["flops_per_image"] for bucket in describe(run, None)["buckets"]] == list(each)
-    alone = run_in(tmp_path, config, largest(run.corpus), run.backbone)
+    alone = run_in(tmp_path, config, run.corpus.parts[run.largest_part], run.backbone)
     assert alone.flops_per_image == training_flops(config.model, alone.corpus.shapes) == max(each)
 
 
