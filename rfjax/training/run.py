@@ -137,8 +137,11 @@ class Run:
 
         Of parts with equally many tokens it is the one whose examples take the most FLOPs, and then the first.
         """
-        model, parts = self.config.model, [part.shapes for part in self.corpus.parts]
-        cost = lambda part: (sequence_tokens(model, parts[part]), training_flops(model, parts[part]))  # noqa: E731
+
+        def cost(part: int) -> tuple[int, int]:
+            model, shapes = self.config.model, self.corpus.parts[part].shapes
+            return sequence_tokens(model, shapes), training_flops(model, shapes)
+
         return max(trained_parts(self.corpus), key=cost)
 
     def on_part(self, part: int) -> Run:
