@@ -91,9 +91,8 @@ def test_attention_over_space_and_over_time_count_apart():
     assert found["factorised"].logits_bytes == logits * 16 * (frame + text) ** 2
     tokens = {"joint": clip + text, "factorised": 16 * (frame + text) + OVER_TIME * clip}
     squares = {"joint": (clip + text) ** 2, "factorised": 16 * (frame + text) ** 2 + clip**2}
-    width = 4 if clips().train.compute_dtype == "float32" else 2
     for name, each in found.items():
-        block = TRAFFIC * 2 * tokens[name] * 128 * width + LOGITS_TRAFFIC * logits * squares[name]
+        block = TRAFFIC * 2 * tokens[name] * 128 * 4 + LOGITS_TRAFFIC * logits * squares[name]
         read = each.weight_bytes  # float32 weights are used as they are
         assert each.hbm_bytes == pytest.approx(50 * (read + 2 * block))
 
