@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rfjax.bench.peak import median_seconds
-from rfjax.data.batch import BatchShapes, Conditions
+from rfjax.data.batch import BatchShapes, Conditions, written_shape
 from rfjax.evaluation.generate import sampler_rows, sampling_program
 from rfjax.flow.resolution import formulation_at
 from rfjax.models.flops import forward_flops
@@ -166,7 +166,7 @@ def measure_samples(
     )
     return {
         "batch": batch,
-        "latent_size": list(latents[1:3]),
+        "latent_size": list(written_shape(latents)[:-1]),
         "sampler": dataclasses.asdict(sampler),
         "evaluations": evaluations,
         "samples": samples,

@@ -16,15 +16,16 @@ from jax.sharding import AbstractMesh
 
 from rfjax import limits
 from rfjax.config import Config
-from rfjax.data.batch import BatchShapes, written_shape
+from rfjax.data.batch import BatchShapes
+from rfjax.data.buckets import format_shape
 from rfjax.errors import ConfigError
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share, sampling_levels
 from rfjax.mesh_axes import AXES, BATCH_AXES, FSDP, TENSOR, batch_ways
-from rfjax.models.flops import flops_by_part, forward_flops, patches
+from rfjax.models.flops import attended_sequences, flops_by_part, forward_flops
 from rfjax.models.quantised import check_weights, stored_shapes
 from rfjax.plan.compiled import Compiled, Compiler, attention_of, compile_sampler_for
-from rfjax.plan.estimate import UNSPLIT, tree_bytes
+from rfjax.plan.estimate import OVER_TIME, UNSPLIT, tree_bytes
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
 from rfjax.training.mesh import mesh_sizes, shardings
@@ -52,7 +53,7 @@ class SampleEstimate:
     mesh: dict[str, int]
     evaluations: int  # of the network, for one image; a guided step of Euler's method has two
     weight_bytes: int
-    logits_bytes: int  # in one evaluation; 0 if the attention keeps no logits in memory
+    logits_bytes: int  # of the largest attention, in one evaluation; 0 if the attention keeps no logits in memory
     peak_bytes: int
     flops: float
     hbm_bytes: float
@@ -156,18 +157,20 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
     flops = steps * images * ((whole - unsplit) / tensor + unsplit)
 
     width = 2 if config.train.compute_dtype == "bfloat16" else 4
-    tokens = patches(model, shapes)[0] + shapes.context[0]
+    (count, length), *over_time = sequences = attended_sequences(model, shapes)
+    tokens = count * length + OVER_TIME * sum(n * size for n, size in over_time)
     activation = examples * tokens * model.width * width
     in_memory = attention_of(config, target) == "xla"
-    logits = 4 * examples * model.heads * tokens**2 / tensor if in_memory else 0
+    # Bytes, of each attention in a block.
+    logits = [4 * examples * model.heads * n * size**2 / tensor if in_memory else 0 for n, size in sequences]
     kernels = sum(leaf.size for leaf in jax.tree.leaves(stored_shapes(init, "float32"))) * width / tensor
     converted = request.weights != config.train.compute_dtype or fsdp > 1
     layer = 2 * kernels / model.depth if converted else 0  # two layers: one in use, one read ahead
     conditions = 4 * examples * (math.prod(shapes.context) + shapes.pooled + 2 * math.prod(shapes.latents))
-    peak = weight_bytes + conditions + max(layer, ALIVE * activation + LOGITS_ALIVE * logits)
+    peak = weight_bytes + conditions + max(layer, ALIVE * activation + LOGITS_ALIVE * max(logits))
 
     read = weight_bytes + (2 * kernels if converted else 0)  # a converted kernel is written and read again
-    traffic = float(steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * logits)))
+    traffic = float(steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * sum(logits))))
     exchanges = []
     if fsdp > 1:
         exchanges.append(Collective("all-gather", int(kernels), fsdp, steps, "weights"))
@@ -175,7 +178,7 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
         exchanges.append(Collective("all-reduce", int(activation), tensor, 2 * model.depth * steps, "activations"))
     evaluations, times = evaluations_of(config, request.latents), roofline(target, flops, traffic, exchanges)
     return SampleEstimate(
-        sizes, evaluations, weight_bytes, int(logits), int(peak), flops, traffic, tuple(exchanges), times
+        sizes, evaluations, weight_bytes, int(max(logits)), int(peak), flops, traffic, tuple(exchanges), times
     )
 
 
@@ -198,6 +201,7 @@ def plan_sampling(
 
 
 def describe_latents(latents: tuple[int, ...]) -> str:
-    """Describes latents in words, with the images' size in pixels if the autoencoder divides height and width by 8."""
-    height, width = written_shape(latents)[-3:-1]
-    return f"latents of {height}x{width}, {8 * height}x{8 * width} pixels if the autoencoder divides by 8"
+    """Describes latents in words: their frames, if there are several, height and width, and the images' size in pixels
+    if the autoencoder divides height and width by 8."""
+    height, width = latents[-3:-1]
+    return f"latents of {format_shape(latents)}, {8 * height}x{8 * width} pixels if the autoencoder divides by 8"

@@ -1,19 +1,24 @@
 """`rfjax plan --sample` by formula. Nothing is compiled."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rfjax.bench import sampling
 from rfjax.bench.sampling import sample_lines, sample_summary
 from rfjax.cli import main
+from rfjax.config import from_dict
 from rfjax.data.batch import BatchShapes
 from rfjax.models.flops import forward_flops
-from rfjax.plan.sampling import Request, estimate_sampling
+from rfjax.plan.estimate import OVER_TIME
+from rfjax.plan.sampling import LOGITS_TRAFFIC, TRAFFIC, Request, describe_latents, estimate_sampling
 from rfjax.plan.targets import parse_target
 from rfjax.study.size import size_of
 from rfjax.study.study import load_study
 from rfjax.training.chips import GIB
+from rfjax.training.run import make_run
 
 FAMILY = Path(__file__).parents[2] / "configs" / "sd3_family.py"
 LATENTS = (1, 128, 128, 16)
@@ -65,6 +70,42 @@ def test_logits_count_where_the_attention_keeps_them():
     fused, kept = estimated(config()), estimated(config(), "mi300x1")
     assert fused.logits_bytes == 0 and kept.logits_bytes == 4 * 2 * 24 * 4250**2
     assert kept.peak_bytes - fused.peak_bytes >= kept.logits_bytes
+
+
+def clips(attention="joint"):
+    """A config of clips of 16 frames and 16 tokens a frame, with texts of 333 tokens."""
+    model = {"depth": 2, "hidden": 128, "head_size": 64, "position_tokens": 4, "temporal_attention": attention}
+    data = {"corpus": "random", "frames": 16, "image_size": 8, "channels": 16, "context_tokens": 333}
+    return from_dict({"model": model, "data": data | {"context_size": 256, "pooled_size": 64}})
+
+
+def test_attention_over_space_and_over_time_count_apart():
+    """Catches a clip with factorised attention planned with the logits of all its tokens in one sequence: each frame
+    attends to its own tokens and to the text, and then all frames' tokens attend to each other."""
+    frame, clip, text = 4 * 4, 16 * 4 * 4, 333
+    logits = 4 * 2 * 2  # bytes, guided examples, heads
+    found = {
+        name: estimated(clips(name), "mi300x1", "float32", latents=(16, 8, 8, 16)) for name in ("joint", "factorised")
+    }
+    assert found["joint"].logits_bytes == logits * (clip + text) ** 2
+    assert found["factorised"].logits_bytes == logits * 16 * (frame + text) ** 2
+    tokens = {"joint": clip + text, "factorised": 16 * (frame + text) + OVER_TIME * clip}
+    squares = {"joint": (clip + text) ** 2, "factorised": 16 * (frame + text) ** 2 + clip**2}
+    for name, each in found.items():
+        block = TRAFFIC * 2 * tokens[name] * 128 * 4 + LOGITS_TRAFFIC * logits * squares[name]
+        read = each.weight_bytes  # float32 weights are used as they are
+        assert each.hbm_bytes == pytest.approx(50 * (read + 2 * block))
+
+
+@pytest.mark.parametrize("latents, sizes", [((1, 8, 12, 16), [8, 12]), ((16, 8, 12, 16), [16, 8, 12])])
+def test_latents_are_named_with_their_frames(monkeypatch, latents, sizes):
+    """Catches a plan or a benchmark of clips that reads as one of images."""
+    said = f"latents of {'x'.join(map(str, sizes))}, 64x96 pixels if the autoencoder divides by 8"
+    assert describe_latents(latents) == said
+    monkeypatch.setattr(sampling, "sample_seconds", lambda *_: [])
+    run, shapes = make_run(clips()), replace(SHAPES, latents=latents)
+    found = sampling.measure_samples(run, shapes, None, ("float32",), 1, {"flops_per_second": 1.0}, print)
+    assert found["latent_size"] == sizes
 
 
 def test_weights_that_are_split_are_gathered_for_each_evaluation():
