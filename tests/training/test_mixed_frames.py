@@ -179,7 +179,7 @@ def test_stills_and_clips_to_look_at_are_both_kept(undisturbed, tmp_path):
     write_record(workdir, old | {"key": old["key"] | {"evaluation": "samples", "weights": "raw"}})
     write_record(workdir, old | {"key": old["key"] | {"weights": "raw"}})
     sheets = merge.collect([workdir], tmp_path / "results").samples
-    assert len({sheet.png for sheet in sheets}) == 3
+    assert len(sheets) == len({sheet.png for sheet in sheets}) == 3
     stills, clips = sorted((sheet for sheet in sheets if sheet.weights == "ema"), key=lambda sheet: sheet.webp)
     assert not stills.webp and all(prompt.startswith("a still of") for prompt in stills.prompts)
     assert clips.webp and all(prompt.startswith("a video of") for prompt in clips.prompts)
