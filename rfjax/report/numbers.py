@@ -39,7 +39,7 @@ from rfjax.weight_names import is_trained
 # fraction.
 BATCHES_DIFFER = 0.02
 VALIDATED = ["step", "flops", "loss", "loss_stderr", "final"]  # what a run's curve has of each validation
-REPORT_SCHEMA = 5
+REPORT_SCHEMA = 6
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # the law is drawn from the least compute over this factor to the most compute times this factor
 # Columns of the results table that the report copies.
