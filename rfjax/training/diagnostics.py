@@ -102,11 +102,11 @@ def narrow_advice(run: Run) -> str | None:
     """
     model, channels = run.config.model, run.corpus.shapes.latents[-1]
     numbers = model.temporal_patch_size * model.patch_size**2 * channels
-    if model.hidden >= numbers:
+    if model.width >= numbers:
         return None
     why = "it cannot pass on the noise of its input, so the loss stays high"
     remedy = "take a larger config.model.hidden or a smaller config.model.patch_size"
-    return f"the network is {model.hidden} wide, and a patch holds {numbers} numbers: {why}; {remedy}"
+    return f"the network is {model.width} wide, and a patch holds {numbers} numbers: {why}; {remedy}"
 
 
 def network_advice(run: Run) -> list[str]:
