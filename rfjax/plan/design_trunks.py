@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 import pprint
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rfjax import config as schema
 from rfjax.config import Config, TrainConfig
-from rfjax.data.stream import Stream
 from rfjax.errors import ConfigError
 from rfjax.laws.design import Trunk, runs_of_lengths
-from rfjax.study.size import size_of
+from rfjax.study.size import flops_before
 from rfjax.study.study import Study
 from rfjax.training.branches import departures
-from rfjax.training.run import plan_run
+from rfjax.training.cohort import check_may_be_together
+from rfjax.training.run import Run, plan_run
 
 DECAY_SHAPE = "1-sqrt"  # the train.decay_shape that a design sets if the config's schedule is not wsd
 PARTS = (8, 4, 2, 1)  # by default, the lengths of branches are the most steps of any size, divided by these
@@ -34,27 +33,34 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Size:
-    """A size to choose from: its name in the new study, the config of its first point, and the cost of its runs. With
-    several aspect buckets, the order of the buckets (`stream`) is that of the first point's seed."""
+    """A size to choose from: its name in the new study, and its first point's run, with whose seed aspect buckets are
+    ordered."""
 
     name: str
-    config: Config
-    params: float
-    per_image: float  # training FLOPs; with buckets, the mean over the images of a whole cycle
-    stream: Stream  # how many examples the steps take from each bucket
-    of_parts: tuple[int, ...]  # training FLOPs of an image of each bucket
+    run: Run
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+    @property
+    def params(self) -> float:
+        return float(self.run.parameter_count)
+
+    @property
+    def per_image(self) -> float:
+        """Training FLOPs of an image; with buckets, the mean over the images of a whole cycle."""
+        return float(self.run.flops_per_image)
 
     def flops(self, train: TrainConfig) -> int:
         """Training FLOPs of a trunk with all its branches: those of the trunk up to the last departure, and those of
         each branch after it leaves."""
         if not train.branches:
-            return self._flops_before(train.steps)
+            return flops_before(self.run, train.steps)
         leaves = departures(train)
-        own = (self._flops_before(end) - self._flops_before(at) for end, at in zip(train.branches, leaves, strict=True))
-        return self._flops_before(max(leaves)) + sum(own)
-
-    def _flops_before(self, step: int) -> int:
-        return sum(map(operator.mul, self.stream.examples_of_parts(step), self.of_parts))
+        ends = zip(train.branches, leaves, strict=True)
+        own = (flops_before(self.run, end) - flops_before(self.run, at) for end, at in ends)
+        return flops_before(self.run, max(leaves)) + sum(own)
 
 
 def sizes_of(study: Study) -> list[Size]:
@@ -66,9 +72,10 @@ def sizes_of(study: Study) -> list[Size]:
     found: dict[tuple, Size] = {}
     first: dict[tuple, str] = {}
     for point in study.points:
-        size, model, run = size_of(point.config), point.config.model, plan_run(point.config)
-        key = float(size.params), float(size.flops_per_image)
-        made = Size(f"depth{model.depth}-width{model.width}", point.config, *key, run.stream, run.flops_of_parts)
+        model, run = point.config.model, plan_run(point.config)
+        check_may_be_together(point.config, run.corpus)
+        made = Size(f"depth{model.depth}-width{model.width}", run)
+        key = made.params, made.per_image
         other = found.setdefault(key, made)
         first.setdefault(key, point.id)
         differ = [name for name in schema.differences(other.config, point.config) if name not in _MAY_DIFFER]
@@ -134,7 +141,7 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
             if not _departs_after_warmup(size.config, branches[0]):
                 given = f"a run of {branches[0]} steps of --lengths falls before the warm-up of {size.name} is over"
                 raise ConfigError(f"{given} ({config.train.warmup} steps); leave it out, or warm up for less")
-            images = tuple(float(size.stream.examples_before(length)) for length in branches)
+            images = tuple(float(size.run.stream.examples_before(length)) for length in branches)
             found.append(Trunk(size=number, params=size.params, images=images, flops=float(size.flops(config.train))))
             overrides[number, images] = changes
     return found, overrides
@@ -150,7 +157,7 @@ def schedule_text(sizes: Sequence[Size]) -> str:
 
 def steps_text(trunk: Trunk, sizes: Sequence[Size]) -> str:
     """The lengths of a trunk's branches in steps, as text."""
-    stream = sizes[trunk.size].stream
+    stream = sizes[trunk.size].run.stream
     return " ".join(str(stream.step_after(int(images))) for images in trunk.images)
 
 

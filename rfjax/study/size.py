@@ -10,7 +10,7 @@ from rfjax.models.flops import PARAMETER_BYTES
 from rfjax.study.planned_runs import PlannedRun
 from rfjax.training.cohort import check_may_be_together
 from rfjax.training.optimizer import optimizer_bytes
-from rfjax.training.run import plan_run
+from rfjax.training.run import Run, plan_run
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,16 @@ def size_of(config: Config) -> Size:
         params=run.parameter_count,
         flops_forward_per_image=run.flops_forward_per_image,
         flops_per_image=run.flops_per_image,
-        flops=float(sum(map(operator.mul, run.stream.examples_of_parts(config.train.steps), run.flops_of_parts))),
+        flops=float(flops_before(run, config.train.steps)),
         images=images,
         state_bytes=(PARAMETER_BYTES + 4 * len(config.train.power_averages)) * run.parameter_count
         + optimizer_bytes(config, run.backbone),
     )
+
+
+def flops_before(run: Run, step: int) -> int:
+    """Returns the training FLOPs of a run's steps before `step`."""
+    return sum(map(operator.mul, run.stream.examples_of_parts(step), run.flops_of_parts))
 
 
 def describe(id: str, config: Config, size: Size) -> str:

@@ -76,10 +76,8 @@ def test_trunks_on_buckets_have_the_images_and_flops_of_their_steps(tmp_path, to
         assert trunk.images[-1] == alone.images and (trunk.images[-1] > 8 * steps) == (tokens_per_batch == -1)
         if len(trunk.images) == 1:
             assert trunk.flops == alone.flops
-    stream, each = (
-        sizes[0].stream,
-        plan_run(sizes[0].config).flops_of_parts,
-    )  # the branch of 100 steps leaves at step 80
+    stream, each = sizes[0].run.stream, plan_run(sizes[0].config).flops_of_parts
+    # the branch of 100 steps leaves at step 80
     own = (stream.examples_of_parts(100)[part] - stream.examples_of_parts(80)[part] for part in (0, 1))
     assert trunks[1].flops == trunks[2].flops + sum(n * flops for n, flops in zip(own, each, strict=True))
 

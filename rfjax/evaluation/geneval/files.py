@@ -26,11 +26,12 @@ from rfjax.data.geneval_names import COLORS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rows import (
     check_boxes,
-    check_choice,
     check_colors,
     check_integer,
+    check_item,
     check_keys,
     check_position,
+    check_row,
     check_text,
     json_lines,
 )
@@ -181,20 +182,14 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
     """
     rows = []
     for place, row in json_lines(path):
-        check_keys(place, "", row, METADATA_KEYS)
-        check_choice(place, "tag", row["tag"], TASKS)
-        check_text(place, "prompt", row["prompt"])
-        if not isinstance(row.get("held_out", False), bool):
-            raise ConfigError(f"{place}: held_out is {row['held_out']!r}; it must be true or false")
+        check_row(place, row, METADATA_KEYS, TASKS)
         for section, keys in (("include", INCLUDE_KEYS), ("exclude", EXCLUDE_KEYS)):
             items = row.get(section, [])
             if not isinstance(items, list):
                 raise ConfigError(f"{place}: {section} is {items!r}; it must be a list of items")
             for index, item in enumerate(items):
                 name = f"{section}[{index}]"
-                check_keys(place, name, item, keys)
-                check_text(place, f"{name} class", item["class"])
-                check_integer(place, f"{name} count", item["count"], 1, math.inf)
+                check_item(place, name, item, keys)
                 if "color" in item:
                     check_text(place, f"{name} color", item["color"])
                 if "position" in item:

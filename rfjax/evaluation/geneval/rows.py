@@ -82,6 +82,23 @@ def check_integer(place, name, value, low, high):
         raise ConfigError(f"{place}: {name} is {_short(value)}; it must be {allowed}")
 
 
+def check_row(place, row, keys, tags):
+    """Raises `ConfigError` if a row of a metadata file lacks a key or has another than `keys` ({key: required}), or if
+    its tag is none of `tags`, its prompt is no text or its `held_out` is not true or false."""
+    check_keys(place, "", row, keys)
+    check_choice(place, "tag", row["tag"], tags)
+    check_text(place, "prompt", row["prompt"])
+    if not isinstance(row.get("held_out", False), bool):
+        raise ConfigError(f"{place}: held_out is {row['held_out']!r}; it must be true or false")
+
+
+def check_item(place, name, item, keys):
+    """Raises `ConfigError` if an item of a row has other keys than `keys`, no class, or a count below 1."""
+    check_keys(place, name, item, keys)
+    check_text(place, f"{name} class", item["class"])
+    check_integer(place, f"{name} count", item["count"], 1, math.inf)
+
+
 def check_position(place, name, key, value, index):
     """Raises `ConfigError` if the position `value` of a row's item number `index` is not [relation, index of an earlier
     item]."""

@@ -5,15 +5,14 @@ The metadata are JSON lines, one prompt a line, as `data.motion_captions.row` ma
 
 from __future__ import annotations
 
-import math
 import os
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rows import (
     check_choice,
-    check_integer,
-    check_keys,
+    check_item,
     check_position,
+    check_row,
     check_text,
     json_lines,
 )
@@ -52,18 +51,12 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
 
     rows = []
     for place, row in json_lines(path):
-        check_keys(place, "", row, METADATA_KEYS)
-        check_choice(place, "tag", row["tag"], TASKS)
-        check_text(place, "prompt", row["prompt"])
-        if not isinstance(row.get("held_out", False), bool):
-            raise ConfigError(f"{place}: held_out is {row['held_out']!r}; it must be true or false")
+        check_row(place, row, METADATA_KEYS, TASKS)
         if not isinstance(row["include"], list) or not row["include"]:
             raise ConfigError(f"{place}: include is {row['include']!r}; it must be a list of one or more items")
         for index, item in enumerate(row["include"]):
             name = f"include[{index}]"
-            check_keys(place, name, item, INCLUDE_KEYS)
-            check_text(place, f"{name} class", item["class"])
-            check_integer(place, f"{name} count", item["count"], 1, math.inf)
+            check_item(place, name, item, INCLUDE_KEYS)
             _check_one_of_a_class(place, row["include"], index)
             for key in {"color", "becomes"} & set(item):
                 check_text(place, f"{name} {key}", item[key])
