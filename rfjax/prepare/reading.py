@@ -74,7 +74,8 @@ class DropList(TypedDict, total=False):
 
 def check_drop_list(path: Path, rule: ClipRule | None) -> None:
     """Raises `ConfigError` if `rfjax duplicates` made the list of keys from clips that are cut by another rule than
-    `rule`. A list without its .json beside it is not checked."""
+    `rule`, or from images where clips are read, or the reverse. A list that is no .tsv, or without its .json beside it,
+    is not checked."""
     beside = path.with_name(path.name.removesuffix(".tsv") + ".json")
     if path.suffix == ".tsv" and beside.is_file():
         facts = read_json(beside, DropList, error=ConfigError, remedy="move it away, or make the list anew")

@@ -1,4 +1,4 @@
-"""Draws the report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
+"""Draws the report's figures of scores: tasks against depth, held-out pairs, loss against score, sampling steps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Decides from which number of runs on faster methods replace exact ones, whose cost grows with the square of the
-number of runs.
+"""Decides from which number of runs on faster methods replace slow ones. The cost of refits without each run, and of
+covariances of every two runs, grows with the square of the number of runs; permutations and simulations are slow, too.
 
 With more than `MANY_RUNS` runs, asymptotic formulas replace permutations and simulations. A fit is repeated without
 each fold of runs, not without each single run. The table has the covariances with some runs only, not of every pair.

@@ -1,7 +1,7 @@
 """The table of rewards, which are functions of images and of their prompts' rows. More is better. No JAX here.
 
-On the embedded corpora GenEval's reward needs no network: a detector of drawn objects reads the pixels, and GenEval's
-rules judge the objects.
+On `shapes`, `digits` and stills of `motion` GenEval's reward needs no network: a detector of drawn objects reads the
+pixels, and GenEval's rules judge the objects.
 """
 
 from __future__ import annotations
