@@ -5,8 +5,8 @@ examples, the devices or the model, and uses no random stream of training. Level
 not apply to them.
 
 Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of rectified flow's t
-(`rfjax.flow.matched`). So all formulations have the same points and the same target. A level outside the noise levels
-that a formulation was trained on is moved to the nearest noise level of training.
+(`rfjax.flow.matched`). So all formulations have the same points and the same target, with one exception: a level
+outside the noise levels that a formulation was trained on is moved to the nearest noise level of training.
 """
 
 from __future__ import annotations

@@ -33,6 +33,17 @@ def why_not_plain(path: str | Path) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "")
 
 
+def is_absent(path: str | Path) -> bool:
+    """Whether nothing is at the path, not even a dangling link. False if that cannot be found out."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """Returns a file's bytes. Raises `NoPlainFile` (not a file, or more than `most` bytes) or another `OSError`."""
     why = why_not_plain(path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rfjax.errors import RfjaxError
-from rfjax.inputs.files import read_bytes
+from rfjax.inputs.files import is_absent, read_bytes
 from rfjax.inputs.text import UndecodableText, decode_text
 
 DEPTH = 64  # deepest nesting of lists and objects; rfjax itself writes fewer than ten levels
@@ -49,7 +49,7 @@ def read_json(
     try:
         return parse_json(read_bytes(path), shape)
     except (OSError, ValueError) as problem:
-        if isinstance(problem, OSError) and not Path(path).exists() and not Path(path).is_symlink():
+        if isinstance(problem, OSError) and is_absent(path):
             raise FileNotFoundError(f"no file at {path}") from None
         why = getattr(problem, "strerror", None) or str(problem)
         raise error(f"{path} cannot be read: {why}; {remedy}") from None

@@ -66,8 +66,8 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
 
 
 def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
-    """Tests whether the optimum sees a number of image tokens per parameter in the range `claimed`, at the geometric
-    mean of the runs' FLOPs."""
+    """Tests whether the image tokens per parameter at the optimal size are in the range `claimed`. The optimal size is
+    that for the geometric mean of the runs' FLOPs."""
 
     def test(evidence):
         if (stop := _no_tokens(evidence, evidence.tokens.image)) is not None:

@@ -89,6 +89,8 @@ def test_a_missing_file_is_the_callers_to_judge(tmp_path):
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(RfjaxError, match="a folder"):
         read_json(tmp_path / "folder.json")
+    with pytest.raises(RfjaxError, match="cannot be read: it is file name too long"):  # nobody knows if it is there
+        read_json(tmp_path / ("a" * 300))
 
 
 def test_other_encodings_are_read(tmp_path):

@@ -100,8 +100,8 @@ def check_item(place, name, item, keys):
 
 
 def check_position(place, name, key, value, index):
-    """Raises `ConfigError` if the position `value` of a row's item number `index` is not [relation, index of an earlier
-    item]."""
+    """Raises `ConfigError` if `value`, the position asked for by a row's item number `index`, is not a list of a
+    relation and the index of an earlier item."""
     if not isinstance(value, list) or len(value) != 2:
         raise ConfigError(f"{place}: {name} {key} is {value!r}; it must be [relation, target]")
     check_choice(place, f"{name} relation", value[0], RELATIONS)
