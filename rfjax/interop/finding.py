@@ -1,7 +1,7 @@
 """Finds a checkpoint's files of weights on disk, and its JSON files, which lie beside the weights, in the folder above
-or in a folder below.
+or in a subfolder of either.
 
-This module reads no file but JSON, and notes every guess it makes.
+This module reads no file but JSON. It notes each choice that it makes among several files.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
         ):  # config.json is for PyTorch: the manifest says more
             settings = {}
         used = config if settings else None
+        more += _unread(path, stem)
         return FoundCheckpoint(
             path, paths, manifest, settings, used, _scheduler(path), name, weight_map, (*notes, *more)
         )
@@ -153,6 +154,13 @@ def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
     if (path.parent / _INDEX).is_file():
         hint += f"; the pipeline's folder is {path.parent}: name that"
     raise ConfigError(f"{path} holds no {' or '.join(f'{stem}.safetensors' for stem in names.WEIGHTS.values())}{hint}")
+
+
+def _unread(path: Path, stem: str) -> list[str]:
+    """Returns a note on a folder's safetensors files that are not named after `stem`; [] if there are none."""
+    files = sorted(file.name for file in path.iterdir() if file.suffix in names.SAFETENSORS)
+    others = [file for file in files if _parse(file, stem) is None]
+    return [f"beside {stem} these were not read: {', '.join(others[:_SHOWN])}"] if others else []
 
 
 def _down(path: Path) -> tuple[Path, str, list[str]]:
@@ -248,6 +256,8 @@ def _choose(path: Path, layout: str, stem: str, wanted: str | None):
     if whole:
         if shards:
             notes.append(f"{len(shards)} shards beside {whole[0]} were not read: {', '.join(shards[:_SHOWN])}")
+        if whole[1:]:
+            notes.append(f"beside {whole[0]} these were not read: {', '.join(whole[1:])}")
         return whole[:1], {}, notes
     counts = {_parse(name, stem)[1] for name in shards}
     if len(counts) > 1 or len(shards) != max(counts):

@@ -58,8 +58,8 @@ def run_cohort(
     """Trains and evaluates runs together, each in `root/<id>`. Returns {id: failure} for the runs that failed.
 
     `programs` holds the evaluation programs compiled for cohorts like this one; new programs are added. If an
-    evaluation fails, that run is trained to its end, but not measured again. Raises what `train_cohort` raises for
-    failures that concern all runs.
+    evaluation fails, that run is trained to its end, but not measured again. Raises `Preempted` if `stop` says so, and
+    `ConfigError` for runs that cannot be trained together.
     """
     runs: list[Run] = []
     evaluators, failures = {}, {}

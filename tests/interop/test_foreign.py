@@ -112,6 +112,12 @@ def test_the_scheduler_is_found_from_every_level(pipeline, tmp_path):
     for path in (pipeline, sub, sub / WEIGHTS, tmp_path):
         found = find(path)
         assert (found.scheduler.shift, found.settings["num_layers"], found.name) == (1.15, 4, "pipeline"), path
+        assert not any("not read" in note for note in found.notes), path
+    others = ["diffusion_pytorch_model.sft", "model.safetensors"]
+    for name in others:  # which of several files is read must not be a silent choice
+        (sub / name).touch()
+    said = [note for note in find(pipeline).notes if "were not read" in note]
+    assert len(said) == 2 and all(name in note for name, note in zip(others, said, strict=True))
     shutil.copy(sub / WEIGHTS, pipeline / "somebodys_own.sft")  # one file beside the pipeline's parts
     found = find(pipeline / "somebodys_own.sft")
     assert (found.scheduler.shift, found.settings["num_layers"]) == (1.15, 4)

@@ -170,7 +170,8 @@ def _holds_row(cell: str, folder: PurePosixPath, images: Collection[str]) -> boo
 
 
 def _separated(text: str) -> str:
-    """Returns a remark on a table whose first line has another separator than commas; "" for any other table."""
+    """Returns a remark on a table whose first line has a cell `file_name` if another mark than commas separates cells;
+    "" for any other table."""
     first = text.lstrip("\n").partition("\n")[0]
     for mark in _OTHER_MARKS:
         if "file_name" in [cell.strip(' "') for cell in first.split(mark)] and mark in first:
