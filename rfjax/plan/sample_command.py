@@ -11,6 +11,7 @@ from rfjax.files import write_whole
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.quantised import check_weights
 from rfjax.plan.compiled import SAMPLED_INSTEAD, Compiler, check_compiler, describe_settings, why_not_compiled
+from rfjax.plan.roofline import precision_note
 from rfjax.plan.sample_options import read_sample_options
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
 from rfjax.plan.targets import Target
@@ -87,6 +88,7 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
         f"{sampler.guidance_scale:g}{guided}. Text encoders and autoencoder are not counted.",
         "Seconds an image and images a chip-hour are at the roofline, the time of the slowest limit: real images take "
         "longer.",
+        *precision_note(target, (point.config.train for point in points)),
     ]
     for attention in sorted({plan.attention for plan in plans}):
         logits = max(plan.estimate.logits_bytes for plan in plans)

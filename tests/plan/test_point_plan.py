@@ -69,6 +69,17 @@ def test_slices_sum_each_others_part_of_the_gradients():
     assert one.roofline.network == 0 < two.roofline.network
 
 
+def test_gradients_between_nodes_are_planned_over_their_network():
+    """By hand, for 8 x 8 over 8 nodes of 8 GPUs: weights and gradients in bfloat16 pass the node's 450 GB/s three
+    times, and each GPU's eighth of the gradients passes the network's 50 GB/s twice."""
+    config = point("depth38", mesh__fsdp=8).config
+    found = estimate(config, parse_target("h100x64"))
+    weights = 2 * size_of(config).params
+    by_hand = 7 / 8 * weights * (3 / 450e9 + 2 / 8 / 50e9)
+    assert found.mesh == {"data": 8, "fsdp": 8, "tensor": 1}
+    assert found.roofline.links == pytest.approx(by_hand, rel=0.001)
+
+
 def test_a_search_leaves_every_axis_but_data_inside_a_slice():
     config = point("depth15").config
     found = [layout for layout in layouts(config, parse_target("4xv5e-8"))]
