@@ -102,6 +102,15 @@ def test_an_attention_over_time_is_planned():
     assert two.flops > 1.5 * one.flops and two.hbm_bytes > one.hbm_bytes and two.state_bytes > one.state_bytes
 
 
+def test_a_plan_says_that_runs_trained_together_take_more():
+    """Catches "fits" for one of the 16 runs that a study's program holds at once."""
+    members = load_study("formulations", {}).points[0]
+    (said,) = plan_point(members, parse_target("h100x4"), compiler=None, say=lambda _: None).notes
+    assert "train.together=16" in said and "up to 4 of them on each device" in said
+    alone = load_study("formulations", {"train.together": "1"}).points[0]
+    assert plan_point(alone, parse_target("h100x4"), compiler=None, say=lambda _: None).notes == ()
+
+
 def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():
     """Catches a search that offers a layout which does not fit, or changes the experiment."""
     target = parse_target("v5e-256")
