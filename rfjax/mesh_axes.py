@@ -37,3 +37,8 @@ LAYOUT = " x ".join(AXES)  # the order in which a mesh's sizes are written
 def batch_ways(sizes: Mapping[str, int]) -> int:
     """Returns the number of parts that a mesh of these sizes splits a batch into."""
     return math.prod(sizes[axis] for axis in BATCH_AXES)
+
+
+def strides_of(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Returns for each axis of a mesh of these sizes how many devices apart neighbours along the axis are."""
+    return {axis: math.prod(sizes[inner] for inner in AXES[place + 1 :]) for place, axis in enumerate(AXES)}

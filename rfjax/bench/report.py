@@ -106,7 +106,9 @@ def lines(record: Mapping) -> list[str]:
     name, time, share = (max(len(row[i]) for row in rows) for i in range(3))
     table = [f"{row[0]:<{name}}  {row[1]:>{time}}  {row[2]:>{share}}  {row[3]}".rstrip() for row in rows]
     sheet, hardware = record["share_of_datasheet_peak"], record["hardware"]
-    datasheet = f", {sheet:.1%} of the datasheet's" if sheet else "; this device's datasheet peak is not known"
+    datasheet = (
+        f", {sheet:.1%} of the datasheet's for bfloat16" if sheet else "; this device's datasheet peak is not known"
+    )
     measured = f"{record['share_of_measured_peak']:.1%} of the measured peak{datasheet}"
     images, repeated = record["images_per_second"], record["recomputed_flops_per_step"]
     return [

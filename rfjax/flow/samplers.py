@@ -217,9 +217,13 @@ def _guided_within(guided, alone, guidance_scale, interval):
 def guided_share(
     times: Float[np.ndarray, " times"], method: str, guidance_scale: float, interval: tuple[float, float]
 ) -> float:
-    """The share of a sampler's velocity evaluations that use guidance, and so cost two evaluations of the network."""
+    """The share of a sampler's velocity evaluations that use guidance, and so cost two evaluations of the network.
+
+    Times and interval are compared in float32, as the sampler compares them.
+    """
     if guidance_scale == 1.0:
         return 0.0
-    inside = (times >= interval[0]) & (times <= interval[1])
+    times, (low, high) = np.float32(times), np.float32(interval)
+    inside = (times >= low) & (times <= high)
     ends = inside[:-1], inside[1:]  # at a step's beginning, and at its end, where Heun's method evaluates again
     return float(np.mean(ends[: EVALUATIONS_PER_STEP[method]]))

@@ -137,6 +137,7 @@ def notes(plans: Sequence, target, compiles: bool) -> list[str]:
     """Returns the lines under a plan's table: what its numbers mean, and what planning found."""
     from rfjax.plan.compiled import describe_settings, why_not_compiled
     from rfjax.plan.gpu_description import DESCRIPTIONS
+    from rfjax.plan.roofline import precision_note
 
     why = why_not_compiled(target.chip) or "--no-compile"
     how = f"Nothing was compiled ({why}): peak memory and traffic are estimates."
@@ -151,6 +152,7 @@ def notes(plans: Sequence, target, compiles: bool) -> list[str]:
         f"Memory is in GiB per device, of {gib}; times are milliseconds of a step by each limit; mesh is {LAYOUT}.",
         "Days and chip-hours are at the roofline, the time of the slowest limit: real steps take longer.",
     ]
+    said += precision_note(target, (plan.config.train for plan in plans))
     if target.slices > 1:
         said.append(f"Network: what {target.slices} slices exchange; only {SLICE_AXIS} goes over slices.")
     for plan in plans:

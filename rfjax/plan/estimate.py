@@ -16,7 +16,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
-from rfjax.mesh_axes import AXES, DATA, FSDP, TENSOR, batch_ways
+from rfjax.mesh_axes import AXES, DATA, FSDP, TENSOR, batch_ways, strides_of
 from rfjax.models.flops import RECOMPUTED, attended_sequences, flops_by_part, recompute_flops, training_flops
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
@@ -134,14 +134,14 @@ def _collectives(sizes, slices, train, weights, activations) -> tuple[Collective
     activations are all-reduced.
     """
     fsdp, data, tensor = sizes[FSDP], sizes[DATA] // slices, sizes[TENSOR]
-    times, found = train.accumulate, []
+    times, strides, found = train.accumulate, strides_of(sizes), []
     if fsdp > 1:
         scatter = "reduce-scatter" if fsdp <= WIDEST_SCATTER else "all-reduce"
         gathers = times * (1 if train.remat == "none" else 2)
-        found.append(Collective("all-gather", int(weights), fsdp, gathers, "weights"))
-        found.append(Collective(scatter, int(weights), fsdp, times, "gradients"))
+        found.append(Collective("all-gather", int(weights), fsdp, gathers, "weights", stride=strides[FSDP]))
+        found.append(Collective(scatter, int(weights), fsdp, times, "gradients", stride=strides[FSDP]))
     if data > 1:
-        found.append(Collective("all-reduce", int(weights / fsdp), data, times, "gradients"))
+        found.append(Collective("all-reduce", int(weights / fsdp), data, times, "gradients", stride=strides[DATA]))
     if slices > 1:
         part = int(weights / fsdp / data)
         found.append(Collective("all-reduce", part, slices, times, "gradients", between_slices=True))

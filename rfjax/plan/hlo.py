@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rfjax.errors import RfjaxError
+from rfjax.plan.hlo_groups import first_group
 from rfjax.plan.roofline import PASSES, Collective
 
 _TYPES = {1: "pred s8 u8", 2: "s16 u16 f16 bf16", 4: "s32 u32 f32", 8: "s64 u64 f64 c64", 16: "c128"}
@@ -229,20 +230,6 @@ def _kernel_flops(instruction, computation) -> int | None:
     return products * 2 * math.prod(queries) * keys[-2]
 
 
-def _ways(attributes: str, devices: int) -> int:
-    """Returns the number of devices in a group of an exchange. HLO writes groups in three ways; all are read."""
-    mesh = re.search(r"replica_groups=(?:@?\w*)?mesh\[([^\]]*)\].*?\{((?:'[^}]*)?)\}", attributes)
-    if mesh:
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in axes) if axes else devices
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
-    if listed:
-        return len(listed[1].split(","))
-    tiled = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes)
-    return int(tiled[2]) if tiled else devices
-
-
 # An exchange between slices, as the TPU compiler writes it: each device sends its own array to the runtime, which
 # exchanges it with the devices in the same place of the other slices.
 _BETWEEN_SLICES = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
@@ -283,11 +270,13 @@ def _collective(instruction, devices, times, scattered) -> Collective | None:
     elif instruction.opcode == "collective-permute-start":
         outputs = outputs[1:2]
     size = sum(array.bytes for array in outputs)
-    ways = 2 if kind == "collective-permute" else _ways(instruction.attributes, devices)
+    group = [0, 1] if kind == "collective-permute" else first_group(instruction.attributes, devices)
+    ways, reach = len(group), max(group) - min(group)
     if kind == "reduce-scatter":
         size *= ways
     label = re.search(r'op_name="([^"]*)"', instruction.attributes)
-    return Collective("reduce-scatter" if scattered else kind, size, ways, times, label[1] if label else "")
+    kind, stride = "reduce-scatter" if scattered else kind, math.ceil(reach / max(ways - 1, 1))
+    return Collective(kind, size, ways, times, label[1] if label else "", stride=max(stride, 1))
 
 
 def _fusion_bytes(instruction, computation, program) -> int:

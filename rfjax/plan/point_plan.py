@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -69,7 +70,8 @@ def plan_point(
     The search ends after `attempts` layouts that did not fit. `price` is the price of a chip-hour. Raises `ConfigError`
     if the target cannot run the config's attention.
     """
-    size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
+    size, budget = size_of(point.config), target.chip.device_bytes
+    notes = [*_buckets_note(point.config), *_together_note(point.config, target)]
     attention = attention_of(point.config, target)  # raises now, before compiling, if the chip cannot run it
 
     def attempt(config, estimated):
@@ -132,6 +134,14 @@ def _buckets_note(config) -> list[str]:
     which = f"the largest of {len(parts)} aspect buckets, latents of {latents}"
     means = "what fits there fits in all, days are an upper bound, and FLOPs are the mean over the buckets' steps"
     return [f"a step is planned at {which}: {means}"]
+
+
+def _together_note(config: Config, target: Target) -> list[str]:
+    most = math.ceil(config.train.together / target.devices)
+    if config.train.together == 1:
+        return []
+    given = f"planned alone; a program of config.train.together={config.train.together} runs holds up to {most} of them"
+    return [f"{given} on each device, none split over devices, and needs the memory of as many runs"]
 
 
 def _try_layout(id, config, estimated, target, compiler, say, notes) -> _Attempt:

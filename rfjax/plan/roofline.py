@@ -8,9 +8,10 @@ time, as if the compiler overlapped the other three with it completely. Real ste
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rfjax.config import TrainConfig
 from rfjax.plan.targets import Target
 
 LIMITS = ("compute", "memory", "links", "network")  # the limits of a step, fields of `Roofline`
@@ -29,6 +30,7 @@ class Collective:
     times: int = 1  # in a step
     name: str = ""
     between_slices: bool = False  # a group has one device of each slice, and exchanges over the slow network
+    stride: int = 1  # between neighbours of a group, in the order of the devices: 8 for the group 0, 8, 16, ...
 
     @property
     def sent(self) -> float:
@@ -63,9 +65,23 @@ def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequen
     return Roofline(
         compute=flops / target.chip.device_flops,
         memory=hbm_bytes / target.chip.device_bandwidth,
-        links=math.fsum(item.sent / target.bandwidth(item.ways) for item in inside if item.ways > 1),
+        links=math.fsum(item.sent / target.bandwidth(item.ways, item.stride) for item in inside if item.ways > 1),
         network=sum(item.sent for item in between) / target.chip.device_slice_bandwidth if between else 0.0,
     )
+
+
+def precision_note(target: Target, trains: Iterable[TrainConfig]) -> list[str]:
+    """Returns a sentence if the products of some configs are slower than the peak of bfloat16 products, which the
+    limit `compute` assumes; else nothing. A TPU's float32 products are bfloat16's at the default precision."""
+    tpu = target.chip.kind == "tpu"
+    slow = {train.matmul_precision for train in trains if train.compute_dtype == "float32"} - (
+        {"default"} if tpu else set()
+    )
+    if not slow:
+        return []
+    rate = "a third of it at high precision and a sixth at highest" if tpu else "half of it, and far less at highest"
+    given = f"config.train.compute_dtype is float32 (matmul_precision {', '.join(sorted(slow))})"
+    return [f"{given}, and compute is at the peak of bfloat16 products: float32 products reach at most {rate}."]
 
 
 def limits_of(slices: int) -> tuple[str, ...]:

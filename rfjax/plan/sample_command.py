@@ -11,6 +11,7 @@ from rfjax.files import write_whole
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.quantised import check_weights
 from rfjax.plan.compiled import SAMPLED_INSTEAD, Compiler, check_compiler, describe_settings, why_not_compiled
+from rfjax.plan.roofline import precision_note
 from rfjax.plan.sample_options import read_sample_options
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
 from rfjax.plan.targets import Target
@@ -79,14 +80,12 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
     if compiles:
         settings = describe_settings(plan.compiled for plan in plans)
         memory = f"Peaks are those of the samplers compiled for {target.name} ({settings})."
-    sampler = points[0].config.evaluation.sampler
-    guided = "" if sampler.guidance_scale == 1.0 else f": {plans[0].estimate.evaluations} evaluations of the network"
     said = [
         f"{memory} GiB per device, of {target.chip.device_bytes / 2**30:.2f}; seconds of a batch by each limit.",
-        f"{describe_latents(plans[0].request.latents)}; {sampler.steps} steps of {sampler.method}, guidance "
-        f"{sampler.guidance_scale:g}{guided}. Text encoders and autoencoder are not counted.",
+        *_sampled(plans, points),
         "Seconds an image and images a chip-hour are at the roofline, the time of the slowest limit: real images take "
         "longer.",
+        *precision_note(target, (point.config.train for point in points)),
     ]
     for attention in sorted({plan.attention for plan in plans}):
         logits = max(plan.estimate.logits_bytes for plan in plans)
@@ -106,6 +105,21 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
                 f"{plan.estimate.peak_bytes / 2**30:.2f}; compiled operations over the formula's {share:.4f}"
             )
     return said
+
+
+def _sampled(plans: Sequence[SamplePlan], points: Sequence[Point]) -> list[str]:
+    """Returns a line on what is sampled, and how; if points differ in it, a line for each kind, with its points."""
+    configs, alike = {point.id: point.config for point in points}, {}
+    for plan in plans:
+        sampler = configs[plan.point].evaluation.sampler
+        count = plan.estimate.evaluations
+        guided = "" if sampler.guidance_scale == 1.0 else f": {count} evaluations of the network"
+        how = f"{sampler.steps} steps of {sampler.method}, guidance {sampler.guidance_scale:g}{guided}"
+        alike.setdefault(f"{describe_latents(plan.request.latents)}; {how}", {})[plan.point] = None
+    lines = [f"{line}. Text encoders and autoencoder are not counted." for line in alike]
+    if len(lines) == 1:
+        return lines
+    return [f"{', '.join(ids)}: {line}" for ids, line in zip(alike.values(), lines, strict=True)]
 
 
 def check_no_training(args) -> None:

@@ -173,7 +173,7 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
     traffic = float(steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * sum(logits))))
     exchanges = []
     if fsdp > 1:
-        exchanges.append(Collective("all-gather", int(kernels), fsdp, steps, "weights"))
+        exchanges.append(Collective("all-gather", int(kernels), fsdp, steps, "weights", stride=tensor))
     if tensor > 1:  # two for each block
         exchanges.append(Collective("all-reduce", int(activation), tensor, 2 * model.depth * steps, "activations"))
     evaluations, times = evaluations_of(config, request.latents), roofline(target, flops, traffic, exchanges)

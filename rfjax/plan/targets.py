@@ -86,16 +86,20 @@ class Target:
         slices = "" if self.slices == 1 else f"{self.slices} slices, "
         return f"{self.name}: {slices}{self.chips} chips, {self.cores} TensorCores{devices}, topology {shape}"
 
-    def bandwidth(self, ways: int) -> float:
+    def bandwidth(self, ways: int, stride: int = 1) -> float:
         """Returns the bytes a second that a device can send in a collective over `ways` devices of one slice.
+
+        Neighbours of a group are `stride` devices apart, in the order of the devices.
 
         On a torus a ring runs along each side that the group covers, and in both directions if the side closes. A group
         that is not a product of sides has one link. If a chip has two devices, a ring through both uses all of the
-        chip's links; a ring through one device has half of them. For GPUs the slowest link in the group counts.
+        chip's links; a ring through one device has half of them. `stride` makes no difference to a TPU. GPUs are in the
+        order of their nodes, and the slowest link of all groups counts: the network, unless each group is in one node.
         """
         link, split = self.chip.link_bandwidth, self.chip.devices
         if self.chip.kind != "tpu":
-            return self.chip.node_bandwidth if ways <= self.shape[1] else link
+            nodes, node = self.shape
+            return self.chip.node_bandwidth if nodes == 1 or node % (ways * stride) == 0 else link
         if 1 < ways == split:
             return self.chip.node_bandwidth
         rings = [1 / split]

@@ -84,6 +84,8 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, quick_
         assert name.replace("_", " ") in printed and (name == "collectives" or math.isfinite(phase["seconds"]))
     assert record["phases"]["forward"]["seconds"] > 0 and record["phases"]["optimiser"]["seconds"] > 0
     assert f"{record['images_per_second']:,.2f} images/s" in printed and "\n".join(lines(record)) in printed
+    known = "\n".join(lines(record | {"share_of_datasheet_peak": 0.24}))
+    assert "24.0% of the datasheet's for bfloat16" in known  # the peak of a config in float32, too
 
 
 @pytest.mark.parametrize("part, batch", [(None, 4), (1, 12)], ids=["largest", "smallest"])

@@ -91,6 +91,16 @@ def test_guidance_in_an_interval():
     assert guided_share(times, "euler", 1.0, (0.0, 1.0)) == 0.0
 
 
+def test_the_share_counts_the_times_at_which_the_sampler_guides():
+    """Catches an end of the interval that is a time of the sampler in float32, and not in float64, as 0.3 of ten."""
+    times = sampling_times(10)
+    assert times[7] != 0.3
+    conditions = Conditions(np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32))
+    field = guided_velocity(lambda z, at, given: jnp.full_like(z, 2 * len(z) - 1), 4.0, conditions, interval=(0.1, 0.3))
+    guided = [float(field(jnp.zeros((1, 1)), jnp.float32(t))[0, 0]) != 1.0 for t in times[:-1]]
+    assert sum(guided) == 3 and guided_share(times, "euler", 4.0, (0.1, 0.3)) == 0.3
+
+
 def test_path_target_is_the_slope_and_inverts():
     path = RectifiedFlow()
     rng = np.random.default_rng(0)

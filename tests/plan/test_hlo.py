@@ -103,10 +103,21 @@ def test_positions_of_a_window_that_holds_a_batch():
 
 
 def test_other_ways_to_write_groups():
-    for groups, ways in (("[4,8]<=[32]", 8), ("{{0,1},{2,3}}", 2), ("{}", 32)):
+    """The neighbours of a group are 1 device apart, or as many as the other axes of the mesh take."""
+    for groups, ways, stride in (
+        ("[4,8]<=[32]", 8, 1),
+        ("[8,4]<=[4,8]T(1,0)", 4, 8),
+        ("{{0,1},{2,3}}", 2, 1),
+        ("{{0,16},{1,17}}", 2, 16),
+        ("{}", 32, 1),
+        ("mesh['a'=4,'b'=8] {'a'}", 4, 8),
+        ("mesh['a'=4,'b'=8] {'b'}", 8, 1),
+        ("mesh['a'=4,'b'=8] {'b':(1)2}", 2, 4),
+        ("mesh['a'=16,'b'=2], device_ids=([2,16]T(1,0)) {'b'}", 2, 16),
+    ):
         changed = PROGRAM.replace("mesh['axis_0'=16,'axis_1'=2], device_ids=([2,16]T(1,0)) {'axis_0'}", groups)
         gather = next(c for c in count(changed, 32).collectives if c.kind == "all-gather")
-        assert gather.ways == ways
+        assert (gather.ways, gather.stride) == (ways, stride), groups
 
 
 def test_text_that_is_no_program_is_refused():

@@ -69,6 +69,17 @@ def test_slices_sum_each_others_part_of_the_gradients():
     assert one.roofline.network == 0 < two.roofline.network
 
 
+def test_gradients_between_nodes_are_planned_over_their_network():
+    """By hand, for 8 x 8 over 8 nodes of 8 GPUs: weights and gradients in bfloat16 pass the node's 450 GB/s three
+    times, and each GPU's eighth of the gradients passes the network's 50 GB/s twice."""
+    config = point("depth38", mesh__fsdp=8).config
+    found = estimate(config, parse_target("h100x64"))
+    weights = 2 * size_of(config).params
+    by_hand = 7 / 8 * weights * (3 / 450e9 + 2 / 8 / 50e9)
+    assert found.mesh == {"data": 8, "fsdp": 8, "tensor": 1}
+    assert found.roofline.links == pytest.approx(by_hand, rel=0.001)
+
+
 def test_a_search_leaves_every_axis_but_data_inside_a_slice():
     config = point("depth15").config
     found = [layout for layout in layouts(config, parse_target("4xv5e-8"))]
@@ -89,6 +100,15 @@ def test_an_attention_over_time_is_planned():
     whole += recompute_flops(configs_of[1].model, _shapes(configs_of[1]), configs_of[1].train.remat)
     assert two.flops * target.chips == pytest.approx(whole * configs_of[1].train.batch_size, rel=1e-12)
     assert two.flops > 1.5 * one.flops and two.hbm_bytes > one.hbm_bytes and two.state_bytes > one.state_bytes
+
+
+def test_a_plan_says_that_runs_trained_together_take_more():
+    """Catches "fits" for one of the 16 runs that a study's program holds at once."""
+    members = load_study("formulations", {}).points[0]
+    (said,) = plan_point(members, parse_target("h100x4"), compiler=None, say=lambda _: None).notes
+    assert "train.together=16" in said and "up to 4 of them on each device" in said
+    alone = load_study("formulations", {"train.together": "1"}).points[0]
+    assert plan_point(alone, parse_target("h100x4"), compiler=None, say=lambda _: None).notes == ()
 
 
 def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():

@@ -13,10 +13,11 @@ from rfjax.config import from_dict
 from rfjax.data.batch import BatchShapes
 from rfjax.models.flops import forward_flops
 from rfjax.plan.estimate import OVER_TIME
-from rfjax.plan.sampling import LOGITS_TRAFFIC, TRAFFIC, Request, describe_latents, estimate_sampling
+from rfjax.plan.sample_command import notes
+from rfjax.plan.sampling import LOGITS_TRAFFIC, TRAFFIC, Request, describe_latents, estimate_sampling, plan_sampling
 from rfjax.plan.targets import parse_target
 from rfjax.study.size import size_of
-from rfjax.study.study import load_study
+from rfjax.study.study import Point, load_study
 from rfjax.training.chips import GIB
 from rfjax.training.run import make_run
 
@@ -134,6 +135,20 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert first["seconds_per_image"] == first["batch_seconds"] / 16
     assert first["images_per_chip_hour"] == pytest.approx(3600 / (4 * first["seconds_per_image"]))  # four chips
     assert main([*command, f"--out={out}", "--weights=int8"]) == 0  # its own output is written again
+
+
+def test_points_that_sample_otherwise_are_described_apart():
+    """Catches a line on the first point's latents and steps that stands for all points."""
+    target, one = parse_target("rtx4090x1"), config("800m")
+    few = {"evaluation__sampler__steps": 10, "evaluation__sampler__guidance_scale": 1.0}
+    points = [Point(id, settings) for id, settings in (("a", one), ("b", one), ("c", config("800m", **few)))]
+    request = Request("bfloat16", 1, LATENTS)
+    plans = [plan_sampling(point.id, point.config, target, request, None) for point in points]
+    said = [line for line in notes(plans, points, target, False) if "steps of euler" in line]
+    assert [line.partition(":")[0] for line in said] == ["a, b", "c"]
+    assert "50 steps of euler, guidance 5: 100 evaluations" in said[0] and "10 steps of euler, guidance 1." in said[1]
+    (alone,) = (line for line in notes(plans[:1], points, target, False) if "steps of euler" in line)
+    assert said[0] == f"a, b: {alone}"
 
 
 def test_what_does_not_fit_ends_with_status_one(capsys):

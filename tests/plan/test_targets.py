@@ -1,13 +1,17 @@
 """The names of slices, their links, and the arithmetic of a roofline."""
 
+import contextlib
+import io
 import math
 
 import pytest
 
+from rfjax.cli import main
+from rfjax.config import TrainConfig
 from rfjax.errors import ConfigError
 from rfjax.plan.compiled import why_not_compiled
 from rfjax.plan.gpu_description import DESCRIPTIONS
-from rfjax.plan.roofline import LIMITS, Collective, Roofline, cost, limits_of, roofline
+from rfjax.plan.roofline import LIMITS, Collective, Roofline, cost, limits_of, precision_note, roofline
 from rfjax.plan.targets import PLANNED, check_network, parse_target
 from rfjax.report.formats import amount
 from rfjax.training.chips import CHIPS, GIB, device_peak
@@ -67,6 +71,18 @@ def test_a_group_uses_the_rings_that_it_covers():
     assert parse_target("h100x64").bandwidth(64) == 50e9
 
 
+def test_groups_of_gpus_in_several_nodes_use_the_network():
+    """Catches the links of a node for a group of few GPUs that are one in each node: gradients over `data`, where
+    `fsdp` fills the nodes."""
+    target = parse_target("h100x64")
+    assert target.bandwidth(8, stride=8) == target.bandwidth(2, stride=8) == 50e9
+    assert target.bandwidth(4, stride=2) == 450e9
+    assert parse_target("gb200x144").bandwidth(16) == 50e9  # a group of 16 goes over the edge of 72
+    assert parse_target("gb200x72").bandwidth(16) == 900e9
+    seconds = roofline(target, 0.0, 0.0, [Collective("all-reduce", 10**9, 8, stride=8)]).links
+    assert seconds == pytest.approx(2 * 7 / 8 * 1e9 / 50e9)
+
+
 def test_rings_send_what_a_simulated_ring_sends():
     """Compares the formula with an all-gather and an all-reduce that are simulated chunk by chunk."""
     ways, size = 8, 8 * 1000
@@ -120,6 +136,22 @@ def test_the_slowest_limit_is_the_step_and_its_cost():
     spent = cost(target, limits.step, 3600, 2.0)
     assert (spent.chip_hours, spent.days, spent.money) == (256.0, 1 / 24, 512.0)
     assert cost(target, 1.0, 1, None).money is None
+
+
+def test_a_plan_says_where_products_in_float32_do_not_reach_its_peak():
+    """Catches days at the rate of bfloat16 for a config in float32, which is the default."""
+    config, bf16 = TrainConfig(), TrainConfig(compute_dtype="bfloat16", matmul_precision="highest")
+    (said,) = precision_note(parse_target("h100x8"), [bf16, config])
+    assert "compute_dtype is float32 (matmul_precision default)" in said and "at most half" in said
+    assert precision_note(parse_target("v5e-8"), [config]) == precision_note(parse_target("h100x8"), [bf16]) == []
+    (said,) = precision_note(parse_target("v5e-8"), [TrainConfig(matmul_precision="highest")])
+    assert "a sixth at highest" in said
+    arguments = ["plan", "--config=sd3_depth", "--point=depth15", "--target=h100x8", "--config.mesh.fsdp=8"]
+    for words in ([], ["--sample", "--weights=bfloat16"]):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            main([*arguments, *words, "--no-compile", "--config.train.compute_dtype=float32"])
+        assert "at most half" in printed.getvalue()
 
 
 def test_every_chip_states_its_source_and_has_its_own_names():
