@@ -92,9 +92,13 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     end of its learning rate schedule has a higher loss than a run whose schedule ends there, so the envelope lies too
     high. With `bias`, the result has the approach's bias as well.
 
-    Raises `ConfigError` for a missing column or a value that is not positive.
+    Raises `ConfigError` for a missing column, a value that is not positive, and a run whose rows differ in params.
     """
     fit_points.check(table, COLUMNS, one_row_per_run=False)
+    several = table.groupby("run", sort=False)["params"].unique()
+    for run, sizes in several[several.map(len) > 1].items():
+        shown = " and ".join(f"{size:g}" for size in sizes[:2])
+        raise ConfigError(f"run {run!r} has rows with params {shown}; a curve has one size: name each run by itself")
     curves = [group.sort_values("flops") for _, group in table.groupby("run", sort=True) if len(group) > 1]
     if len({float(curve["params"].iloc[0]) for curve in curves}) < 2:
         reason = "an envelope needs training curves (several rows a run) of two sizes"

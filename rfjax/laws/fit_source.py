@@ -165,7 +165,7 @@ def read_source(
     scored = tuple(folder_scores.find(table, final, settings))
     for score in scored:  # from another corpus than the losses, so `final` lacks the score's columns
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
-    rows = study_fits.counted(rows[rows["loss"].notna()])
+    rows = study_fits.of_one_size(study_fits.counted(rows[rows["loss"].notna()]), like=points)
     final, excluded = exclude(final, **rules)
     final = study_fits.mark_points(final.reset_index(drop=True))
     rows = rows[~rows["run"].astype(str).isin({exclusion.run for exclusion in excluded})]
@@ -175,6 +175,8 @@ def read_source(
         "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
         "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
     }
+    mixed = study_fits.mixed(final)
+    notes = (*table.notes, mixed) if mixed else table.notes
     left_out, unfinished = tuple(left_out_runs(table, settings, points)), tuple(unfinished_runs(table, points))
     by_role = tuple(left_out_by_role(rows_where(table.runs, state="done")))
     description |= {
@@ -183,10 +185,10 @@ def read_source(
         "left_out": [vars(each) for each in left_out],
         "left_out_by_role": [vars(each) for each in by_role],
         "unfinished": list(unfinished),
-        "notes": list(table.notes),
+        "notes": list(notes),
     }
     study = {"study": (table, settings), "folder_scores": scored, "left_out": left_out}
-    study |= {"by_role": by_role, "unfinished": unfinished, "notes": table.notes}
+    study |= {"by_role": by_role, "unfinished": unfinished, "notes": notes}
     return FitSource(final=final, curves=rows, description=description, excluded=excluded, **study)
 
 

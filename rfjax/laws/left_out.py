@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rfjax.laws.study_fits import POSITIVE, Settings, counted
+from rfjax.laws.study_fits import POSITIVE, Settings, counted, image_sizes
 from rfjax.limits import ROLES
 from rfjax.results.results_folder import Results, rows_by_run, rows_where
+
+TWICE = "was evaluated twice, with different results"  # of a run whose own numbers give no reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,14 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
     runs = results.runs.assign(cost=size.prod(axis=1, skipna=False))
     most = runs["cost"].max()
     absent = counted(runs[(runs["state"] == "done") & ~runs["run"].isin(set(points["run"]))])
+    sizes = image_sizes(results.runs)
+    usual = next((sizes[run] for run in points["run"] if run in sizes), None)
     found, losses = [], rows_by_run(rows_where(results.long, metric="loss", item="mean"))
     for run in absent.sort_values("cost", ascending=False, kind="stable").to_dict("records"):
         why, command = why_left_out(losses(run["run"]), run, settings, results)
+        size = sizes.get(run["run"], usual)
+        if size != usual and why == TWICE:
+            why = f"has latents of {size} pixels a side, and most runs have {usual}: their losses cannot be compared"
         largest = bool(pd.notna(run["cost"]) and run["cost"] == most)
         found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=largest))
     return found
@@ -126,7 +133,7 @@ def why_left_out(losses: pd.DataFrame, run: Mapping, settings: Settings, results
             f"has {' and '.join(f'{name} {_number(row.get(name)):g}' for name in bad)}, and laws need more than 0",
             "",
         )
-    return "was evaluated twice, with different results", ""
+    return TWICE, ""
 
 
 def _number(value) -> float:

@@ -17,6 +17,9 @@ from jaxtyping import Bool, Float
 from rfjax.laws.laws import Law
 
 SPARE = 2  # runs beyond the law's parameters: one degree of freedom, and one run that can be left out
+# What the runs of one sweep of the learning rate share, besides their size and images. Runs that differ in one of these
+# are no seeds of each other. A table of one's own may lack the columns.
+OF_SWEEP = "train_corpus formulation backbone schedule parametrization optimizer batch_size".split()
 SAME_SIZE = 0.02  # relative difference; a size may be flops / images, which tables print to three digits
 
 
@@ -67,9 +70,9 @@ def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     has a lower loss.
 
     Runs that differ only in their seed are judged together, by their mean loss: the luckiest seed alone would bend the
-    frontier down. Columns are `flops`, `loss` and, if present, `params` and `learning_rate`.
+    frontier down. Columns are `flops`, `loss` and, if present, `params`, `learning_rate` and those of `OF_SWEEP`.
     """
-    settings = [name for name in ("flops", "params", "learning_rate") if name in points]
+    settings = [name for name in ("flops", "params", "learning_rate", *OF_SWEEP) if name in points]
     mean = points.groupby(settings, dropna=False)["loss"].transform("mean").to_numpy(float)
     flops = points["flops"].to_numpy(float)
     least = pd.Series(mean).groupby(flops).min()  # in order of FLOPs

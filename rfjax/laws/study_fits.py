@@ -6,6 +6,7 @@ checkpoints are neither annealed nor independent of the final one, so laws are n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from rfjax.config import DataConfig
 from rfjax.errors import ConfigError
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.budgets import Allocation, allocate, measure_cost, undecided
@@ -22,7 +24,7 @@ from rfjax.laws.held_out_size import HeldOut, choose_headline, hold_out_largest
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.optimal_frontier import OptimalFrontier, derive
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
-from rfjax.laws.run_frontier import on_frontier
+from rfjax.laws.run_frontier import OF_SWEEP, on_frontier
 from rfjax.laws.trunks import are_shared, trunks_of, with_roots
 from rfjax.limits import ROLES
 from rfjax.results.many_runs import are_many
@@ -102,7 +104,7 @@ def primary_settings(results: Results) -> Settings:
 
 def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
     """Returns the rows of wide.csv at these settings: one per evaluated checkpoint, ordered by depth and FLOPs. The
-    column `trunk` has the run's first trunk (`trunks.roots_of`)."""
+    column `trunk` has the run's first trunk (`trunks.roots_of`), and `image_size` the side of its latents."""
     long = results.long
     with_loss = (long["grid"] == settings.grid) & (long["evaluation_seed"] == settings.grid_seed)
     with_score = (
@@ -113,16 +115,38 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
     of_model = (long["weights"] == settings.weights) & (long["corpus"] == settings.corpus)
     wide = wide_frame(long[of_model & (with_loss | with_score).fillna(False).astype(bool)])
     wide = with_roots(wide, results.runs)
+    wide = wide.assign(image_size=wide["run"].map(image_sizes(results.runs)).astype(float))
     return wide.sort_values(["depth", "flops", "run", "step"], kind="stable", ignore_index=True)
 
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns one row for each finished run or branch whose loss, FLOPs, parameters and images are positive numbers,
-    with the added columns `frontier` and `best_rate`.
+    with the added columns `frontier` and `best_rate`. If the pictures of the runs have several sizes, only the runs of
+    the size that most have are returned (`of_one_size`).
 
     `rfjax.laws.left_out` names the other finished runs.
     """
-    return mark_points(usable_ends(counted(rows)))
+    return mark_points(of_one_size(usable_ends(counted(rows))))
+
+
+def image_sizes(runs: pd.DataFrame) -> dict[str, int]:
+    """Returns {run: side of its latents, in latent pixels} from the rows of runs.csv; without the runs whose settings
+    are not known. Corpora that are drawn, such as shapes, have one name at every size."""
+    known = runs[runs["settings"].notna() & (runs["settings"] != "")]
+    default = DataConfig().image_size  # `settings` leaves it out
+    return {
+        run: json.loads(settings).get("data.image_size", default)
+        for run, settings in zip(known["run"], known["settings"], strict=True)
+    }
+
+
+def of_one_size(rows: pd.DataFrame, like: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Returns the rows whose `image_size` is the one that most rows of `like` (default: `rows`) have, the smallest of
+    several, and the rows of unknown size. The losses of two sizes are losses on different data."""
+    if "image_size" not in rows:
+        return rows
+    common = (rows if like is None else like)["image_size"].mode()
+    return rows[rows["image_size"].isna() | rows["image_size"].isin(common[:1])].reset_index(drop=True)
 
 
 def usable_ends(rows: pd.DataFrame) -> pd.DataFrame:
@@ -149,14 +173,23 @@ def mark_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Whether each run has the best learning rate among the runs of its size and number of images: the rate of the
-    least mean loss over seeds. In a table without a column of rates this is true for all runs."""
+    """Whether each run has the best learning rate among the runs of its size and number of images that also agree in
+    `OF_SWEEP`: the rate of the least mean loss over seeds. In a table without a column of rates this is true for all
+    runs."""
     if "learning_rate" not in points:
         return np.ones(len(points), bool)
-    keys = ["params", "images"]
+    keys = ["params", "images", *(name for name in OF_SWEEP if name in points)]
     mean = points.groupby([*keys, "learning_rate"], dropna=False)["loss"].transform("mean")
-    best = mean.groupby([points[key] for key in keys]).transform("min")
+    best = mean.groupby([points[key] for key in keys], dropna=False).transform("min")
     return (mean == best).to_numpy(bool)
+
+
+def mixed(points: pd.DataFrame) -> str:
+    """Says in a sentence in what the points differ, among `OF_SWEEP`; "" if they agree. A law through such points
+    describes none of the kinds alone."""
+    kinds = {name: points[name].fillna("-").astype(str).unique() for name in OF_SWEEP if name in points}
+    told = [f"{name} ({', '.join(sorted(values))})" for name, values in kinds.items() if len(values) > 1]
+    return f"the fitted runs differ in {' and '.join(told)}, and one law goes through all of them" if told else ""
 
 
 def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:

@@ -166,10 +166,12 @@ def _with_short_names(results):
 
 def _final_checkpoints(results, points, settings):
     """Returns one row for each run, its final checkpoint: the rows of `points`, which are measured on the primary
-    corpus, and a row for each run that was evaluated only on other corpora."""
+    corpus and have one size of pictures, and a row for each other run, on other corpora or of other sizes."""
     corpora = rows_where(results.long, metric="loss", final=1)["corpus"].unique()
     others = (replace(settings, corpus=corpus) for corpus in corpora if corpus != settings.corpus)
     parts = [points] + [study_fits.final_points(study_fits.checkpoints(results, other)) for other in others]
+    own = study_fits.usable_ends(study_fits.counted(study_fits.checkpoints(results, settings)))
+    parts.append(study_fits.mark_points(own[~own["run"].isin(points["run"])]))  # runs on pictures of another size
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).drop_duplicates("run")
 
 

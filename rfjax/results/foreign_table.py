@@ -85,6 +85,8 @@ def read_table(
         _check_repeated(table, path)
         runs = pd.Series([f"{table.index.name} {n}" for n in table.index], table.index, dtype=object, name="run")
         table = pd.concat([runs, table], axis=1)
+    if "trunk" in table:
+        table = table.assign(trunk=_trunks(table))
     table = _add_cost(table, flops_per_param_image)
     table.attrs |= {"notes": notes, "runs_are_lines": nameless}
     return table
@@ -256,6 +258,13 @@ def _is_text(name: str) -> bool:
     """Whether a word in a column's name means that the column is text, as in `run_id` and `gitCommit`."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+[0-9]*|[0-9]+", name)
     return bool(TEXTS & {word.lower() for word in words})
+
+
+def _trunks(table) -> list[str]:
+    """Returns the column `trunk`, with "" for a cell that means no trunk, such as - or none. Otherwise the runs without
+    a trunk would all be branches of one trunk of that name."""
+    runs, cells = set(table["run"].astype(str)), ["" if pd.isna(c) else str(c).strip() for c in table["trunk"]]
+    return ["" if is_missing(cell) and cell not in runs else cell for cell in cells]
 
 
 def _names(column):

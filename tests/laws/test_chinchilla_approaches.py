@@ -104,3 +104,10 @@ def test_close_budgets_do_not_chain_and_many_left_out_are_one_line():
     apart = chain.assign(flops=flops**2 / 1e18)
     (note,) = approach2(apart, resamples=20, bias=False).notes
     assert note == "88 budgets of 1e+18 to 5.65e+18 FLOPs: fewer than the 3 sizes that a parabola needs"
+
+
+def test_a_run_of_two_sizes_is_no_curve():
+    table = curves(3, 5)
+    table["run"] = table["run"].replace("size1", "size0")
+    with pytest.raises(ConfigError, match=r"run 'size0' has rows with params 3e\+07 and .*name each run by itself"):
+        approach1(table, resamples=10)

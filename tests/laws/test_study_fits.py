@@ -6,10 +6,11 @@ import pytest
 
 from helpers import planted_study
 from rfjax.errors import ConfigError
-from rfjax.laws import study_fits
+from rfjax.laws import fit_source, study_fits
 from rfjax.laws.fitting import FitOptions, fit
 from rfjax.laws.held_out_size import hold_out_largest
 from rfjax.laws.laws import SATURATING
+from rfjax.laws.run_frontier import OF_SWEEP
 from rfjax.report.fit_facts import held_out_facts
 from rfjax.results import merge, results_folder
 from rfjax.results.plain import plain
@@ -155,3 +156,27 @@ def test_too_few_runs_fall_back_to_the_power_law_and_say_why():
 def test_one_depth_cannot_be_held_out():
     analysis = study_fits.analyse(planted_points().assign(depth=2), resamples=50)
     assert analysis.held_out is None and "two depths" in analysis.held_out_reason
+
+
+@pytest.mark.parametrize("name", OF_SWEEP)
+def test_runs_that_are_no_sweep_of_one_thing_do_not_compete_for_the_best_rate(name):
+    frame = points([("a", 1, 1e12, 0.20, 1e-3), ("b", 1, 1e12, 0.18, 2e-3), ("c", 1, 1e12, 0.10, 3e-3)])
+    frame[name] = [None, None, "other"]  # as the optimiser, whose default leaves the column empty
+    assert study_fits.at_best_rate(frame).tolist() == [False, True, True]
+    assert f"{name} (-, other)" in study_fits.mixed(frame) and study_fits.mixed(frame[:2]) == ""
+    same_rate = frame.assign(learning_rate=3e-3, **{name: ["one", "one", "other"]})  # c is no third seed of a and b
+    assert study_fits.on_frontier(same_rate).tolist() == [False, False, True]
+
+
+def test_runs_on_pictures_of_another_size_are_left_out_by_name(tmp_path):
+    folders = planted_study.write_study(tmp_path / "runs", failed=False)
+    for folder in folders:  # depth4's pictures are larger, yet its corpus has the same name
+        size = 32 if folder.name == "depth4" else 16
+        planted_study.write_json(folder / "config.json", {"data": {"corpus": "shapes", "image_size": size}})
+    merge.collect(folders, tmp_path / "runs/results")
+    source = fit_source.read_source(
+        tmp_path / "runs", rename={}, flops_per_param_image=None, curves=False, largest_losses=0, max_loss=None
+    )
+    (left,) = source.left_out
+    assert "depth4" not in {*source.final["run"], *source.curves["run"]} and len(source.final) == len(folders) - 1
+    assert left.run == "depth4" and "latents of 32 pixels a side, and most runs have 16" in left.why

@@ -14,6 +14,7 @@ from rfjax.laws.misfits import HUBER, LOSSES
 from rfjax.laws.profile_likelihood import profile
 from rfjax.laws.trunk_likelihood import generalised_refits, likelihood_ends
 from rfjax.report.fit_facts import fit_fact
+from rfjax.results.foreign_table import read_table
 
 SIZES, LENGTHS = np.geomspace(1e5, 1e7, 4), np.geomspace(1e4, 1e5, 4)
 SQUARES = LOSSES["squares-log"]
@@ -249,3 +250,12 @@ def test_intervals_cover_as_often_as_they_say(sizes, seeds, between, within):
         inside = [each.low <= true <= each.high for each, true in zip(ends, EXPONENTS.values(), strict=True)]
         covered.append([*inside, low[0] <= new <= high[0]])
     assert len(covered) >= 180 and (np.mean(covered, axis=0) >= 0.88).all(), np.mean(covered, axis=0)
+
+
+@pytest.mark.parametrize("none", ["-", "none", "NaN", "n/a"])
+def test_a_sign_for_no_trunk_is_no_trunk_of_that_name(none, tmp_path):
+    (tmp_path / "runs.csv").write_text(f"run,loss,trunk\na,3,{none}\nb,2,{none}\nc,1,t\nd,0.9,t\n")
+    table = read_table(tmp_path / "runs.csv")
+    assert table["trunk"].tolist() == ["", "", "t", "t"] and len(set(shared.trunks_of(table))) == 3
+    (tmp_path / "named.csv").write_text(f"run,loss,trunk\n{none},3,\nb,2,{none}\n")  # a run that is called so
+    assert len(set(shared.trunks_of(read_table(tmp_path / "named.csv")))) == 1
