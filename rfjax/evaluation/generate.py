@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
-from rfjax.config import SamplerConfig
+from rfjax.config import Config, SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.evaluation.guide import Guide, guide_of
 from rfjax.flow.formulation import Formulation
@@ -173,14 +173,14 @@ def generator_of(
     )
 
 
-def check_batch_size(run: Run, evaluation: str) -> None:
-    """Raises `ConfigError` if the batches of an evaluation ("geneval", "ranking" or "temporal") cannot be split over
-    the devices."""
-    size = getattr(run.config.evaluation, evaluation).batch_size
-    if size % run.batch_ways:
+def check_batch_size(config: Config, evaluation: str, ways: int) -> None:
+    """Raises `ConfigError` if the batches of an evaluation (a section of `config.evaluation`) cannot be split over
+    `ways` devices."""
+    size = getattr(config.evaluation, evaluation).batch_size
+    if size % ways:
         raise ConfigError(
-            f"config.evaluation.{evaluation}.batch_size={size} is not divisible by the {run.batch_ways} devices "
-            f"that a batch is split over ({' x '.join(BATCH_AXES)}); set it to a multiple of {run.batch_ways}"
+            f"config.evaluation.{evaluation}.batch_size={size} is not divisible by the {ways} devices "
+            f"that a batch is split over ({' x '.join(BATCH_AXES)}); set it to a multiple of {ways}"
         )
 
 

@@ -77,7 +77,7 @@ def measure_sampling_steps(
         raise ConfigError(
             "config.evaluation.geneval.prompts_per_task is 0, so there are no prompts to sample; set it to 1 or more"
         )
-    check_batch_size(run, "geneval")
+    check_batch_size(run.config, "geneval", run.batch_ways)
     prompts, ids, conditions = prompts_of(run, settings)
     detect = detector_for(run.corpus)
     cost = spent(read_facts(run.workdir, step))

@@ -12,8 +12,10 @@ import jax
 from jax.sharding import AbstractMesh
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.evaluate import due_at
+from rfjax.evaluation.generate import check_batch_size
 from rfjax.launch.target import CommonOptions, Launch, Task
-from rfjax.mesh_axes import AXES
+from rfjax.mesh_axes import AXES, batch_ways
 from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.run import plan_run
@@ -68,7 +70,8 @@ def scheduler_name(text: str) -> str:
 
 
 def check_layout(task: Task, devices: int, where: str, shown_slices: int | None = None) -> None:
-    """Raises `ConfigError` unless the mesh, batch and parameters of the task's point divide over `devices`.
+    """Raises `ConfigError` unless the mesh, the batches and the parameters of the task's point divide over `devices`:
+    the batch of training, and those of the evaluations that are due at the last step.
 
     `where` names the devices in the error. `shown_slices` is the number of TPU slices that JAX's devices show; None for
     CPUs and GPUs, which show none.
@@ -77,6 +80,8 @@ def check_layout(task: Task, devices: int, where: str, shown_slices: int | None 
         config = task.config
         mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices, shown_slices).values()), AXES)
         check_batch(mesh, config.train.batch_size, config.train.accumulate)
+        for kind in {evaluation.kind: None for evaluation in due_at(config, task.point, config.train.steps)}:
+            check_batch_size(config, kind, batch_ways(mesh.shape))
         shardings(mesh, jax.eval_shape(plan_run(config).backbone.init, jax.random.key(0)))
     except ConfigError as error:
         raise ConfigError(f"point {task.point} on {where}: {error}") from None

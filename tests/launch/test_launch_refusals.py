@@ -31,6 +31,10 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         ),
         (("--on=slurm", "--gpus-per-node=4", "--config.mesh.fsdp=3"), "batch_size=64 is not divisible by"),
         (("--on=slurm", "--gpus-per-node=8", "--nodes=9"), "batch_size=64 is not divisible by"),
+        (
+            ("--on=slurm", "--gpus-per-node=8", "--config.evaluation.validation.batch_size=60"),
+            "config.evaluation.validation.batch_size=60 is not divisible by the 8 devices",
+        ),
         (("--on=tpu-vm", "--accelerator=v5p-8", "--zone=z"), "--on=tpu-vm needs --workdir ("),
         ((*TPU, "--accelerator=v5p-8", "--workdir=runs/a"), "must be the absolute path of a folder that outlives them"),
         ((*TPU, "--accelerator=v5p-8", "--workdir=gs://b/a"), "a URL; rfjax reads and writes mounted folders"),

@@ -103,7 +103,8 @@ def test_a_shipped_site_asks_for_what_it_leaves_open_and_runs_with_it(name, here
         asked = re.search(rf"needs (--\w+) .* fill the field \w+ of the site {name}", error)
         assert asked, error
         given.append(next(flag for flag in COMPLETE if flag.startswith(asked[1] + "=")))
-    assert launch(f"--site={name}", "--config.train.batch_size=256", *given) == 0
+    batches = "--config.train.batch_size=256", "--config.evaluation.validation.batch_size=256"
+    assert launch(f"--site={name}", *batches, *given) == 0
     assert f"study tiny on {site['on']}: 2 point(s)" in capsys.readouterr().out
 
 

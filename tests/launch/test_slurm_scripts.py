@@ -162,9 +162,8 @@ def test_an_array_for_each_size_then_the_job_that_collects(here, monkeypatch, ca
     stand_in(bin, "sbatch", "print(f\"{len(open(os.path.join(here, 'calls.jsonl')).readlines())};cluster\")\n")
     monkeypatch.setenv("PATH", path_with(bin)["PATH"])
     study = here / "my study.py"
-    study.write_text(
-        study.read_text().replace('{"model.depth": 2}', '{"model.depth": 2, "mesh.data": 16, "mesh.fsdp": 2}')
-    )
+    wide = '{"model.depth": 2, "mesh.data": 16, "mesh.fsdp": 2, "evaluation.validation.batch_size": 32}'
+    study.write_text(study.read_text().replace('{"model.depth": 2}', wide))
     options = (
         "--gpus-per-node=8",
         "--partition=p",

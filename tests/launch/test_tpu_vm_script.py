@@ -140,7 +140,8 @@ def test_slices_are_asked_for_used_and_given_back(here, capsys):
 
 def test_a_point_on_several_slices_is_one_request_and_one_command(here, capsys):
     """Catches a command for the first slice alone, which would wait for the others for ever, and a collect on all."""
-    path = script(here, capsys, "--accelerator=2xv5litepod-16", "--point=depth1", "--config.mesh.fsdp=16")
+    layout = "--config.mesh.fsdp=16", "--config.evaluation.validation.batch_size=32"
+    path = script(here, capsys, "--accelerator=2xv5litepod-16", "--point=depth1", *layout)
     done = run(path, here, start_new_session=True)
     out = ended(done)
     assert done.returncode == 0, out

@@ -93,7 +93,7 @@ run = run_in("run", tiny_config({"evaluation.geneval.batch_size": 6}))
 assert run.mesh.size == 4 and len(run.batch_sharding.device_set) == 4 and run.batch_ways == 4
 assert whole_batch(run, 3) == 4 and whole_batch(run, 8) == 8
 try:
-    check_batch_size(run, "geneval")
+    check_batch_size(run.config, "geneval", run.batch_ways)
 except ConfigError as error:
     assert "geneval.batch_size=6 is not divisible by the 4 devices" in str(error)
 else:
@@ -106,7 +106,7 @@ def test_a_batch_is_split_over_the_devices_of_one_host_and_nothing_changes(tmp_p
     """Catches a split that only many processes get, and noise that depends on the device."""
     run = run_in(tmp_path, tiny_config({"evaluation.geneval.batch_size": 6}))
     assert run.batch_sharding is None and whole_batch(run, 3) == 3
-    check_batch_size(run, "geneval")
+    check_batch_size(run.config, "geneval", run.batch_ways)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "split.npy")]
     flags = child_process.quick_environment(4)
     flags["PYTHONPATH"] = f"{flags.get('PYTHONPATH', '')}:{__file__.rpartition('/')[0]}"

@@ -65,7 +65,7 @@ def check_sampling(run: Run, kind: str, samplers: Sequence[SamplerConfig]) -> No
     for sampler in samplers:
         sampling_levels(run.formulation, sampler.steps, sampler.sigmas)
         guide_of(run, sampler)
-    check_batch_size(run, kind)
+    check_batch_size(run.config, kind, run.batch_ways)
 
 
 def check_images(run: Run, kind: str, samplers: Sequence[SamplerConfig]) -> None:
