@@ -47,8 +47,10 @@ class Distance(NamedTuple):
 
     @property
     def standard(self) -> bool:
-        """Whether the metric's own model made the features; also true if no file names a model."""
-        return not self.model or MODELS[self.kind] in self.model.split()
+        """Whether the metric's own model made the features, from images resized as the metric wants; also true if no
+        file names a model. `rfjax score` names the metric first, then the model."""
+        words = self.model.split()
+        return not words or (MODELS[self.kind] in words and words[0] not in MODELS.keys() - {self.kind})
 
     @property
     def singular(self) -> bool:

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.frechet import Moments, moments
@@ -197,9 +197,15 @@ def _check_finite(path, *arrays: Float[np.ndarray, " ..."]):
             raise ConfigError(f"{path} has numbers that are not finite; make it again")
 
 
-def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Scales rows to length 1."""
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+def unit(values: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
+    """Scales rows to length 1, in float64: the squares of features in float16 overflow. Raises `ConfigError` for a row
+    of zeros, which has no direction."""
+    values = np.asarray(values, np.float64)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    if not lengths.all():
+        row = int(np.flatnonzero(lengths[:, 0] == 0)[0])
+        raise ConfigError(f"row {row} of the features is all zeros and has no direction; compute the features again")
+    return values / lengths
 
 
 def check_alike(a: Features, b: Features) -> None:

@@ -30,9 +30,11 @@ def read(file: str | os.PathLike | io.BytesIO, path: str | os.PathLike | None = 
     path = file if path is None else path
     try:
         with Image.open(file) as image:
+            is_deep = any(";16" in str(tile[3]) for tile in image.tile)  # PIL cuts 16-bit colours: their mode is RGB
             image.load()
-            if image.mode not in MODES:
-                raise ConfigError(f"{path} is an image of mode {image.mode}; save it with eight bits a channel")
+            if is_deep or image.mode not in MODES:
+                mode = f"16-bit {image.mode}" if is_deep else image.mode
+                raise ConfigError(f"{path} is an image of mode {mode}; save it with eight bits a channel")
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"cannot read the image {path} ({error}); make it again or remove it") from None

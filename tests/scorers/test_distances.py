@@ -83,6 +83,22 @@ def test_cmmd_is_every_pair_one_by_one():
     assert cmmd(long, y[:, :3]) == pytest.approx(cmmd(y[:, :3], long[::-1]), rel=1e-9)
 
 
+def test_cmmd_of_half_floats(tmp_path):
+    """Catches squares that overflow in float16, which made all vectors 0 and so the distance 0; and a row without a
+    direction, which made it nan."""
+    generator = np.random.default_rng(2)
+    a, b = 30 * generator.normal(size=(2, 20, 64)) + np.array([0, 20])[:, None, None]
+    for name, values in (("a", a), ("b", b), ("zero", a * (np.arange(20) != 3)[:, None])):
+        np.save(tmp_path / f"{name}.npy", (10 * values).astype(np.float16))
+    measure = lambda a, b: distances.measure(  # noqa: E731
+        "cmmd", tmp_path / f"{a}.npy", tmp_path / f"{b}.npy", tmp_path, embed=None, model="", batch_size=1
+    )
+    expected = cmmd(*(values / np.linalg.norm(values, axis=1, keepdims=True) for values in (a, b)))
+    assert measure("a", "b").value == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ConfigError, match="row 3 of the features is all zeros"):
+        measure("zero", "b")
+
+
 def test_cmmd_of_gaussians_is_its_integral():
     """Two Gaussians on a line: the kernel's mean over normal differences, in closed form and by quadrature. A large
     sample comes near it, from above by the diagonal's share."""
@@ -119,6 +135,8 @@ def test_features_of_two_models_are_not_compared(tmp_path):
     assert measure("cmmd", ours, ours).standard
     assert not measure("cmmd", theirs, theirs).standard
     assert not measure("fid-clip", ours, ours).standard  # of ViT-L/14 at 224
+    resized = features_file(tmp_path / "resized.npz", values, "fid-clip ViT-L/14@336 aa")
+    assert not measure("cmmd", resized, resized).standard  # the right model, and images resized for another metric
     np.save(tmp_path / "longer.npy", np.ones((4, 5)))
     with pytest.raises(ConfigError, match="3 numbers and the reference's 5"):
         measure("fid-clip", ours, tmp_path / "longer.npy")

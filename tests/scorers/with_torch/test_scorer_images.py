@@ -1,6 +1,8 @@
 """The input of the scorers' networks, compared to the last level of a pixel."""
 
 import math
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -89,7 +91,8 @@ def test_inception_sees_floats_of_pillow():
 
 
 def test_images_of_every_kind_are_read_alike(tmp_path):
-    """Catches transparency that shines through, a palette's numbers taken for levels, and EXIF's turn left out."""
+    """Catches transparency that shines through, a palette's numbers taken for levels, EXIF's turn left out, and
+    colours of 16 bits cut to 8."""
     image = Image.fromarray(pattern(9, 7) // 64 * 64)
     image.save(tmp_path / "rgb.png")
     alpha = image.copy()
@@ -105,6 +108,12 @@ def test_images_of_every_kind_are_read_alike(tmp_path):
     grey = Image.fromarray(pattern(9, 7)[..., 0])
     grey.save(tmp_path / "grey.png")
     assert (images.pixels(images.read(tmp_path / "grey.png")) == np.asarray(grey)[..., None]).all()
+    header, body = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0), zlib.compress(b"\0" + b"\x7f\xff" * 6)
+    chunks = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ConfigError, match="deep.png is an image of mode 16-bit RGB; save it with eight bits"):
+        images.read(tmp_path / "deep.png")
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(ConfigError, match="cannot read the image"):
         images.read(tmp_path / "empty.png")
