@@ -148,11 +148,11 @@ def _with_numbers(table, path):
             f"{name} in {table.index.name} {line} of {path} is {marks.ambiguous!r}, whose comma may be a decimal one "
             "or stand between thousands; write it as 1.234 or as 1234"
         )
-    if marks.mark == ".":
-        for line, cell in zip(table.index, cells.get("loss") or (), strict=False):
-            if re.fullmatch(r"[0-9]{1,3},[0-9]{3}", cell.strip()):  # a loss is not in the thousands
-                where = f"loss in {table.index.name} {line} of {path} is {cell!r}"
-                raise ConfigError(f"{where}, where other cells have a decimal point; write it with a point, as 1.234")
+    other, word, like = (",", "point", "1.234") if marks.mark == "." else ("\\.", "comma", "1,234")
+    for line, cell in zip(table.index, cells.get("loss") or (), strict=False):
+        if re.fullmatch(rf"[0-9]{{1,3}}{other}[0-9]{{3}}", cell.strip()):  # a loss is not in the thousands
+            where = f"loss in {table.index.name} {line} of {path} is {cell!r}"
+            raise ConfigError(f"{where}, where other cells have a decimal {word}; write it with a {word}, as {like}")
     columns = {}
     for name in table.columns:
         if name in NUMBERS:

@@ -17,9 +17,11 @@ MISSING = frozenset(
 )
 _EXPONENT = r"(?:[eEdD][+-]?[0-9]+)?"
 _BLANKS = "\u00a0\u202f\u2009 '’_"  # thousands separators, whatever the decimal mark
+# The first alternative has thousands separators and no exponent: nobody writes both, and the point of 1.234e18 is a
+# decimal one whatever the file's mark.
 _GROUPS = {
     mark: re.compile(
-        rf"[+-]?[1-9][0-9]{{0,2}}(?:([{group}{_BLANKS}])[0-9]{{3}}(?:\1[0-9]{{3}})*)?(?:{re.escape(mark)}[0-9]*)?{_EXPONENT}"
+        rf"[+-]?[1-9][0-9]{{0,2}}(?:([{group}{_BLANKS}])[0-9]{{3}}(?:\1[0-9]{{3}})*)?(?:{re.escape(mark)}[0-9]*)?"
         rf"|[+-]?[0-9]*(?:{re.escape(mark)}[0-9]*)?{_EXPONENT}"
     )
     for mark, group in ((".", ","), (",", "."))

@@ -468,6 +468,11 @@ def test_tables_of_other_programs_are_read(tmp_path, text, loss, params):
     [
         ("run;loss;params\na;2,345;1000\n", "loss in line 2 of .* '2,345', whose comma may be a decimal one"),
         ("run;loss;params\na;0,5;1,234\n", "params in line 2 of .* '1,234', where other cells have a decimal comma"),
+        (
+            "run;loss;params\na;2.345;1.234.567\n",
+            "loss in line 2 of .* '2.345', where other cells have a decimal comma",
+        ),
+        ("run;loss;flops\na;2,34;1.234e+18\n", "loss in line 2 of .* '2,34', .* its comma is a decimal one"),
         ("run,loss\n,nats\na,0.5\n", "loss in line 2 of .* 'nats', .* holds units"),
         ("run,loss\na,0.5\n#b,0.4\n", "line 3 of .* begins with #"),
         ("run,loss\na,True\n", "'True', which is no number"),
