@@ -44,6 +44,9 @@ KEY = re.compile(PREFIXES + r"(?P<map>.+?)\.(?P<part>lora_A|lora_B|lora\.down|lo
 ALPHA = re.compile(PREFIXES + r"(?P<map>.+?)(?:\.lora(?:_A|_B)?)?\.alpha")
 PARTS = {"lora_A": "a", "lora.down": "a", "lora_B": "b", "lora.up": "b"}
 PLAIN = {"use_dora": False, "bias": "none"}  # PEFT's settings of an adapter that is only a product of two factors
+# PEFT's ways to begin an adapter that leave the network as it is. Others (pissa, olora, corda, loftq) also change the
+# network's own weights, which the file does not hold.
+BEGUN, BEGUN_KEY = (True, False, None, "gaussian", "eva", "orthogonal"), "init_lora_weights"
 First, Second = Float[np.ndarray, "inputs rank"], Float[np.ndarray, "rank outputs"]  # a and b of a map
 Factors = dict[str, np.ndarray]
 
@@ -239,7 +242,7 @@ def _stack(shape, leaf, maps) -> Factors:
 def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object], str]:
     """Returns (PEFT's settings of an adapter, the words with which messages say where they were found). The settings
     are empty if there are none. "transformer." before a setting's name, as a pipeline writes it, is removed. Raises
-    `ConfigError` if the adapter is more than a product of two factors."""
+    `ConfigError` if the adapter is more than a product of two factors, or is added to changed weights."""
     beside = file.parent / SETTINGS
     if METADATA in metadata:
         where = f"the metadata of {file}"
@@ -257,4 +260,9 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object
             raise ConfigError(
                 f"{where} has {name} {json.dumps(found[name])}; only adapters with {json.dumps(plain)} are read"
             )
+    if (begun := found.get(BEGUN_KEY)) not in BEGUN:
+        raise ConfigError(
+            f"{where} has {BEGUN_KEY} {json.dumps(begun)}, which can change the network's own weights; convert it to a "
+            "plain adapter (in PEFT: save_pretrained with path_initial_model_for_weight_conversion)"
+        )
     return found, where

@@ -76,13 +76,16 @@ class Writer:
             raise
 
     def write(self, name: str, array: Shaped[np.ndarray, " ..."]) -> None:
-        """Casts and writes one tensor. Raises `ConfigError` if a finite number overflows in the cast to f16."""
+        """Casts and writes one tensor. Raises `ConfigError` for a number that is not finite, or that overflows in the
+        cast to f16."""
         offset, shape = self._places[name]
         if array.shape != shape:
             raise ValueError(f"{name} is {array.shape}, planned as {shape}")
+        if not np.isfinite(array).all():
+            raise ConfigError(f"{name} holds numbers that are not finite; export an earlier step with --step")
         with np.errstate(over="ignore"):  # the error below names the tensor
             cast = np.ascontiguousarray(array).astype(self.dtype, copy=False)
-        if self.dtype == DTYPES["f16"] and not np.isfinite(cast).all() and np.isfinite(array).all():
+        if self.dtype == DTYPES["f16"] and not np.isfinite(cast).all():
             largest = float(np.abs(array).max())
             raise ConfigError(f"{name} holds {largest:g}, which float16 cannot; use --dtype bf16 or f32")
         data = cast.reshape(-1).view(np.uint8)

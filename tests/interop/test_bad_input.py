@@ -172,6 +172,9 @@ def test_float16_does_not_make_infinities(tmp_path):
         with Writer(tmp_path / "b", {"x": (2,)}, "f16", {}) as writer:
             writer.write("x", np.array([1.0, 70000.0], np.float32))
     assert not (tmp_path / "b").exists()
+    with pytest.raises(ConfigError, match="x holds numbers that are not finite; export an earlier step"):
+        with Writer(tmp_path / "c", {"x": (2,)}, "f16", {}) as writer:
+            writer.write("x", np.array([np.nan, 70000.0], np.float32))
 
 
 SD3_REFUSALS = {

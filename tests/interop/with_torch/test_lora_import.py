@@ -164,6 +164,9 @@ def test_settings_that_are_more_than_factors_are_refused(base, tmp_path, capsys)
     command = ["import", str(tmp_path / "file.safetensors"), f"--out={tmp_path / 'tuned'}"]
     assert main([*command, f"--base={base[1]}"]) == 2
     assert "adapter_config.json has use_dora true; only adapters with false are read" in capsys.readouterr().err
+    (tmp_path / "adapter_config.json").write_text('{"init_lora_weights": "pissa_niter_16", "lora_alpha": 2}')
+    assert main([*command, f"--base={base[1]}"]) == 2
+    assert 'has init_lora_weights "pissa_niter_16", which can change the network' in capsys.readouterr().err
     assert main([*command, f"--base={base[1]}", "--config=shapes"]) == 2
     assert "leave --config and --config.* out" in capsys.readouterr().err
     assert main(command) == 2
