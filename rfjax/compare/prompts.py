@@ -58,6 +58,13 @@ def read_prompts(file: Path) -> tuple[list[Prompt], int]:
         rows = [_json_row(f"{file}:{number}", line) for number, line in enumerate(lines, 1)]
     elif "prompt" in (header := [name.strip().lower() for name in first.split("\t")]):
         rows = [_table_row(f"{file}:{number}", line, header) for number, line in enumerate(lines[1:], 2)]
+    elif (
+        "prompt" in (names := [name.strip().strip('"').lower() for name in re.split("[,;]", first)]) and len(names) > 1
+    ):
+        raise ConfigError(
+            f"--prompts {file} has the header {first!r} of a table that is not separated by tabs; write the table with "
+            "tabs, or JSON lines with prompt, or a prompt in each line"
+        )
     else:
         rows = [(line, None, None) for line in lines if line.strip()]
     prompts, seen = [], set()

@@ -43,6 +43,7 @@ def test_json_lines_and_plain_text_are_read(tmp_path):
         ('{"prompt": 3}\n', ":1 has no prompt as text"),
         ('{"prompt": "x"}\nnothing\n', ":2 is no JSON"),
         ("Prompt\tCategory\nx\ty\tz\n", ":2 has 3 cells, and the header 2"),
+        ("Prompt,Category\na cat,Animals\n", "the header 'Prompt,Category' of a table that is not separated by tabs"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path, content, message):
