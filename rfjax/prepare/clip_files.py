@@ -117,8 +117,9 @@ def _by_pil(stream: io.BufferedIOBase, is_gif: bool) -> Iterator[Shown]:
 def _by_av(stream: io.BufferedIOBase) -> Iterator[Shown]:
     import av
 
-    options = {"format_whitelist": FORMATS}
-    with av.open(stream, options=options, metadata_errors="replace") as container:
+    # Titles that are no UTF-8 are no reason to refuse a file. From version 19 on PyAV reads them without being told.
+    told = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    with av.open(stream, options={"format_whitelist": FORMATS}, **told) as container:
         shown = [each for each in container.streams.video if not each.disposition & av.stream.Disposition.attached_pic]
         if not shown:
             raise Unfit(NO_VIDEO, "it has audio alone" if container.streams.audio else "it has no stream of pictures")
@@ -126,7 +127,7 @@ def _by_av(stream: io.BufferedIOBase) -> Iterator[Shown]:
         video.codec_context.thread_count = 1  # files are read side by side
         if video.codec_context.width * video.codec_context.height > MOST_PIXELS:
             raise CorruptImage(f"its pictures have more than {MOST_PIXELS:,} pixels")
-        aspect = video.codec_context.sample_aspect_ratio or video.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(video.codec_context.sample_aspect_ratio or video.sample_aspect_ratio or 1)
         first = last = form = None
         for frame in container.decode(video):
             if frame.is_corrupt:
