@@ -18,7 +18,7 @@ from rfjax.laws.study_fits import POSITIVE, Settings, counted, image_sizes
 from rfjax.limits import ROLES
 from rfjax.results.results_folder import Results, rows_by_run, rows_where
 
-TWICE = "was evaluated twice, with different results"  # of a run whose own numbers give no reason
+TWICE = "was evaluated twice, with different results"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
     usual = next((sizes[run] for run in points["run"] if run in sizes), None)
     found, losses = [], rows_by_run(rows_where(results.long, metric="loss", item="mean"))
     for run in absent.sort_values("cost", ascending=False, kind="stable").to_dict("records"):
-        why, command = why_left_out(losses(run["run"]), run, settings, results)
         size = sizes.get(run["run"], usual)
-        if size != usual and why == TWICE:
-            why = f"has latents of {size} pixels a side, and most runs have {usual}: their losses cannot be compared"
+        another = f"has latents of {size} pixels a side, and most runs have {usual}: their losses cannot be compared"
+        otherwise = TWICE if size == usual else another
+        why, command = why_left_out(losses(run["run"]), run, settings, results, otherwise)
         largest = bool(pd.notna(run["cost"]) and run["cost"] == most)
         found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=largest))
     return found
@@ -99,10 +99,13 @@ def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, c
     return found
 
 
-def why_left_out(losses: pd.DataFrame, run: Mapping, settings: Settings, results: Results) -> tuple[str, str]:
+def why_left_out(
+    losses: pd.DataFrame, run: Mapping, settings: Settings, results: Results, otherwise: str = TWICE
+) -> tuple[str, str]:
     """Returns why a finished run has no usable loss at these settings, and the command that would include it, or "".
 
-    `run` is the run's row of runs.csv, and `losses` has the rows of its mean validation losses.
+    `run` is the run's row of runs.csv, and `losses` has the rows of its mean validation losses. `otherwise` is the
+    reason of a run whose loss is usable.
     """
     folder = _folder(results, run)
     command = f"rfjax eval {shlex.quote(folder)} --weights {settings.weights} {_overrides(settings)}".rstrip()
@@ -133,7 +136,7 @@ def why_left_out(losses: pd.DataFrame, run: Mapping, settings: Settings, results
             f"has {' and '.join(f'{name} {_number(row.get(name)):g}' for name in bad)}, and laws need more than 0",
             "",
         )
-    return TWICE, ""
+    return otherwise, ""
 
 
 def _number(value) -> float:

@@ -82,7 +82,7 @@ def report_numbers(
     swept = sweep_points(rows, results, settings)
     alone = points.empty and not swept.empty  # a study that does nothing but sweep has no points of laws
     analysis = None if alone else study_fits.analyse(points, options, pairs=pairs, profiles=True)
-    ends = _final_checkpoints(results, swept if alone else points, settings)
+    ends = _final_checkpoints(results, rows, swept if alone else points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
     compares = "rates" if alone else "variants" if ranking and points["depth"].nunique() < 2 else "sizes"
@@ -164,13 +164,14 @@ def _with_short_names(results):
     return replace(results, **frames | {"pairs": rename(frames["pairs"], "other_run")}, samples=samples)
 
 
-def _final_checkpoints(results, points, settings):
+def _final_checkpoints(results, rows, points, settings):
     """Returns one row for each run, its final checkpoint: the rows of `points`, which are measured on the primary
-    corpus and have one size of pictures, and a row for each other run, on other corpora or of other sizes."""
+    corpus and have one size of pictures, and a row for each other run, on other corpora or of other sizes. `rows` are
+    the checkpoints measured on the primary corpus."""
     corpora = rows_where(results.long, metric="loss", final=1)["corpus"].unique()
     others = (replace(settings, corpus=corpus) for corpus in corpora if corpus != settings.corpus)
     parts = [points] + [study_fits.final_points(study_fits.checkpoints(results, other)) for other in others]
-    own = study_fits.usable_ends(study_fits.counted(study_fits.checkpoints(results, settings)))
+    own = study_fits.usable_ends(study_fits.counted(rows))
     parts.append(study_fits.mark_points(own[~own["run"].isin(points["run"])]))  # runs on pictures of another size
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).drop_duplicates("run")
 
